@@ -1,0 +1,114 @@
+"""Every error that featx raises on purpose.
+
+::
+
+    FeatxError
+    ├── SourceError (ValueError)          the images or their table
+    ├── ImageError (ValueError)           one image that cannot become pixels
+    ├── CacheError (OSError)              the cache and the files beside it
+    │   ├── CacheFormatError (ValueError)     not a cache, damaged, or not to be trusted
+    │   ├── CacheMismatchError (ValueError)   written with another fingerprint
+    │   ├── CacheLockedError                  another process writes it
+    │   └── NoSpaceError                      the disk is too small for what is to be written
+    ├── BackboneError (ValueError)        the network
+    │   ├── UnknownBackboneError (LookupError)
+    │   ├── UnknownLayerError (LookupError)
+    │   └── WeightsError                      missing, damaged, or of another network
+    ├── DeviceError (RuntimeError)        the device or precision asked for is not there
+    ├── ExtractError (RuntimeError)       the run as a whole cannot go on
+    ├── FitError (ValueError)             a head cannot be fitted or measured on these rows
+    ├── ModelError (ValueError)           a model file
+    │   └── DriftError                        features are no longer those of the training
+    └── MissingExtraError (ImportError)   an optional dependency is not installed
+
+The shell turns each into one line on stderr and exit status 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatxError(Exception):
+    """What a user can act on; the message is one line."""
+
+
+class SourceError(FeatxError, ValueError):
+    """The source of images cannot be read as asked."""
+
+
+class ImageError(FeatxError, ValueError):
+    """One image cannot become pixels; the message is the reason kept in ``failed``."""
+
+
+class CacheError(FeatxError, OSError):
+    """A cache cannot be read or written."""
+
+
+class CacheFormatError(CacheError, ValueError):
+    """A file is not a cache, is damaged, or holds what a cache must not hold."""
+
+
+class CacheMismatchError(CacheError, ValueError):
+    """A cache was written with another fingerprint."""
+
+
+class CacheLockedError(CacheError):
+    """Another process is writing the cache."""
+
+
+class NoSpaceError(CacheError):
+    """The disk has less space than the cache needs."""
+
+
+class BackboneError(FeatxError, ValueError):
+    """A network cannot be built or used as asked."""
+
+
+class UnknownBackboneError(BackboneError, LookupError):
+    """No network has this name."""
+
+
+class UnknownLayerError(BackboneError, LookupError):
+    """The network has no such layer, or never runs it."""
+
+
+class WeightsError(BackboneError):
+    """Weights are missing, damaged, unsafe, or of another network."""
+
+
+class DeviceError(FeatxError, RuntimeError):
+    """The device, or the precision on it, is not there."""
+
+
+class ExtractError(FeatxError, RuntimeError):
+    """Extraction as a whole cannot go on."""
+
+
+class FitError(FeatxError, ValueError):
+    """A head cannot be fitted or measured on these rows."""
+
+
+class ModelError(FeatxError, ValueError):
+    """A model file cannot be read or does not fit its input."""
+
+
+class DriftError(ModelError):
+    """Features are no longer those that the model was trained on."""
+
+
+class MissingExtraError(FeatxError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 5) -> str:
+    """Name the closest of ``known`` as a clause for an error message.
+
+    Examples
+    --------
+    >>> nearest("svn", ["svm", "logreg"])
+    '; did you mean svm?'
+    """
+    found = difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
+    return f"; did you mean {', '.join(found)}?" if found else ""
