@@ -1,0 +1,173 @@
+"""The frozen network with everything that decides what its numbers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featx.backbones.reader import Normalize, TapReader
+from featx.backbones.taps import PRE_LOGITS, Tap, select_taps
+from featx.backbones.weights import Weights
+from featx.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of ``featx layers``: a module and what it gives for one image.
+
+    `shape` is without the batch and empty where the layer never ran or gave no tensor;
+    `n_features` is the length after pool ``avg``; `n_bytes` is that as float32.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    n_features: int | None
+
+    @property
+    def n_bytes(self) -> int | None:
+        """Bytes on disk for one image as float32."""
+        return None if self.n_features is None else 4 * self.n_features
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network, its weights, its preprocessing and its default tap.
+
+    Parameters
+    ----------
+    name
+        Canonical, such as ``torchvision:resnet50``.
+    architecture
+        The library's name for the network.
+    weights
+        Where the weights came from and what their bytes are.
+    preprocess
+        What the weights were trained with.
+    net
+        In eval mode, float32, on the CPU, no gradients; the classifier is still there.
+    default
+        The tap that is read unless another is named.
+    in_chans
+        Channels that the network takes: 1 or 3.
+    nhwc
+        Whether the network says that its maps have their channels last.
+
+    Examples
+    --------
+    >>> backbone = load_backbone("resnet18", weights="random")
+    >>> backbone.select()
+    (Tap(name='avgpool', layer='avgpool', side='output', pool='avg'),)
+    """
+
+    name: str
+    architecture: str
+    weights: Weights
+    preprocess: Preprocess
+    net: nn.Module
+    default: Tap
+    in_chans: int = 3
+    nhwc: bool = False
+
+    def __post_init__(self) -> None:
+        self.net.requires_grad_(False).eval()
+
+    def __repr__(self) -> str:
+        return (
+            f"Backbone({self.name!r}, weights={self.weights.source!r}, "
+            f"digest={self.weights.digest[:12]!r}, default={self.default.name!r})"
+        )
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """The dotted name and the type of every module, in the network's order."""
+        return [(name, type(m).__name__) for name, m in self.net.named_modules() if name]
+
+    def select(self, layers: Iterable[str] = (), pool: str | None = None) -> tuple[Tap, ...]:
+        """Turn layer names and globs into taps.
+
+        Parameters
+        ----------
+        layers
+            Dotted names or globs; ``*`` stays within one part, ``**`` crosses dots. None: the
+            default tap.
+        pool
+            One of `featx.backbones.taps.POOLS`; None: ``avg``.
+
+        Raises
+        ------
+        UnknownLayerError
+            If a layer or the pool is unknown, with the nearest names.
+        """
+        names = [name for name, _ in self.layers]
+        if self.default.layer == PRE_LOGITS and PRE_LOGITS not in names:
+            names.append(PRE_LOGITS)
+        return select_taps(layers, pool, names, self.default, self.name)
+
+    def reader(self, taps: Sequence[Tap], preprocess: Preprocess | None = None) -> TapReader:
+        """The module that reads `taps`; see `TapReader`."""
+        chosen = self.preprocess if preprocess is None else preprocess
+        return TapReader(self.net, taps, chosen, self.in_chans, self.nhwc, self.name)
+
+    def classify(self, pixels: NDArray[Any] | Tensor) -> Tensor:
+        """Run the whole network, classifier included.
+
+        Parameters
+        ----------
+        pixels
+            uint8, shape (n, height, width, 3), RGB, on the network's device if a tensor.
+
+        Returns
+        -------
+        logits : float32, shape (n, n_classes)
+        """
+        device = next(self.net.parameters()).device
+        normalize = Normalize(self.preprocess, self.net, self.in_chans).to(device)
+        with torch.inference_mode():
+            logits: Tensor = self.net(normalize(torch.as_tensor(pixels).to(device)))
+        return logits.float()
+
+    def describe(self, preprocess: Preprocess | None = None) -> list[LayerRow]:
+        """Name, type, output shape and length of every layer, from a pass over one image."""
+        seen: dict[str, tuple[int, ...]] = {}
+        handles = [m.register_forward_hook(_note(n, seen)) for n, m in self._named() if n]
+        try:
+            chosen = preprocess or self.preprocess
+            reader = self.reader((replace(self.default, side="output"),), chosen)
+            image = torch.zeros((1, *chosen.input_size, 3), dtype=torch.uint8)
+            device = next(self.net.parameters()).device
+            with torch.inference_mode():
+                self.net(reader.normalize.to(device)(image.to(device)))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [_row(n, type(m).__name__, seen.get(n, ()), reader) for n, m in self._named() if n]
+
+    def _named(self) -> list[tuple[str, nn.Module]]:
+        return list(self.net.named_modules())
+
+
+def _note(name: str, seen: dict[str, tuple[int, ...]]) -> Any:
+    def hook(_: nn.Module, args: Any, output: Any) -> None:
+        seen[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
+
+    return hook
+
+
+def _row(name: str, kind: str, shape: tuple[int, ...], reader: TapReader) -> LayerRow:
+    length = None
+    if len(shape) in (2, 3, 4) and shape[0] == 1:
+        channels_last = len(shape) != 4 or reader.is_nhwc(shape)
+        length = shape[-1] if channels_last else shape[1]
+    return LayerRow(name, kind, shape[1:], length)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of parameters of a network."""
+    return sum(math.prod(p.shape) for p in net.parameters())

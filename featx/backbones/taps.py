@@ -1,0 +1,192 @@
+"""A named place in the network where a vector is read, and how a map becomes that vector."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from featx.errors import BackboneError, UnknownLayerError, nearest
+
+Pool = Literal["avg", "max", "avgmax", "gem", "flatten", "cls"]
+Side = Literal["output", "input"]
+POOLS: tuple[str, ...] = get_args(Pool)
+
+PRE_LOGITS = "pre_logits"
+"""The layer name of timm's ``forward_head(forward_features(x), pre_logits=True)``."""
+
+_GEM_POWER = 3.0  # Radenovic et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
+_GEM_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named place in a network where a vector is read.
+
+    Parameters
+    ----------
+    name
+        Unique among the taps of one pass; the name of its data set in a cache.
+    layer
+        The module's dotted name, or ``pre_logits`` for a timm network.
+    side
+        Whether the module's output or its (first) input is read.
+    pool
+        How a map or a row of tokens becomes one vector.
+
+    Examples
+    --------
+    >>> Tap.at("layer3", pool="max")
+    Tap(name='layer3-max', layer='layer3', side='output', pool='max')
+    """
+
+    name: str
+    layer: str
+    side: Side = "output"
+    pool: Pool = "avg"
+
+    @classmethod
+    def at(cls, layer: str, side: Side = "output", pool: Pool | None = None) -> Tap:
+        """Name a tap after its layer, then its side and pool where they are not the default."""
+        chosen = check_pool(pool or "avg")
+        parts = [layer.replace("/", "_") or "net"]
+        parts += ["input"] if side == "input" else []
+        parts += [chosen] if chosen != "avg" else []
+        return cls("-".join(parts), layer, side, chosen)
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready values, for the fingerprint and for a model file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Tap:
+        """Build the value that `to_dict` wrote."""
+        side: Side = "input" if values["side"] == "input" else "output"
+        return cls(values["name"], values["layer"], side, check_pool(values["pool"]))
+
+
+def check_pool(pool: str) -> Pool:
+    """Return `pool` if there is such a pool.
+
+    Raises
+    ------
+    UnknownLayerError
+        With the nearest names.
+    """
+    for known in get_args(Pool):
+        if pool == known:
+            return known  # type: ignore[no-any-return]
+    raise UnknownLayerError(
+        f"unknown pool {pool!r}; known are {', '.join(POOLS)}{nearest(pool, POOLS)}"
+    )
+
+
+def match_layers(pattern: str, names: Sequence[str]) -> list[str]:
+    """Names that a glob matches, in the network's order.
+
+    ``*``, ``?`` and ``[...]`` stay within one part of a dotted name; ``**`` crosses the dots.
+
+    Examples
+    --------
+    >>> match_layers("layer?", ["layer1", "layer1.0", "layer2"])
+    ['layer1', 'layer2']
+    """
+    if pattern in names:
+        return [pattern]
+    if "**" in pattern:
+        return [n for n in names if fnmatchcase(n, re.sub(r"\*+", "*", pattern))]
+    parts = pattern.split(".")
+    found = []
+    for name in names:
+        own = name.split(".")
+        if len(own) == len(parts) and all(map(fnmatchcase, own, parts)):
+            found.append(name)
+    return found
+
+
+def select_taps(
+    layers: Iterable[str], pool: str | None, names: Sequence[str], default: Tap, network: str
+) -> tuple[Tap, ...]:
+    """Turn ``--layer`` and ``--pool`` into taps; the default tap where no layer is named.
+
+    Raises
+    ------
+    UnknownLayerError
+        If a layer matches nothing, or there is no such pool.
+    """
+    chosen = check_pool(pool) if pool is not None else None
+    patterns = list(layers)
+    if not patterns:
+        return (Tap.at(default.layer, default.side, chosen or default.pool),)
+    found: dict[str, Tap] = {}
+    for pattern in patterns:
+        matched = match_layers(pattern, names)
+        if not matched:
+            raise UnknownLayerError(
+                f"{network} has no layer {pattern!r}{nearest(pattern, names)}; "
+                f"`featx layers {network}` lists them"
+            )
+        for layer in matched:
+            tap = Tap.at(layer, "output", chosen)
+            found.setdefault(tap.name, tap)
+    return tuple(found.values())
+
+
+def is_nhwc(shape: Sequence[int], image: tuple[int, int], hint: bool) -> bool:
+    """Whether the channels of a 4-D map come last.
+
+    The two spatial sides are those whose ratio is the image's; where both pairs fit equally, or
+    neither does, `hint` (what the network says of itself) decides.
+    """
+    want = math.log(image[0] / image[1])
+    first, last = (abs(math.log(shape[i] / shape[i + 1]) - want) for i in (2, 1))
+    if min(first, last) > math.log(1.5) or math.isclose(first, last, abs_tol=1e-9):
+        return hint
+    return last < first
+
+
+def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
+    """Pool one layer's value to a vector for each image.
+
+    Parameters
+    ----------
+    value
+        Any float type; shape (n, d), (n, tokens, d), (n, d, height, width) or, with `nhwc`,
+        (n, height, width, d).
+    pool
+        ``avg``, ``max``, ``avgmax`` (both, side by side), ``gem`` (generalised mean of power 3),
+        ``flatten``, or ``cls`` (the first token). A vector stays as it is.
+    nhwc
+        Whether the channels of a 4-D value come last.
+
+    Returns
+    -------
+    vector : float32, shape (n, d_k); its memory is its own
+    """
+    if value.ndim == 2:
+        return value.float().clone()  # a layer that follows may work in place
+    if pool == "flatten":
+        return value.float().clone().flatten(1)
+    if pool == "cls":
+        if value.ndim != 3:
+            raise BackboneError(f"pool cls needs tokens (n, tokens, d), got {_show(value)}")
+        return value[:, 0].float().clone()
+    space = (1,) if value.ndim == 3 else (1, 2) if nhwc else (2, 3)
+    if pool == "gem":
+        return value.float().clamp(_GEM_FLOOR).pow(_GEM_POWER).mean(space).pow(1 / _GEM_POWER)
+    parts = []
+    if pool in ("avg", "avgmax"):
+        parts.append(value.mean(space, dtype=torch.float32))
+    if pool in ("max", "avgmax"):
+        parts.append(value.amax(space).float())
+    return torch.cat(parts, 1)
+
+
+def _show(value: Tensor) -> str:
+    return f"shape {tuple(value.shape)}"
