@@ -26,7 +26,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from featx.errors import ImageError
@@ -95,7 +95,7 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
     Examples
     --------
     >>> import io
-    >>> from PIL import Image
+    >>> from PIL import Image, UnidentifiedImageError
     >>> file = io.BytesIO()
     >>> Image.new("L", (5, 4)).save(file, "PNG")
     >>> decode(file.getvalue()).shape
@@ -115,7 +115,7 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
             return _decode_pillow(image)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"a decompression bomb; at most {MAX_PIXELS} pixels are read") from None
@@ -163,7 +163,8 @@ def _scale_deep(values: NDArray[Any], mode: str) -> Pixels:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= top):  # also refuses NaN
         raise ImageError(f"pixel values from {low} to {high}; featx reads 0 to {top:g} here")
-    return np.rint(values.astype(np.float32) * (255.0 / top)).astype(np.uint8)
+    scaled: Pixels = np.rint(values.astype(np.float32) * (255.0 / top)).astype(np.uint8)
+    return scaled
 
 
 def _orient(pixels: Pixels, orientation: object) -> Pixels:

@@ -10,11 +10,9 @@ from featx.errors import FeatxError, nearest
 
 ResizeMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-Position = Literal["center", "topleft", "topright", "bottomleft", "bottomright"]
-Turn = Literal["none", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "transverse"]
 
-_TURNS = get_args(Turn)
-_POSITIONS = get_args(Position)
+_TURNS = ("none", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "transverse")
+_POSITIONS = ("center", "topleft", "topright", "bottomleft", "bottomright")
 VIEW_SETS: dict[str, tuple[str, ...]] = {
     "none": ("none",),
     "hflip": ("none", "hflip"),
@@ -32,8 +30,8 @@ VIEW_SETS: dict[str, tuple[str, ...]] = {
 class View:
     """One picture made of a picture: enlarge by `scale`, cut out at `position`, then `turn`."""
 
-    turn: Turn = "none"
-    position: Position = "center"
+    turn: str = "none"
+    position: str = "center"
     scale: float = 1.0
 
     @classmethod
@@ -164,8 +162,15 @@ class Preprocess:
         if input_size is not None or crop_pct is not None:
             share = crop_pct if crop_pct is not None else self.crop_pct
             resized = (round(size[0] / share), round(size[1] / share))
-        given = {"resize": resize, "interpolation": interpolation, "mean": mean, "std": std}
-        changes = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {
+            "resize": resize,
+            "interpolation": interpolation,
+            "mean": mean,
+            "std": std,
+        }
+        changes: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         if resize in ("squash", "pad") and crop_pct is None:
             resized = size  # nothing is cropped unless a share was named
         if views is not None:
@@ -180,7 +185,9 @@ class Preprocess:
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
         """Build the value that `to_dict` wrote."""
         known = {f.name for f in fields(cls)}
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        kept: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known
+        }
         kept["views"] = tuple(View.parse(v) for v in values["views"])
         return cls(**kept)
 

@@ -1,0 +1,141 @@
+"""Open a file that may be damaged or hostile: a cache is data, never code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
+from featx.cache.format import ENCODING_TYPE, vector_datasets
+from featx.errors import CacheError, CacheFormatError
+
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+_MAX_JSON = 64 << 20  # bytes
+_MAX_DEFLATE = 1100  # no deflate stream grows by more
+_PER_ROW = ("ids", "paths", "content", "stamps", "row_digest", "labels", "split")
+
+
+def open_trusted(path: Path) -> tuple[h5py.File, ExtractSpec]:
+    """Open a cache or a shard for reading, after checking every object in it.
+
+    Raises
+    ------
+    CacheFormatError
+        If it is no such file, is damaged, or holds a link, external storage, a virtual dataset, an
+        unknown filter, or a shape that does not fit.
+    CacheError
+        If there is no such file.
+    """
+    if not path.exists():
+        raise CacheError(f"no such cache: {path}; `featx extract SOURCE {path}` writes one")
+    if path.is_dir():
+        raise CacheError(f"{path} is a folder, not a cache")
+    try:
+        # Nothing ever writes to a published file, so no lock is needed to read it.
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise CacheFormatError(
+            f"{path} is not a featx cache, or is cut off: {reason[:160]}"
+        ) from None
+    try:
+        return file, _check(file, path)
+    except CacheFormatError as error:
+        file.close()
+        raise CacheFormatError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError) as error:
+        file.close()
+        reason = " ".join(str(error).split())
+        raise CacheFormatError(f"{path} is damaged: {reason[:160]}") from None
+
+
+def _check(file: h5py.File, path: Path) -> ExtractSpec:
+    found = _text_attribute(file, "encoding-type")
+    if found != ENCODING_TYPE:
+        raise CacheFormatError(f"not a featx cache (encoding-type {found!r})")
+    version = _text_attribute(file, "encoding-version")
+    if version != str(FORMAT_VERSION):
+        raise CacheFormatError(
+            f"format version {version}, and this featx reads {FORMAT_VERSION}; upgrade featx"
+        )
+    _check_group(file, "")
+    for name in ("spec", "ids", "content", "row_digest", "features"):
+        if name not in file:
+            raise CacheFormatError(f"/{name} is missing")
+    spec = ExtractSpec.from_json(_json_text(file["spec"]))
+    if spec.fingerprint != _text_attribute(file, "fingerprint"):
+        raise CacheFormatError("the fingerprint is not that of the spec inside")
+    _check_shapes(file, spec)
+    return spec
+
+
+def _text_attribute(file: h5py.File, name: str) -> str:
+    if name not in file.attrs:
+        return ""
+    value = file.attrs[name]
+    return value if isinstance(value, str) else ""
+
+
+def _json_text(dataset: h5py.Dataset) -> str:
+    if dataset.shape != ():
+        raise CacheFormatError(f"{dataset.name} is not one JSON text")
+    value = dataset[()]
+    if not isinstance(value, bytes) or len(value) > _MAX_JSON:
+        raise CacheFormatError(f"{dataset.name} is not one JSON text")
+    return value.decode()
+
+
+def _check_group(group: h5py.Group, prefix: str) -> None:
+    for name in group:
+        full = f"{prefix}/{name}"
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise CacheFormatError(f"{full} is a link; a cache holds no links")
+        child = group[name]
+        if isinstance(child, h5py.Dataset):
+            _check_dataset(child, full)
+        elif isinstance(child, h5py.Group) and full in ("/taps", "/columns", "/failed"):
+            _check_group(child, full)
+        else:
+            raise CacheFormatError(f"{full} does not belong in a cache")
+
+
+def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
+    properties = dataset.id.get_create_plist()
+    if properties.get_external_count():
+        raise CacheFormatError(f"{name} lies in another file (external storage)")
+    if dataset.is_virtual:
+        raise CacheFormatError(f"{name} is a virtual dataset of other files")
+    filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+    if unknown := filters - _FILTERS:
+        raise CacheFormatError(f"{name} uses filter {min(unknown)}, which is not built in")
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind is None and dataset.dtype.kind not in "fiubS":
+        raise CacheFormatError(f"{name} has the type {dataset.dtype}, not numbers or text")
+    if dataset.ndim == 0:
+        return
+    if dataset.ndim > 2:
+        raise CacheFormatError(f"{name} has the shape {dataset.shape}")
+    nominal = int(np.prod([int(s) for s in dataset.shape], dtype=object)) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    growth = _MAX_DEFLATE if h5py.h5z.FILTER_DEFLATE in filters else 1
+    if nominal > stored * growth:
+        raise CacheFormatError(
+            f"{name} claims {dataset.shape} values, {nominal} bytes, and {stored} are stored"
+        )
+
+
+def _check_shapes(file: h5py.File, spec: ExtractSpec) -> None:
+    n_rows = file["features"].shape[0]
+    for name in vector_datasets(spec):
+        dataset: Any = file.get(name)
+        if dataset is None or dataset.ndim != 2 or dataset.shape[0] != n_rows:
+            raise CacheFormatError(f"/{name} should have {n_rows} rows of vectors")
+        if dataset.dtype != np.dtype(spec.dtype):
+            raise CacheFormatError(f"/{name} holds {dataset.dtype}, and its spec says {spec.dtype}")
+    columns = [f"columns/{name}" for name in file.get("columns", ())]
+    for name in [n for n in _PER_ROW if n in file] + columns:
+        if file[name].shape[:1] != (n_rows,):
+            raise CacheFormatError(f"/{name} has {file[name].shape} values for {n_rows} rows")

@@ -1,0 +1,213 @@
+"""Writing that survives a kill, a crash or a full disk.
+
+A file is written under a temporary name in the folder of its final name, closed, flushed to the
+disk, read back, and renamed; then the folder is flushed. A name that exists is therefore complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from featx.errors import CacheError, NoSpaceError
+
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written."""
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class _Sink:
+    """The file under an HDF5 writer: after a failed write it swallows the rest.
+
+    HDF5 flushes again while it closes, and a second failure there leaves it broken for the whole
+    process. So the first error is kept, the library is let go quietly, and the error is raised
+    after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("x+b", buffering=0)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while self.error is None and done < len(view):
+            try:
+                done += self.file.write(view[done:])
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        if self.error is None:
+            return self.file.readinto(view)
+        view[:] = bytes(len(view))
+        return len(view)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            try:
+                return self.file.truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+
+def raise_write_error(error: OSError, path: Path, needed: int) -> None:
+    """Raise `error` as one line that names the space needed and free, in bytes."""
+    if error.errno in _NO_SPACE:
+        free = shutil.disk_usage(path.parent).free
+        limit = "" if error.errno != errno.EFBIG else " (a limit on the size of files is set)"
+        raise NoSpaceError(
+            f"no space to write {path}: {size_text(needed)} needed, {size_text(free)} free{limit}; "
+            "make room and run the same command again, what is done is kept"
+        ) from error
+    raise CacheError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def durable_h5(
+    path: Path, *, needed: int = 0, check: Callable[[Path], None] | None = None
+) -> Iterator[h5py.File]:
+    """Write an HDF5 file that appears under its name complete, or not at all.
+
+    Parameters
+    ----------
+    path
+        The final name; replaced when the block ends well.
+    needed
+        Expected size in bytes, for the message when the disk is full.
+    check
+        Called with the temporary name after closing; raises when what was written reads wrong.
+
+    Raises
+    ------
+    NoSpaceError
+        If the disk is full or a limit on the size of files is met.
+    CacheError
+        If it cannot be written for another reason.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        sink = _Sink(temporary)
+    except OSError as error:
+        raise_write_error(error, path, needed)
+        raise
+    try:
+        with h5py.File(sink, "w", libver=("earliest", "v110"), driver="fileobj") as file:
+            yield file
+            file.flush()
+            if sink.error is None:
+                file.attrs  # noqa: B018 - still readable
+        if sink.error is not None:
+            raise sink.error
+        os.fsync(sink.file.fileno())
+        sink.file.close()
+        if check is not None:
+            check(temporary)
+        publish(temporary, path)
+    except OSError as error:
+        if isinstance(error, CacheError):
+            raise
+        raise_write_error(sink.error or error, path, needed)
+    finally:
+        sink.file.close()
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a complete file to its name, and make the rename last."""
+    os.replace(temporary, path)  # noqa: PTH105 - the call that tests interrupt
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the entries of a folder to the disk; nothing to do where a folder cannot be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file durably.
+
+    Raises
+    ------
+    NoSpaceError, CacheError
+        As `durable_h5`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if temporary.read_bytes() != data:
+            raise CacheError(f"{path} reads back other than it was written; check the disk")
+        publish(temporary, path)
+    except OSError as error:
+        if isinstance(error, CacheError):
+            raise
+        raise_write_error(error, path, len(data))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, what: str) -> None:
+    """Refuse a target that cannot be written, before any work is done for it.
+
+    Raises
+    ------
+    CacheError
+        If `path` is a folder, or its folder is missing or read-only.
+    """
+    if path.is_dir():
+        raise CacheError(f"{what} {path} is a folder; give the name of a file")
+    folder = path.parent
+    if not folder.is_dir():
+        raise CacheError(f"{what} {path}: the folder {folder} does not exist; create it first")
+    probe = folder / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def size_text(n_bytes: float) -> str:
+    """Write a number of bytes for a person.
+
+    Examples
+    --------
+    >>> size_text(1_500_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -1,0 +1,96 @@
+"""The spec, everything that can change a value of the features, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExtractSpec:
+    """What features were computed by; equal specs give equal features.
+
+    Parameters
+    ----------
+    architecture
+        The network, as its library names it.
+    weights_digest
+        SHA-256 of the tensors that were loaded, not of a name.
+    taps
+        For each tap its name, layer, side and pooling.
+    preprocess
+        `featx.preprocess.Preprocess.to_dict`.
+    decode
+        `featx.images.decoder_spec`.
+    precision
+        ``fp32``, ``bf16`` or ``fp16``: what the network computes in.
+    dtype
+        ``float32`` or ``float16``: what is stored.
+    view_merge
+        ``mean``, ``concat`` or ``apart``: what becomes of several views.
+    """
+
+    architecture: str
+    weights_digest: str
+    taps: tuple[dict[str, str], ...]
+    preprocess: dict[str, Any]
+    decode: dict[str, Any]
+    precision: str
+    dtype: str = "float32"
+    view_merge: str = "mean"
+    extra: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, no rounding."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ExtractSpec:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "taps": tuple(values["taps"])})
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def spec_difference(old: ExtractSpec, new: ExtractSpec) -> list[str]:
+    """Name each field that differs, with its old and new value.
+
+    Examples
+    --------
+    >>> a = ExtractSpec("resnet18", "3f", (), {}, {}, "fp32")
+    >>> b = ExtractSpec("resnet18", "3f", (), {}, {}, "bf16")
+    >>> spec_difference(a, b)
+    ['precision fp32 -> bf16']
+    """
+    before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name} {_short(before.get(name))} -> {_short(after.get(name))}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
+    elif prefix == "taps":
+        yield prefix, ", ".join(f"{t['layer']} ({t['side']}, {t['pool']})" for t in value)
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return f"{text[:12]}..." if len(text) == 64 and " " not in text else text

@@ -1,0 +1,153 @@
+"""Shards: small immutable files in which rows wait beside a cache until it is published.
+
+A row is known by the digest of its image's bytes, so shards outlive any change of names, order or
+labels, and any process may write them: one merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.distrust import open_trusted
+from featx.cache.durable import TEMPORARY, durable_h5, write_bytes
+from featx.cache.fingerprint import ExtractSpec
+from featx.cache.format import (
+    CONTENT_DTYPE,
+    DIGEST_DTYPE,
+    create_column,
+    create_header,
+    create_vectors,
+    row_digest,
+)
+from featx.cache.verify import damaged_rows
+from featx.errors import CacheError
+
+SHARD_ROWS = 512
+SHARD_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished row on its way to a shard."""
+
+    item: str
+    content: bytes
+    stamp: tuple[int, int]
+    vectors: tuple[NDArray[Any], ...]
+
+
+def parts_folder(cache: Path) -> Path:
+    """Where the shards of a cache lie, in a folder for each fingerprint."""
+    return cache.with_name(f"{cache.name}.parts")
+
+
+@dataclass
+class ShardWriter:
+    """Collect rows and close a shard after 512 of them or 30 s.
+
+    Safe to call from several threads. A shard that cannot be written keeps its rows, so the error
+    may be raised again by the next call; nothing is dropped in silence.
+    """
+
+    folder: Path
+    spec: ExtractSpec
+    rows: list[Row] = field(default_factory=list)
+    written: int = 0
+    seconds: float = 0.0
+    _since: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(f"cannot create {self.folder}: {error.strerror}") from None
+        spec_file = self.folder / "spec.json"
+        if not spec_file.exists():
+            write_bytes(spec_file, self.spec.to_json().encode())
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take finished rows; writes a shard when enough have come together."""
+        with self._lock:
+            if not self.rows:
+                self._since = time.monotonic()
+            self.rows.extend(rows)
+            full = len(self.rows) >= SHARD_ROWS
+        if full:
+            self.flush()
+
+    def tick(self) -> None:
+        """Close the shard in hand when its first row has waited for 30 s."""
+        if self.rows and time.monotonic() - self._since > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows in hand."""
+        with self._writing:
+            with self._lock:
+                rows, self.rows = self.rows, []
+            if not rows:
+                return
+            start = time.perf_counter()
+            try:
+                for first in range(0, len(rows), SHARD_ROWS):
+                    self._write(rows[first : first + SHARD_ROWS])
+            except BaseException:
+                with self._lock:
+                    self.rows = rows + self.rows
+                raise
+            self.seconds += time.perf_counter() - start
+
+    def _write(self, rows: list[Row]) -> None:
+        name = f"{os.getpid():x}-{secrets.token_hex(6)}.h5"
+        widths = [vector.shape[0] for vector in rows[0].vectors]
+        row_bytes = sum(widths) * np.dtype(self.spec.dtype).itemsize + 256
+        path = self.folder / name
+        with durable_h5(path, needed=row_bytes * len(rows), check=_check_shard) as file:
+            create_header(file, self.spec)
+            datasets = create_vectors(file, self.spec, len(rows), widths)
+            for k, dataset in enumerate(datasets):
+                dataset[...] = np.stack([row.vectors[k] for row in rows])
+            create_column(file, "ids", [row.item for row in rows])
+            create_column(file, "content", np.array([r.content for r in rows], CONTENT_DTYPE))
+            create_column(file, "stamps", np.array([r.stamp for r in rows], np.int64))
+            digests = [row_digest(r.item, r.content, r.vectors) for r in rows]
+            create_column(file, "row_digest", np.array(digests, DIGEST_DTYPE))
+        self.written += len(rows)
+
+
+def _check_shard(path: Path) -> None:
+    file, spec = open_trusted(path)
+    with file:
+        if damaged_rows(file, spec).any():
+            raise CacheError(f"{path} reads back other than it was written; check the disk")
+
+
+def remove_parts(cache: Path) -> None:
+    """Remove every shard and leftover beside a cache that has just been published."""
+    shutil.rmtree(parts_folder(cache), ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove files that a killed writer left under a temporary name; needs the writer's lock."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def complete_shards(folder: Path) -> list[Path]:
+    """List the shards that have their final name, in a stable order."""
+    return sorted(folder.glob("[!.]*.h5"))
