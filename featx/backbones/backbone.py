@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featx.backbones.reader import Normalize, TapReader
+from featx.backbones.sizes import net_for_size
 from featx.backbones.taps import PRE_LOGITS, Tap, select_taps
 from featx.backbones.weights import Weights
 from featx.preprocess import Preprocess
@@ -111,9 +112,23 @@ class Backbone:
         return select_taps(layers, pool, names, self.default, self.name)
 
     def reader(self, taps: Sequence[Tap], preprocess: Preprocess | None = None) -> TapReader:
-        """The module that reads `taps`; see `TapReader`."""
+        """The module that reads `taps`; see `TapReader`.
+
+        Parameters
+        ----------
+        taps
+            From `select`, or from a fingerprint.
+        preprocess
+            None for what the weights were trained with. Another input size makes a transformer
+            of fixed size be copied, with its position embedding resized.
+        """
         chosen = self.preprocess if preprocess is None else preprocess
-        return TapReader(self.net, taps, chosen, self.in_chans, self.nhwc, self.name)
+        return TapReader(self._net_for(chosen), taps, chosen, self.in_chans, self.nhwc, self.name)
+
+    def _net_for(self, preprocess: Preprocess) -> nn.Module:
+        if preprocess.input_size == self.preprocess.input_size:
+            return self.net
+        return net_for_size(self.net, preprocess.input_size)
 
     def classify(self, pixels: NDArray[Any] | Tensor) -> Tensor:
         """Run the whole network, classifier included.
@@ -135,22 +150,17 @@ class Backbone:
 
     def describe(self, preprocess: Preprocess | None = None) -> list[LayerRow]:
         """Name, type, output shape and length of every layer, from a pass over one image."""
+        chosen = preprocess or self.preprocess
+        reader = self.reader((self.default,), chosen)
+        named = [(name, m) for name, m in reader.net.named_modules() if name]
         seen: dict[str, tuple[int, ...]] = {}
-        handles = [m.register_forward_hook(_note(n, seen)) for n, m in self._named() if n]
+        handles = [m.register_forward_hook(_note(name, seen)) for name, m in named]
         try:
-            chosen = preprocess or self.preprocess
-            reader = self.reader((replace(self.default, side="output"),), chosen)
-            image = torch.zeros((1, *chosen.input_size, 3), dtype=torch.uint8)
-            device = next(self.net.parameters()).device
-            with torch.inference_mode():
-                self.net(reader.normalize.to(device)(image.to(device)))
+            reader.run_one(classifier=True)
         finally:
             for handle in handles:
                 handle.remove()
-        return [_row(n, type(m).__name__, seen.get(n, ()), reader) for n, m in self._named() if n]
-
-    def _named(self) -> list[tuple[str, nn.Module]]:
-        return list(self.net.named_modules())
+        return [_row(name, type(m).__name__, seen.get(name, ()), reader) for name, m in named]
 
 
 def _note(name: str, seen: dict[str, tuple[int, ...]]) -> Any:

@@ -7,10 +7,11 @@ import os
 import re
 import socket
 import tempfile
-import urllib.error
+import threading
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from featx.errors import WeightsError
@@ -20,107 +21,208 @@ _STALLED_S = 30.0
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A file of weights that a library publishes.
+class WeightsFile(Protocol):
+    """A file of weights that may or may not be on this machine."""
 
-    Parameters
-    ----------
-    url
-        Where it is.
-    path
-        Where it belongs on this machine.
-    sha256
-        The digest, or its first digits; "" if nobody publishes one.
+    @property
+    def where(self) -> str:
+        """Address or package, for messages and provenance."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """Where it belongs on this machine."""
+        ...
+
+    def local(self) -> Path | None:
+        """The file, if it is on this machine."""
+        ...
+
+    def download(self) -> Path:
+        """Fetch it and check its SHA-256."""
+        ...
+
+
+@dataclass(frozen=True)
+class UrlFile:
+    """A file at an address, kept where torch keeps it: ``TORCH_HOME/hub/checkpoints``.
+
+    A name such as ``resnet18-f37072fd.pth`` carries the first digits of its SHA-256.
     """
 
     url: str
-    path: Path
-    sha256: str = ""
+
+    @property
+    def where(self) -> str:
+        """The address."""
+        return self.url
+
+    @property
+    def target(self) -> str:
+        """Where it belongs on this machine."""
+        return str(self._path)
+
+    @property
+    def _path(self) -> Path:
+        return checkpoints() / Path(urlsplit(self.url).path).name
+
+    def local(self) -> Path | None:
+        """The file, if it is on this machine."""
+        return self._path if self._path.is_file() else None
+
+    def download(self) -> Path:
+        """Fetch to a temporary name, check, then rename: nobody sees half a file."""
+        _reach(self.url)
+        digits = re.search(r"-([0-9a-f]{8,})\.", self._path.name)
+        expected = digits[1] if digits else ""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            found = _copy(self.url, temporary)
+            if not found.startswith(expected):
+                raise WeightsError(
+                    f"{self.url} has SHA-256 {found[:16]}..., expected {expected}...; nothing was "
+                    "kept"
+                )
+            temporary.replace(self._path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return self._path
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hugging Face hub, kept where its library keeps it: ``HF_HOME/hub``."""
+
+    repo: str
+    filename: str
+
+    @property
+    def where(self) -> str:
+        """The address."""
+        return f"{_hub()}/{self.repo}/resolve/main/{self.filename}"
+
+    @property
+    def target(self) -> str:
+        """Where it belongs on this machine."""
+        return str(hub_cache() / f"models--{self.repo.replace('/', '--')}")
+
+    def local(self) -> Path | None:
+        """The file, if it is on this machine."""
+        if not Path(self.target).is_dir():
+            return None  # spares the import of huggingface_hub
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, self.filename, cache_dir=hub_cache())
+        return Path(found) if isinstance(found, str) else None
+
+    def download(self) -> Path:
+        """Fetch it; the hub's own name for a large file is its SHA-256."""
+        from huggingface_hub import hf_hub_download
+
+        _reach(_hub())
+        path = Path(
+            hf_hub_download(self.repo, self.filename, cache_dir=hub_cache(), endpoint=_hub())
+        )
+        expected = path.resolve().name
+        if re.fullmatch(r"[0-9a-f]{64}", expected) and digest_file(path) != expected:
+            path.resolve().unlink()
+            raise WeightsError(f"{self.where} has another SHA-256 than {expected[:16]}...")
+        return path
 
 
 def checkpoints() -> Path:
-    """The folder that torch keeps weights in: ``TORCH_HOME/hub/checkpoints``."""
+    """The folder that torch keeps weights in."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", f"{cache}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
 
 
-def remote_of(url: str) -> Remote:
-    """Where a file of torch's own naming (``resnet18-f37072fd.pth``) belongs."""
-    name = Path(urlsplit(url).path).name
-    digits = re.search(r"-([0-9a-f]{8,})\.", name)
-    return Remote(url, checkpoints() / name, digits[1] if digits else "")
+def hub_cache() -> Path:
+    """The folder that huggingface_hub keeps weights in."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{cache}/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def offline() -> bool:
     """Whether the user has said that nothing is to be fetched."""
-    said = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "FEATX_OFFLINE"))
-    return any(value.lower() in ("1", "on", "yes", "true") for value in said)
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
 
 
-def obtain(remote: Remote) -> Path:
-    """The file on this machine, downloaded if it is not here yet.
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def obtain(files: tuple[WeightsFile, ...], network: str) -> tuple[Path, WeightsFile]:
+    """The first of several equal files that is on this machine, else the first that can be fetched.
 
     Raises
     ------
     WeightsError
-        If it is not here and cannot be fetched, or its SHA-256 differs.
+        If none is here and none can be fetched: what to fetch, and whereto.
     """
-    if remote.path.is_file():
-        return remote.path
-    advice = f"fetch {remote.url} on another machine and put it at {remote.path}"
-    if offline():
-        raise WeightsError(f"weights are not on this machine and HF_HUB_OFFLINE is set; {advice}")
-    try:
-        _reach(remote.url)
-        _download(remote)
-    except (OSError, urllib.error.URLError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise WeightsError(
-            f"weights are not on this machine and cannot be fetched ({reason}); {advice}, name a "
-            "file with --weights, or take what `featx backbones --local` lists"
-        ) from None
-    return remote.path
+    for file in files:
+        if (path := file.local()) is not None:
+            return path, file
+    reason = "HF_HUB_OFFLINE is set" if offline() else ""
+    for file in () if offline() else files:
+        try:
+            return file.download(), file
+        except WeightsError:
+            raise
+        except Exception as error:  # of the network, of the hub's library, of the disk
+            reason = reason or " ".join(str(error).split())[:120]
+    raise WeightsError(
+        f"the weights of {network} are not on this machine and cannot be fetched ({reason}); "
+        f"fetch {files[0].where} elsewhere and put it into {files[0].target}, or name a file with "
+        "--weights"
+    )
 
 
 def _reach(url: str) -> None:
+    """Open a connection, or fail at once; a dead resolver alone could take many seconds."""
     parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    if parts.scheme in proxies and not urllib.request.proxy_bypass(parts.hostname or ""):
-        parts = urlsplit(proxies[parts.scheme])
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    with socket.create_connection((parts.hostname or "", port), _REACHABLE_S):
-        pass
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy)
+    place = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    outcome: list[OSError | None] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection(place, _REACHABLE_S).close()
+            outcome.append(None)
+        except OSError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_REACHABLE_S)
+    error = outcome[0] if outcome else TimeoutError("no answer within a second")
+    if error is not None:
+        raise ConnectionError(f"{place[0]}: {error}")
 
 
-def _download(remote: Remote) -> None:
-    """Write to a temporary name, check, then rename: nobody sees half a file."""
+def _copy(url: str, path: Path) -> str:
+    """Download with a progress bar; return the SHA-256 of what came."""
     from tqdm import tqdm
 
-    remote.path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=remote.path.parent, prefix=f".{remote.path.name}.")
     total = hashlib.sha256()
-    try:
-        with (
-            urllib.request.urlopen(remote.url, timeout=_STALLED_S) as answer,
-            os.fdopen(handle, "wb") as file,
-            tqdm(
-                total=int(answer.headers.get("Content-Length") or 0) or None,
-                unit="B",
-                unit_scale=True,
-                desc=remote.path.name,
-            ) as bar,
-        ):
+    with urllib.request.urlopen(url, timeout=_STALLED_S) as answer, path.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=Path(url).name) as bar:
             while chunk := answer.read(_CHUNK):
                 total.update(chunk)
                 file.write(chunk)
                 bar.update(len(chunk))
-        if not total.hexdigest().startswith(remote.sha256):
-            raise WeightsError(
-                f"{remote.url} has SHA-256 {total.hexdigest()[:16]}..., expected "
-                f"{remote.sha256}...; nothing was kept"
-            )
-        Path(temporary).replace(remote.path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    if size and path.stat().st_size != size:
+        raise ConnectionError(f"{path.stat().st_size} of {size} bytes came")
+    return total.hexdigest()

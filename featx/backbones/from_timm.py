@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from featx.backbones.backbone import Backbone
+from featx.backbones.fetch import HubFile, UrlFile, WeightsFile
+from featx.backbones.recipe import Recipe, check_channels
 from featx.backbones.taps import PRE_LOGITS, Tap
-from featx.backbones.weights import Weights, digest_state, load_checked, read_state
-from featx.errors import WeightsError
+from featx.backbones.weights import State
 from featx.preprocess import Preprocess
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
+_HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 @cache
@@ -34,58 +33,101 @@ def knows(name: str) -> bool:
     return bool(is_model(name.partition(".")[0]))
 
 
+@cache
+def _tagged() -> dict[str, tuple[str, ...]]:
+    import timm
+
+    found: dict[str, list[str]] = {}
+    for full in timm.list_pretrained():
+        name, _, tag = full.partition(".")
+        found.setdefault(name, []).append(tag)
+    return {name: tuple(known) for name, known in found.items()}
+
+
+def tags(name: str) -> tuple[str, ...]:
+    """Names of the weights that timm has for a network."""
+    return _tagged().get(name.partition(".")[0], ())
+
+
+def cfg_of(name: str, tag: str = "") -> Any:
+    """Timm's own record of some weights; of the default ones without a tag."""
+    from timm.models import get_pretrained_cfg
+
+    return get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+
+
 def preprocess_of(cfg: dict[str, Any]) -> Preprocess:
     """The value that says what timm's evaluation transform does."""
     import timm.data
 
     resolve: Any = timm.data.resolve_data_config  # type: ignore[attr-defined]
     data = resolve(pretrained_cfg=cfg)
-    channels, *size = data["input_size"]
-    mean, std = (tuple(data[k])[:channels] for k in ("mean", "std"))
+    size = data["input_size"][1:]
     return Preprocess.from_crop_pct(
         (size[0], size[1]),
         data["crop_pct"],
         resize=_RESIZE[data["crop_mode"]],
         interpolation=data["interpolation"],
-        mean=mean,
-        std=std,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
     )
 
 
-def build(name: str, **options: Any) -> Any:
-    """The network without weights, from a fixed seed."""
+def build(
+    name: str, num_classes: int | None = None, in_chans: int | None = None, **options: Any
+) -> nn.Module:
+    """Build the network, without weights unless `options` ask for them."""
     import timm
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    given = {"num_classes": num_classes, "in_chans": in_chans}
+    options |= {k: v for k, v in given.items() if v is not None}
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # old names are mapped to new ones
-        torch.manual_seed(0)
-        return timm.create_model(name, pretrained=False, **options)
+        net: nn.Module = timm.create_model(name, **options)
+    return net
 
 
-def load(name: str, weights: str | None = None) -> Backbone:
-    """Build a network of timm and fill it; see `featx.load_backbone`."""
-    architecture, _, _tag = name.partition(".")
-    net = build(name)
-    cfg = net.pretrained_cfg
-    if weights == "random":
-        found = Weights("random", "random", digest_state(net.state_dict()))
-    elif weights is not None:
-        state, notes = read_state(Path(weights))
-        load_checked(net, state, weights)
-        found = Weights(weights, "", digest_state(net.state_dict()), "", notes)
-    else:
-        raise WeightsError(f"the pretrained weights of timm:{name} are not on this machine")
-    return _backbone(architecture, found, cfg, net)
+def _convert(name: str, state: State) -> nn.Module:
+    """Load a file that timm itself would rename or resize."""
+    overlay = {"state_dict": state, "custom_load": False}
+    net: Any = build(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    net.pretrained_cfg.pop("state_dict")  # a second copy of every tensor
+    return net  # type: ignore[no-any-return]
 
 
-def _backbone(name: str, weights: Weights, cfg: dict[str, Any], net: nn.Module) -> Backbone:
-    return Backbone(
-        f"timm:{name}",
-        name,
-        weights,
-        preprocess_of(cfg),
-        net,
-        Tap.at(PRE_LOGITS),
-        in_chans=cfg["input_size"][0],
-        nhwc=getattr(net, "output_fmt", "NCHW") == "NHWC",
+def files_of(cfg: Any) -> tuple[WeightsFile, ...]:
+    """Files that hold the weights of a record, any one of which will do."""
+    files: list[WeightsFile] = []
+    if cfg.hf_hub_id:
+        known = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _HUB_NAMES
+        files += [HubFile(cfg.hf_hub_id.partition("@")[0], name) for name in known]
+    if isinstance(cfg.url, str) and cfg.url and not cfg.url.endswith(".npz"):
+        files.append(UrlFile(cfg.url))
+    return tuple(files)
+
+
+def recipe(name: str, tag: str | None = None) -> Recipe:
+    """Timm's network, weights and preprocessing; ``NAME.TAG`` names the weights as well."""
+    plain, _, own_tag = name.partition(".")
+    cfg = cfg_of(plain, tag or own_tag)
+    full = f"{plain}.{cfg.tag}" if cfg is not None and cfg.tag else plain
+    known = cfg.to_dict() if cfg is not None else {}
+    classifiers = known.get("classifier") or ()
+    check_channels(known.get("input_size", (3,))[0])
+    return Recipe(
+        f"timm:{plain}",
+        plain,
+        partial(build, full),
+        preprocess_of(known or {"input_size": (3, 224, 224)}),
+        default_tap,
+        files_of(cfg) if cfg is not None else (),
+        (cfg.tag or "") if cfg is not None else "",
+        known.get("license") or "",
+        (classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
+        convert=partial(_convert, full),
     )
+
+
+def default_tap(net: nn.Module) -> Tap:
+    """What the classifier receives, as timm itself computes it."""
+    return Tap.at(PRE_LOGITS)

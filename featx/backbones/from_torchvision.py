@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from featx.backbones.backbone import Backbone
-from featx.backbones.fetch import obtain, remote_of
+from featx.backbones.fetch import UrlFile
+from featx.backbones.recipe import Recipe
 from featx.backbones.taps import Tap
-from featx.backbones.weights import Weights, digest_state, load_checked, read_state
-from featx.errors import WeightsError, nearest
+from featx.errors import BackboneError
 from featx.preprocess import Preprocess
 
-# Both were converted from TensorFlow: their first layers expect its scaling, which the default
+# Both were converted from TensorFlow: their first layer expects its scaling, which the default
 # weights switch on and a network built without them leaves off.
-_TRANSFORM_INPUT = ("inception_v3", "googlenet")
+_FROM_TENSORFLOW = ("inception_v3", "googlenet")
 _CLASSIFIERS = ("classifier", "fc", "heads", "head")
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
 @cache
@@ -27,23 +25,22 @@ def names() -> tuple[str, ...]:
     """Names of torchvision's classification networks."""
     from torchvision import models
 
-    found = models.list_models(module=models)
-    return tuple(n for n in found if not n.startswith("quantized"))
+    return tuple(models.list_models(module=models))
 
 
-def entry_of(name: str, tag: str | None = None) -> Any:
-    """Torchvision's own record of some weights; the default ones without a tag."""
+def tags(name: str) -> tuple[str, ...]:
+    """Names of the weights that torchvision has for a network, the default ones first."""
     from torchvision import models
 
     known = models.get_model_weights(name)
-    if tag is None:
-        return known.DEFAULT
-    if tag not in known.__members__:
-        raise WeightsError(
-            f"torchvision:{name} has no weights {tag!r}{nearest(tag, known.__members__)}; known "
-            f"are {', '.join(known.__members__)}"
-        )
-    return known[tag]
+    return tuple(dict.fromkeys((known.DEFAULT.name, *known.__members__)))
+
+
+def entry_of(name: str, tag: str | None = None) -> Any:
+    """Torchvision's own record of some weights."""
+    from torchvision import models
+
+    return models.get_model_weights(name)[tag or tags(name)[0]]
 
 
 def preprocess_of(entry: Any) -> Preprocess:
@@ -63,16 +60,38 @@ def preprocess_of(entry: Any) -> Preprocess:
     )
 
 
-def build(name: str, **options: Any) -> nn.Module:
-    """The network without weights, from a fixed seed, with its auxiliary classifiers removed."""
+def build(
+    name: str, image: int, num_classes: int | None = None, in_chans: int | None = None
+) -> nn.Module:
+    """Build the network without weights and without its auxiliary classifiers."""
     from torchvision import models
 
-    if name in _TRANSFORM_INPUT:
-        options |= {"transform_input": True, "init_weights": False}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net: nn.Module = models.get_model(name, weights=None, **options)
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in _FROM_TENSORFLOW:
+        options |= {"transform_input": True, "init_weights": True, "aux_logits": False}
+    if name.startswith("vit_"):
+        options["image_size"] = image
+    net: nn.Module = models.get_model(name, weights=None, **options)
+    if in_chans not in (None, 3):
+        _change_input(net, name, int(in_chans or 3))
     return net
+
+
+def _change_input(net: nn.Module, name: str, in_chans: int) -> None:
+    if name in _FROM_TENSORFLOW:
+        raise BackboneError(f"torchvision:{name} takes RGB only; its first layer rescales colours")
+    where, old = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, last = where.rpartition(".")
+    kernel, stride, padding = old.kernel_size, old.stride, old.padding
+    new = nn.Conv2d(
+        in_chans,
+        old.out_channels,
+        kernel,  # type: ignore[arg-type]
+        stride,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    setattr(net.get_submodule(parent), last, new)
 
 
 def default_tap(net: nn.Module) -> Tap:
@@ -88,51 +107,28 @@ def default_tap(net: nn.Module) -> Tap:
     return Tap.at(next(n for n in _CLASSIFIERS if n in children), "input")
 
 
-def load(name: str, weights: str | None = None) -> Backbone:
-    """Build a network of torchvision and fill it; see `featx.load_backbone`."""
-    entry = entry_of(name)
-    net = build(name)
-    if weights == "random":
-        _drop_aux(net)
-        found = Weights("random", "random", digest_state(net.state_dict()))
-        return _backbone(name, found, entry, net)
-    if weights is not None and weights in type(entry).__members__:
-        entry, weights = entry_of(name, weights), None
-    path = obtain(remote_of(entry.url)) if weights is None else Path(weights)
-    state, notes = read_state(path)
-    if any(key.startswith(("AuxLogits.", "aux1.", "aux2.")) for key in state):
-        load_checked(net, state, str(path))
-        _drop_aux(net)
-    else:
-        _drop_aux(net)
-        load_checked(net, state, str(path))
-    tag = entry.name if weights is None else ""
-    source = entry.url if weights is None else str(path)
-    found = Weights(source, tag, digest_state(net.state_dict()), licence_of(entry), notes)
-    return _backbone(name, found, entry, net)
+def recipe(name: str, tag: str | None = None) -> Recipe:
+    """Torchvision's network, weights and preprocessing.
+
+    Without a tag, those of the default weights: a file is taken to be trained as they were.
+    """
+    entry = entry_of(name, tag)
+    preprocess = preprocess_of(entry)
+    return Recipe(
+        f"torchvision:{name}",
+        name,
+        partial(build, name, preprocess.input_size[0]),
+        preprocess,
+        default_tap,
+        (UrlFile(entry.url),),
+        entry.name,
+        licence_of(entry),
+        _CLASSIFIERS,
+        _AUXILIARY if name in _FROM_TENSORFLOW else (),
+    )
 
 
 def licence_of(entry: Any) -> str:
-    """Licence of torchvision's weights; those of SWAG say their own."""
-    return str(entry.meta.get("license", "BSD-3-Clause"))
-
-
-def _drop_aux(net: Any) -> None:
-    if type(net).__name__ in ("Inception3", "GoogLeNet"):
-        net.aux_logits = False
-        for name in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(net, name):
-                setattr(net, name, None)
-
-
-def _backbone(name: str, weights: Weights, entry: Any, net: nn.Module) -> Backbone:
-    swin = type(net).__name__ == "SwinTransformer"  # its blocks keep the channels last
-    return Backbone(
-        f"torchvision:{name}",
-        name,
-        weights,
-        preprocess_of(entry),
-        net,
-        default_tap(net),
-        nhwc=swin,
-    )
+    """Licence of torchvision's weights: its own, unless they say another."""
+    said = str(entry.meta.get("license", "BSD-3-Clause"))
+    return "CC-BY-NC-4.0" if "SWAG" in said else said

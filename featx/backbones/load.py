@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
-from featx.errors import UnknownBackboneError, nearest
+from featx.backbones.fetch import UrlFile, WeightsFile, obtain
+from featx.backbones.recipe import Recipe, check_channels, fill
+from featx.backbones.weights import Weights, digest_state, read_state
+from featx.errors import UnknownBackboneError, WeightsError, nearest
+from featx.preprocess import Preprocess
 
 
-def load_backbone(name: str, *, weights: str | None = None) -> Backbone:
+def load_backbone(
+    name: str, *, weights: str | Path | None = None, in_chans: int | None = None
+) -> Backbone:
     """Load a frozen network with its weights, preprocessing and default tap.
 
     Parameters
@@ -17,7 +30,10 @@ def load_backbone(name: str, *, weights: str | None = None) -> Backbone:
         their packages, then torchvision's networks, then timm's.
     weights
         None for the pretrained ones, found on this machine or else downloaded; ``random`` for a
-        fixed seed; otherwise a file, an address, or the library's tag.
+        fixed seed; otherwise the library's tag, a file, or an address.
+    in_chans
+        1 for a network of grey pictures, which gets the mean over red, green and blue; None for
+        what the weights say.
 
     Raises
     ------
@@ -25,23 +41,32 @@ def load_backbone(name: str, *, weights: str | None = None) -> Backbone:
         With the nearest names.
     WeightsError
         If the weights are missing, damaged, unsafe, or of another network.
+    BackboneError
+        If the network cannot be built or fed.
 
     Examples
     --------
     >>> load_backbone("torchvision:resnet18", weights="random").preprocess.input_size
     (224, 224)
     """
-    source, plain = _resolve(name)
-    if source == "package" and weights is None:
-        return from_packages.load(plain)
-    if source == "package":
-        return from_timm.load(f"tf_{plain}", weights)
-    if source == "torchvision":
-        return from_torchvision.load(plain, weights)
-    return from_timm.load(plain, weights)
+    source, plain = resolve(name)
+    recipe, chosen = _recipe(source, plain, None if weights is None else str(weights))
+    if in_chans is not None:
+        check_channels(in_chans)
+    # Entries that a file lacks (its classifier) must not differ from run to run either.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _filled(recipe, chosen, in_chans)
 
 
-def _resolve(name: str) -> tuple[str, str]:
+def resolve(name: str) -> tuple[str, str]:
+    """The source (``package``, ``torchvision``, ``timm``) and the name within it.
+
+    Raises
+    ------
+    UnknownBackboneError
+        With the nearest names.
+    """
     source, colon, plain = name.partition(":")
     if not colon:
         source, plain = "", name
@@ -51,10 +76,7 @@ def _resolve(name: str) -> tuple[str, str]:
         return "torchvision", plain
     if source in ("", "timm") and from_timm.knows(plain):
         return "timm", plain
-    known = {
-        "torchvision": from_torchvision.names,
-        "timm": from_timm.names,
-    }
+    known = {"torchvision": from_torchvision.names, "timm": from_timm.names}
     if source in known:
         choices = known[source]()
     else:
@@ -62,3 +84,72 @@ def _resolve(name: str) -> tuple[str, str]:
     raise UnknownBackboneError(
         f"unknown backbone {name!r}{nearest(plain, choices)}; `featx backbones` lists them"
     )
+
+
+def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | None]:
+    """The recipe, and what is left of `weights` once a tag has been understood."""
+    if source == "package":
+        return from_packages.recipe(name), weights
+    library: Any = from_torchvision if source == "torchvision" else from_timm
+    if weights in library.tags(name):
+        return library.recipe(name, weights), None
+    recipe = library.recipe(name)
+    if weights not in (None, "random") and "://" not in weights and not Path(weights).exists():
+        raise WeightsError(
+            f"no weights file {weights!r}, and {recipe.name} has no weights of that tag; known "
+            f"are {', '.join(library.tags(name)) or 'none'}, random"
+        )
+    return recipe, weights
+
+
+def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbone:
+    if weights == "random":
+        net = recipe.build(in_chans=in_chans)
+        found = Weights("random", "random", digest_state(net.state_dict()))
+        return _backbone(recipe, net, found, in_chans)
+    path, source, tag, licence = _file(recipe, weights)
+    state, read = read_state(path)
+    filled = fill(recipe, state, str(path), in_chans)
+    found = Weights(source, tag, digest_state(filled.loaded), licence, read + filled.notes)
+    return _backbone(recipe, filled.net, found, filled.in_chans)
+
+
+def _file(recipe: Recipe, weights: str | None) -> tuple[Path, str, str, str]:
+    if weights is None:
+        if not recipe.files:
+            raise WeightsError(
+                f"nobody publishes weights for {recipe.name}; name a file with --weights, or say "
+                "--weights random"
+            )
+        path, file = obtain(recipe.files, recipe.name)
+        return path, file.where, recipe.tag, recipe.licence
+    if "://" in weights:
+        files: tuple[WeightsFile, ...] = (UrlFile(weights),)
+        return obtain(files, recipe.name)[0], weights, "", ""
+    return Path(weights), weights, "", ""
+
+
+def _backbone(recipe: Recipe, net: nn.Module, weights: Weights, in_chans: int | None) -> Backbone:
+    channels = in_chans or 3
+    return Backbone(
+        recipe.name,
+        recipe.architecture,
+        weights,
+        recipe.preprocess if channels == 3 else _for_grey(recipe.preprocess),
+        net.float(),
+        recipe.default(net),
+        channels,
+        _says_nhwc(net),
+    )
+
+
+def _for_grey(preprocess: Preprocess) -> Preprocess:
+    mean, std = ((sum(v) / len(v),) for v in (preprocess.mean, preprocess.std))
+    return replace(preprocess, mean=mean, std=std)
+
+
+def _says_nhwc(net: nn.Module) -> bool:
+    """Timm's networks say it; torchvision's Swin keeps the channels last without saying so."""
+    if type(net).__module__.startswith("torchvision."):
+        return type(net).__name__ == "SwinTransformer"
+    return getattr(net, "output_fmt", None) == "NHWC"

@@ -232,30 +232,40 @@ class TapReader(nn.Module):
         def take(k: int, call: int, value: Any) -> None:
             calls[k], values[k] = call, value
 
-        device = self.normalize.mean.device
-        image = torch.zeros((1, *self.preprocess.input_size, 3), dtype=torch.uint8, device=device)
+        with self._hooks(take):
+            self.run_one(take)
         named = [not self._is_pre_logits(tap) for tap in self.taps]
-        with self._hooks(take), torch.no_grad():
-            try:
-                self._run(self.normalize(image), take, False)
-                head = any(n and not c for n, c in zip(named, calls, strict=True))
-                if head and not all(named):
-                    calls[:] = [0] * len(calls)
-            except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-                height, width = self.preprocess.input_size
-                reason = " ".join(str(error).split())[:200]
-                raise BackboneError(
-                    f"{self.network} cannot take an image of {height}x{width} pixels: {reason}"
-                ) from error
-        if head and not all(named):
-            with self._hooks(take), torch.no_grad():
-                self._run(self.normalize(image), take, True)
+        # Layers of the classifier run only after what pre_logits needs.
+        head = not all(named) and any(n and not c for n, c in zip(named, calls, strict=True))
+        if head:
+            with self._hooks(take):
+                self.run_one(take, classifier=True)
         self._check(calls, values)
         nhwc = tuple(self.is_nhwc(values[k].shape) for k in range(len(self.taps)))
-        lengths = []
-        for k, tap in enumerate(self.taps):
-            lengths.append(pool_map(values[k], tap.pool, nhwc[k]).shape[1])
-        return _Probe(tuple(calls), nhwc, tuple(lengths), head and not all(named))
+        pooled = [pool_map(values[k], t.pool, nhwc[k]) for k, t in enumerate(self.taps)]
+        return _Probe(tuple(calls), nhwc, tuple(v.shape[1] for v in pooled), head)
+
+    def run_one(
+        self, take: Callable[[int, int, Any], None] | None = None, classifier: bool = False
+    ) -> None:
+        """Run the network on one black image.
+
+        Raises
+        ------
+        BackboneError
+            If the network fails on an image of this size.
+        """
+        device = self.normalize.mean.device
+        image = torch.zeros((1, *self.preprocess.input_size, 3), dtype=torch.uint8, device=device)
+        try:
+            with torch.no_grad():
+                self._run(self.normalize(image), take or (lambda k, call, value: None), classifier)
+        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+            height, width = self.preprocess.input_size
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BackboneError(
+                f"{self.network} cannot take an image of {height}x{width} pixels: {reason}"
+            ) from error
 
     def is_nhwc(self, shape: Sequence[int]) -> bool:
         """Whether a value of this shape is a map with its channels last."""

@@ -1,0 +1,157 @@
+"""How one network is built and filled, whatever library it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import nn
+
+from featx.backbones.fetch import WeightsFile
+from featx.backbones.taps import Tap
+from featx.backbones.weights import Difference, State, compare, strip_prefixes
+from featx.errors import BackboneError, WeightsError
+from featx.preprocess import Preprocess
+
+
+class Build(Protocol):
+    """Build a network with the library's initial values, from torch's present seed."""
+
+    def __call__(self, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        """None leaves the library's own number."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a library knows about one network and one set of weights.
+
+    Parameters
+    ----------
+    name, architecture
+        featx's canonical name, and the library's.
+    build
+        Makes the network.
+    preprocess
+        What the weights were trained with.
+    default
+        Finds the default tap in the network.
+    files
+        Files that hold the weights, any one of which will do.
+    tag, licence
+        Of the weights; "" where not known.
+    classifiers
+        Names of the modules that make the classifier: a file may lack them.
+    ignored
+        Prefixes of entries that are dropped, those of auxiliary classifiers.
+    rename
+        Gives a file's entries the network's names, if they have others.
+    convert
+        The library's own way to load a foreign file; raises if it cannot.
+    """
+
+    name: str
+    architecture: str
+    build: Build
+    preprocess: Preprocess
+    default: Callable[[nn.Module], Tap]
+    files: tuple[WeightsFile, ...] = ()
+    tag: str = ""
+    licence: str = ""
+    classifiers: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    rename: Callable[[State, nn.Module], State] | None = None
+    convert: Callable[[State], nn.Module] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A network with its weights in it.
+
+    `loaded` holds the tensors that came from the file, as the network now has them; `in_chans`
+    is None where the library's own number was kept.
+    """
+
+    net: nn.Module
+    loaded: State
+    notes: tuple[str, ...]
+    in_chans: int | None
+
+
+def fill(recipe: Recipe, state: State, where: str, in_chans: int | None) -> Filled:
+    """Build the network that `state` fits, and load it entry by entry.
+
+    Raises
+    ------
+    WeightsError
+        If the entries are those of another network; says which.
+    """
+    net = recipe.build(in_chans=in_chans)
+    state, notes = strip_prefixes(state, net.state_dict())
+    if recipe.rename is not None:
+        state = recipe.rename(state, net)
+    state = {n: t for n, t in state.items() if not n.startswith(recipe.ignored)}
+    found = compare(net, state)
+    if options := _adaptations(found):
+        in_chans = options.setdefault("in_chans", in_chans)
+        net = recipe.build(**options)
+        found = compare(net, state)
+        notes += tuple(f"{k} is {v} in the file" for k, v in options.items() if v is not None)
+    if found and not _lacks_classifier(found, recipe.classifiers):
+        return _convert(recipe, state, WeightsError(f"{where} does not fit {recipe.name}: {found}"))
+    if found:
+        notes += (f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful",)
+    net.load_state_dict(state, strict=False)
+    loaded = {n: t for n, t in net.state_dict().items() if n in state}
+    return Filled(net, loaded, notes, in_chans)
+
+
+def _adaptations(found: Difference) -> dict[str, int | None]:
+    """Number of classes and of input channels that make the shapes fit, if these alone do."""
+    classes = {got[0] for _, got, own in found.other_shape if got[1:] == own[1:]}
+    channels = [
+        got[1]
+        for _, got, own in found.other_shape
+        if len(got) == len(own) == 4 and got[0] == own[0] and got[2:] == own[2:]
+    ]
+    n_explained = sum(got[1:] == own[1:] for _, got, own in found.other_shape) + len(channels)
+    if n_explained < len(found.other_shape) or len(classes) > 1 or len(channels) > 1:
+        return {}
+    options: dict[str, int | None] = {}
+    if classes:
+        options["num_classes"] = classes.pop()
+    if channels:
+        options["in_chans"] = check_channels(channels[0])
+    return options
+
+
+def _lacks_classifier(found: Difference, classifiers: tuple[str, ...]) -> bool:
+    prefixes = tuple(f"{name}." for name in classifiers)
+    absent = all(name.startswith(prefixes) for name in found.missing)
+    return bool(prefixes) and absent and not found.unexpected and not found.other_shape
+
+
+def _convert(recipe: Recipe, state: State, refusal: WeightsError) -> Filled:
+    if recipe.convert is None:
+        raise refusal
+    try:
+        net = recipe.convert(state)
+    except Exception:  # a foreign file makes each library's conversion fail in its own way
+        raise refusal from None
+    return Filled(net, dict(net.state_dict()), ("entries converted by timm",), None)
+
+
+def check_channels(channels: int) -> int:
+    """Return `channels` if featx can feed them.
+
+    Raises
+    ------
+    BackboneError
+        If the network takes neither colour nor grey pictures.
+    """
+    if channels not in (1, 3):
+        raise BackboneError(
+            f"the network takes {channels} channels; featx feeds 3 (RGB) or 1 (their mean)"
+        )
+    return channels
