@@ -12,6 +12,7 @@ from torch import nn
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
+from featx.backbones.listing import local_names
 from featx.backbones.recipe import Recipe, check_channels, fill
 from featx.backbones.weights import Weights, digest_state, read_state
 from featx.errors import UnknownBackboneError, WeightsError, nearest
@@ -82,7 +83,8 @@ def resolve(name: str) -> tuple[str, str]:
     else:
         choices = (*from_packages.NAMES, *from_torchvision.names(), *from_timm.names())
     raise UnknownBackboneError(
-        f"unknown backbone {name!r}{nearest(plain, choices)}; `featx backbones` lists them"
+        f"unknown backbone {name!r}{nearest(plain, dict.fromkeys(choices))}; `featx backbones` "
+        "lists them"
     )
 
 
@@ -121,12 +123,20 @@ def _file(recipe: Recipe, weights: str | None) -> tuple[Path, str, str, str]:
                 f"nobody publishes weights for {recipe.name}; name a file with --weights, or say "
                 "--weights random"
             )
-        path, file = obtain(recipe.files, recipe.name)
+        path, file = _obtain(recipe)
         return path, file.where, recipe.tag, recipe.licence
     if "://" in weights:
         files: tuple[WeightsFile, ...] = (UrlFile(weights),)
         return obtain(files, recipe.name)[0], weights, "", ""
     return Path(weights), weights, "", ""
+
+
+def _obtain(recipe: Recipe) -> tuple[Path, WeightsFile]:
+    try:
+        return obtain(recipe.files, recipe.name)
+    except WeightsError as error:
+        usable = ", ".join(local_names()) or "none"
+        raise WeightsError(f"{error}; networks whose weights are here: {usable}") from None
 
 
 def _backbone(recipe: Recipe, net: nn.Module, weights: Weights, in_chans: int | None) -> Backbone:

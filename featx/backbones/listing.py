@@ -1,0 +1,140 @@
+"""What can be used: every network by name, with what is known of it without building it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from featx.backbones import from_packages, from_timm, from_torchvision
+from featx.backbones.fetch import UrlFile
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """One line of ``featx backbones``; None or "" is what nobody publishes.
+
+    Parameters
+    ----------
+    name
+        As `featx.load_backbone` takes it.
+    source
+        ``package``, ``torchvision`` or ``timm``.
+    features
+        Length of the default tap's vector.
+    parameters, macs
+        Of the whole network; multiply-adds for one image of `input_size`.
+    input_size
+        Height and width in pixels.
+    top1
+        Published ImageNet-1k accuracy of the default weights, in per cent.
+    licence
+        Of the default weights.
+    local
+        Whether the default weights are on this machine.
+    """
+
+    name: str
+    source: str
+    features: int | None
+    parameters: int | None
+    macs: int | None
+    input_size: tuple[int, int]
+    top1: float | None
+    licence: str
+    local: bool
+
+
+def list_backbones(pattern: str = "") -> list[BackboneInfo]:
+    """List the networks whose name contains `pattern`, or matches it where it is a glob.
+
+    Examples
+    --------
+    >>> [row.name for row in list_backbones("torchvision:resnet1*")]
+    ['torchvision:resnet101', 'torchvision:resnet152', 'torchvision:resnet18']
+    """
+    glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return [make() for name, make in _all() if fnmatchcase(name.lower(), glob.lower())]
+
+
+def local_names() -> list[str]:
+    """Names of the networks whose default weights are on this machine."""
+    return [row.name for row in list_backbones() if row.local]
+
+
+def _all() -> Iterator[tuple[str, Any]]:
+    for name in from_packages.NAMES:
+        yield name, lambda name=name: _package_row(name)
+    for name in from_torchvision.names():
+        yield f"torchvision:{name}", lambda name=name: _torchvision_row(name)
+    for name in from_timm.names():
+        yield f"timm:{name}", lambda name=name: _timm_row(name)
+
+
+def _package_row(name: str) -> BackboneInfo:
+    size, _, parameters, macs, top1 = from_packages.FACTS[name]
+    return BackboneInfo(
+        name,
+        "package",
+        1280,
+        parameters,
+        int(macs),
+        (size, size),
+        top1,
+        from_packages.LICENCE,
+        from_packages.PackageFile(name).local() is not None,
+    )
+
+
+def _torchvision_row(name: str) -> BackboneInfo:
+    entry = from_torchvision.entry_of(name)
+    features = measured().get(f"torchvision:{name}", (None,))[0]
+    size = entry.transforms().crop_size[0]
+    return BackboneInfo(
+        f"torchvision:{name}",
+        "torchvision",
+        features,
+        entry.meta["num_params"],
+        round(entry.meta["_ops"] * 1e9),
+        (size, size),
+        entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        from_torchvision.licence_of(entry),
+        UrlFile(entry.url).local() is not None,
+    )
+
+
+def _timm_row(name: str) -> BackboneInfo:
+    cfg = from_timm.cfg_of(name)
+    features, parameters, macs = measured().get(f"timm:{name}", (None, None, None))
+    height, width = cfg.input_size[1:] if cfg is not None else (224, 224)
+    found = from_timm.files_of(cfg) if cfg is not None else ()
+    return BackboneInfo(
+        f"timm:{name}",
+        "timm",
+        features,
+        parameters,
+        macs,
+        (height, width),
+        None,
+        (cfg.license or "") if cfg is not None else "",
+        any(file.local() is not None for file in found),
+    )
+
+
+@cache
+def measured() -> dict[str, tuple[int | None, int | None, int | None]]:
+    """Features, parameters and multiply-adds, counted on torch's meta device.
+
+    ``python -m featx.backbones.measure`` writes the table anew.
+    """
+    text = files("featx.backbones").joinpath("measured.csv").read_text(encoding="utf-8")
+    rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
+    return {r[0]: (_number(r[1]), _number(r[2]), _number(r[3])) for r in rows}
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
