@@ -146,7 +146,7 @@ def _decode_pillow(image: Image.Image) -> Pixels:
     image.load()
     # Read after loading: Pillow's TIFF reader turns the picture itself, and says so here.
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return _orient(np.asarray(_to_rgb(image)), orientation)
+    return _orient(np.array(_to_rgb(image)), orientation)  # torch wants it writable
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -47,6 +47,9 @@ class _Sink:
                 self.error = error
         return len(view)
 
+    def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         if self.error is None:
@@ -113,11 +116,8 @@ def durable_h5(
         raise_write_error(error, path, needed)
         raise
     try:
-        with h5py.File(sink, "w", libver=("earliest", "v110"), driver="fileobj") as file:
+        with h5py.File(sink, "w", libver=("earliest", "v110")) as file:
             yield file
-            file.flush()
-            if sink.error is None:
-                file.attrs  # noqa: B018 - still readable
         if sink.error is not None:
             raise sink.error
         os.fsync(sink.file.fileno())

@@ -83,16 +83,14 @@ def create_vectors(
 def create_column(file: h5py.File, name: str, values: NDArray[Any] | Sequence[str]) -> None:
     """Write one column; text is stored as UTF-8 of fixed length, so that it is checksummed too."""
     array = np.asarray(values, dtype=object) if not isinstance(values, np.ndarray) else values
-    dtype: Any = array.dtype
-    if array.dtype == object or array.dtype.kind == "U":
+    if array.dtype.kind in "OU":
         encoded = [str(v).encode() for v in array]
         length = max([1, *map(len, encoded)])
-        array, dtype = np.array(encoded, f"S{length}"), h5py.string_dtype("utf-8", length)
+        array = np.array(encoded, h5py.string_dtype("utf-8", length))
     chunks = (chunk_rows(len(array), array.dtype.itemsize * int(np.prod(array.shape[1:]))),)
     file.create_dataset(
         name,
         data=array,
-        dtype=dtype,
         chunks=(*chunks, *array.shape[1:]) if len(array) else None,
         fletcher32=len(array) > 0,
         # Names of files repeat themselves; numbers and digests hardly do.

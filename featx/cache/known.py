@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from featx.cache.verify import damaged_rows
 from featx.errors import CacheError, CacheFormatError
 
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before it was read may change unseen
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a finished row lies: which file of `KnownRows.files`, and which row of it."""
-
-    file: int
-    row: int
 
 
 class KnownRows:
@@ -62,6 +53,7 @@ class KnownRows:
         self._places: list[NDArray[np.int64]] = []
         self._by_id: dict[str, tuple[int, int]] = {}
         self._stamps: list[NDArray[np.int64]] = []
+        self._content_of: list[NDArray[np.bytes_]] = []
         if cache is not None:
             self._take(cache, is_cache=True)
         for path in complete_shards(shards):
@@ -90,6 +82,7 @@ class KnownRows:
         self.damaged += int(bad.sum())
         self.files.append(path)
         self._stamps.append(stamps)
+        self._content_of.append(content)
         self._contents.append(content[rows])
         self._places.append(np.stack([np.full(len(rows), number), rows], axis=1))
         for row in rows.tolist():
@@ -110,28 +103,44 @@ class KnownRows:
     def __len__(self) -> int:
         return len(self._content)
 
-    def untouched(self, item: str, stamp: NDArray[np.int64]) -> Place | None:
-        """Find a row by id, size and time of change, without reading the image."""
-        found = self._by_id.get(item)
-        if (
-            found is None
-            or not stamp[1]
-            or not np.array_equal(self._stamps[found[0]][found[1]], stamp)
-        ):
-            return None
-        return Place(*found)
+    def untouched(self, item: str, stamp: NDArray[np.int64]) -> bytes:
+        """Digest of the row of this id if size and time of change still hold, else nothing."""
+        place = self._by_id.get(item)
+        if place is None or not stamp[1]:
+            return b""
+        number, row = place
+        if not np.array_equal(self._stamps[number][row], stamp):
+            return b""
+        return bytes(self._content_of[number][row])
 
-    def by_content(self, content: bytes) -> Place | None:
-        """Find a row by the digest of its image's bytes."""
+    def __contains__(self, content: bytes) -> bool:
+        """Whether there is a row of an image with this digest."""
         at = int(np.searchsorted(self._content, np.array(content, CONTENT_DTYPE)))
-        if at < len(self._content) and self._content[at] == content:
-            return Place(int(self._place[at, 0]), int(self._place[at, 1]))
-        return None
+        return at < len(self._content) and bool(self._content[at] == content)
+
+    def places(self, content: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Where the row of each digest lies.
+
+        Returns
+        -------
+        places : int64, shape (n, 2)
+            A file of `files`, and a row in it.
+
+        Raises
+        ------
+        CacheError
+            If a row is missing.
+        """
+        at = np.minimum(np.searchsorted(self._content, content), max(0, len(self._content) - 1))
+        if not len(self._content) or not np.array_equal(self._content[at], content):
+            raise CacheError("rows that were written are missing; run the same command again")
+        return self._place[at]
 
     def forget_names(self) -> None:
         """Free what only `untouched` needs."""
         self._by_id.clear()
         self._stamps.clear()
+        self._content_of.clear()
 
 
 def trusted_stamp(size: int, mtime_ns: int, now_ns: int) -> tuple[int, int]:

@@ -174,9 +174,9 @@ class Cache:
         return read_text(self._file["paths"])
 
     @cached_property
-    def content(self) -> list[str]:
-        """SHA-256 of the bytes of each image, in hexadecimal."""
-        return read_text(self._file["content"])
+    def content_digests(self) -> NDArray[np.bytes_]:
+        """SHA-256 of the bytes of each image, in hexadecimal: S64, shape (n_samples,)."""
+        return np.asarray(self._file["content"][...])
 
     @cached_property
     def classes(self) -> list[str] | None:

@@ -12,8 +12,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ class ShardWriter:
     may be raised again by the next call; nothing is dropped in silence.
     """
 
-    folder: Path
-    spec: ExtractSpec
+    parts: Path
+    make_spec: Callable[[], ExtractSpec]
     rows: list[Row] = field(default_factory=list)
     written: int = 0
     seconds: float = 0.0
@@ -70,14 +71,22 @@ class ShardWriter:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def spec(self) -> ExtractSpec:
+        """The spec of the rows; asked for when the first ones come, for it may hang on them."""
+        return self.make_spec()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of this fingerprint, created with a note of its spec."""
+        folder = self.parts / self.spec.fingerprint
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CacheError(f"cannot create {self.folder}: {error.strerror}") from None
-        spec_file = self.folder / "spec.json"
-        if not spec_file.exists():
-            write_bytes(spec_file, self.spec.to_json().encode())
+            raise CacheError(f"cannot create {folder}: {error.strerror}") from None
+        if not (folder / "spec.json").exists():
+            write_bytes(folder / "spec.json", self.spec.to_json().encode())
+        return folder
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take finished rows; writes a shard when enough have come together."""

@@ -1,0 +1,129 @@
+"""What a run of `featx.extract` is asked for, and what it did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from featx.errors import FeatxError, nearest
+from featx.sync import Difference
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How `extract` works; every field is an option of ``featx extract``.
+
+    Parameters
+    ----------
+    backbone, weights
+        See `featx.load_backbone`.
+    layers, pool
+        Which taps to read; the last pooling layer when no layer is named.
+    input_size, crop_pct, resize, interpolation, mean, std
+        Replace one part of the preprocessing that belongs to the weights.
+    views, view_merge
+        Several views of each image (`featx.preprocess.VIEW_SETS`), and what becomes of their
+        vectors: ``mean``, ``concat`` or ``apart`` (a tap for each view).
+    device, precision, batch_size, compile, threads
+        See `featx.runtime.plan_runtime`.
+    decode
+        ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
+    dtype
+        ``float32`` or ``float16``: what is stored.
+    on_error, max_failed
+        ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
+    dry_run
+        Say what would be done, and do nothing.
+    force
+        Do not reuse the cache in place, and replace it whatever it is.
+    progress
+        Whether to show progress on stderr.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    weights: str | None = None
+    layers: tuple[str, ...] = ()
+    pool: str | None = None
+    input_size: int | None = None
+    crop_pct: float | None = None
+    resize: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    views: str | None = None
+    view_merge: Literal["mean", "concat", "apart"] = "mean"
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | str = "auto"
+    compile: str = "auto"
+    threads: int | None = None
+    decode: Literal["exact", "fast"] | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    on_error: Literal["skip", "fail"] = "skip"
+    max_failed: int | None = None
+    dry_run: bool = False
+    force: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        choices = {
+            "decode": (None, "exact", "fast"),
+            "dtype": ("float32", "float16"),
+            "on_error": ("skip", "fail"),
+            "view_merge": ("mean", "concat", "apart"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                known = ", ".join(str(a) for a in allowed if a)
+                raise FeatxError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        if self.max_failed is not None and self.max_failed < 0:
+            raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
+
+    @classmethod
+    def of(cls, **options: Any) -> ExtractOptions:
+        """Build from keyword arguments; an unknown one is named with the nearest known."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise FeatxError(f"extract has no option {name!r}{nearest(name, known)}")
+        for name in ("layers", "mean", "std"):
+            if isinstance(options.get(name), list):
+                options[name] = tuple(options[name])
+        return cls(**options)
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What a run did; `to_dict` is the JSON object of ``featx extract --json``.
+
+    ``embedded`` rows were computed now, ``reused`` rows were taken from the cache in place or from
+    shards left behind; embedded + reused + failed = discovered. ``images_per_second`` counts from
+    the first read to publication, without loading and compiling. ``shares`` are those of the
+    threads' busy time.
+    """
+
+    cache: str
+    fingerprint: str
+    discovered: int
+    embedded: int
+    reused: int
+    failed: int
+    removed: int
+    ignored: int
+    n_features: int
+    taps: dict[str, int]
+    device: str
+    precision: str
+    compiled: bool
+    images_per_second: float
+    seconds: dict[str, float]
+    shares: dict[str, float]
+    difference: Difference = field(default_factory=Difference)
+    failures: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)

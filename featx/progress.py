@@ -1,0 +1,75 @@
+"""Progress that can be read in a terminal, in a notebook and in a log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+log = logging.getLogger("featx")
+
+_LOG_SECONDS = 15.0
+
+
+class Progress:
+    """Show how many of `total` images are done, with images per second.
+
+    A terminal and a notebook get a bar; anything else gets a line every 15 seconds.
+    """
+
+    def __init__(self, total: int, label: str, *, show: bool = True) -> None:
+        self.total, self.label = total, label
+        self.done = 0
+        self._start = self._said = time.monotonic()
+        self._bar: Any = None
+        self._show = show and total > 0
+        if self._show and (sys.stderr.isatty() or _in_notebook()):
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit="img", dynamic_ncols=True)
+
+    def update(self, done: int) -> None:
+        """Show that `done` images are done in all."""
+        step, self.done = done - self.done, done
+        if self._bar is not None:
+            self._bar.update(step)
+        elif self._show and time.monotonic() - self._said > _LOG_SECONDS:
+            self._said = time.monotonic()
+            rate = done / (self._said - self._start)
+            left = (self.total - done) / rate if rate else float("inf")
+            log.info(
+                "%s: %d of %d images, %.1f img/s, about %s left",
+                self.label,
+                done,
+                self.total,
+                rate,
+                duration(left),
+            )
+
+    def close(self) -> None:
+        """Leave the bar as it is and end its line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def duration(seconds: float) -> str:
+    """Write a time for a person.
+
+    Examples
+    --------
+    >>> duration(75)
+    '1 min 15 s'
+    """
+    if seconds == float("inf"):
+        return "an unknown time"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
