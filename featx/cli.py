@@ -1,0 +1,206 @@
+"""The shell: each command parses its arguments, calls one library function, prints the result."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.errors import FeatxError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Frozen CNN features, cached in HDF5, and classical heads trained on them in seconds.",
+)
+
+DONE, ERROR, USAGE, SOME_FAILED = 0, 1, 2, 3
+_INTERRUPTED = 130
+_LISTED = 20  # failed images named on stderr; all of them are in the cache
+
+Source = Annotated[
+    str, typer.Argument(help="Folder of class folders, CSV or Parquet table, or elpv, digits.")
+]
+CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that turns known errors into one line and exit status 1."""
+
+    @functools.wraps(function)
+    def wrapped(**arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except FeatxError as error:
+            print(f"featx: {_one_line(str(error))}", file=sys.stderr)
+            raise typer.Exit(ERROR) from None
+        except KeyboardInterrupt:
+            # Threads may still be inside the network: leave without waiting for them.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+
+    app.command(name=function.__name__.rstrip("_"))(wrapped)
+    return wrapped
+
+
+@command
+def extract(
+    source: Source,
+    cache: CacheFile,
+    backbone: Annotated[str, typer.Option(help="Name; see `featx backbones`.")] = (
+        "efficientnet_lite0"
+    ),
+    weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Layer to read; repeatable, globs allowed.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="avg, max, avgmax, gem, flatten, cls.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    decode: Annotated[
+        str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
+    ] = None,
+    views: Annotated[str | None, typer.Option(help="hflip, flips, dihedral, five-crop...")] = None,
+    view_merge: Annotated[str, typer.Option(help="mean, concat, apart.")] = "mean",
+    input_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the side kept.")] = None,
+    resize: Annotated[str | None, typer.Option(help="crop, squash, pad.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic...")] = None,
+    mean: Annotated[str | None, typer.Option(help="Three numbers: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Three numbers.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16, as stored.")] = "float32",
+    on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
+    max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, do not do it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed what is new in SOURCE, reuse the rest, and publish CACHE."""
+    options = {k: v for k, v in locals().items() if k not in ("source", "cache", "as_json")}
+    options["layers"] = tuple(options.pop("layer") or ())
+    options |= {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    if batch_size != "auto":
+        options["batch_size"] = _whole("batch-size", batch_size)
+    from featx.extraction import extract as run
+
+    result = run(source, cache, **options)
+    _say_failures(result.failures)
+    found = result.to_dict()
+    failures = found.pop("failures")
+    _print(found, as_json, _extract_text(found))
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _extract_text(found: dict[str, Any]) -> str:
+    changes = ", ".join(f"{n} {name}" for name, n in found["difference"].items() if n)
+    if found["dry_run"]:
+        return (
+            f"{found['cache']}: would embed {found['embedded']}, reuse {found['reused']}, "
+            f"drop {found['removed']} ({changes or 'no difference'})"
+        )
+    if not found["embedded"]:
+        did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
+    else:
+        did = (
+            f"{found['embedded']} embedded at {found['images_per_second']:.1f} img/s "
+            f"({found['device']}, {found['precision']}), {found['reused']} reused"
+        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
+    return (
+        f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
+        f"{found['n_features']} features\n"
+        f"  since last time: {changes or 'no difference'}\n"
+        f"  {found['seconds']['total']:.1f} s in all; time of the threads: {shares or 'none'}"
+    )
+
+
+@command
+def info(cache: CacheFile, as_json: Json = False) -> None:
+    """Show what is inside CACHE: spec, provenance, counts, classes, sizes."""
+    from featx.cache import open_cache
+
+    with open_cache(cache) as found:
+        summary = found.info()
+    _print(summary, as_json, _tree(summary))
+
+
+@command
+def verify(cache: CacheFile, as_json: Json = False) -> None:
+    """Re-read every byte of CACHE and check every row; exit status 1 with problems."""
+    from featx.cache.verify import verify_file
+
+    found = verify_file(cache)
+    text = "\n".join([f"{cache}: {found.rows} rows, {'ok' if found.ok else 'damaged'}"])
+    text += "".join(f"\n  {problem}" for problem in found.problems)
+    _print({"ok": found.ok, "rows": found.rows, "problems": list(found.problems)}, as_json, text)
+    if not found.ok:
+        raise typer.Exit(ERROR)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--{name} takes numbers like 0.5,0.5,0.5; got {text!r}") from None
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--{name} takes auto or a whole number; got {text!r}") from None
+
+
+def _say_failures(failures: dict[str, str]) -> None:
+    for name, reason in list(failures.items())[:_LISTED]:
+        print(f"failed: {_one_line(name)}: {reason}", file=sys.stderr)
+    if len(failures) > _LISTED:
+        more = len(failures) - _LISTED
+        print(f"failed: and {more} more; the cache lists them under failed/", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+
+
+def _print(found: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print(text)
+
+
+def _tree(values: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", _tree(value, indent + "  ")] if value else []
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(format="featx: %(message)s", stream=sys.stderr)
+    logging.getLogger("featx").setLevel(logging.INFO)
+    # A cluster's stop is like Ctrl-C: what is done is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="featx")
