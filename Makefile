@@ -1,0 +1,84 @@
+# Everything runs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+DATA ?= elpv
+BACKBONE ?= efficientnet_lite0
+DEVICE ?= auto
+HEAD ?= svm
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUN := $(BIN)/python -m
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+ifneq ($(shell command -v uv 2>/dev/null),)
+  MAKE_VENV := uv venv --quiet --python $(PYTHON) $(VENV)
+  INSTALL := uv pip install --quiet --python $(BIN)/python
+else
+  MAKE_VENV := $(PYTHON) -m venv $(VENV)
+  INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: help install features fit-svm fit-logreg fit test test-all lint type format bench torture \
+        notebook dist clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## put featx with the extras demo and dev into .venv
+
+$(INSTALLED): pyproject.toml
+	@test -x $(BIN)/python || $(MAKE_VENV)
+	@echo "installing featx and what it needs into $(VENV) (PyTorch is large; minutes, once)"
+	@$(INSTALL) -e '.[demo,dev]'
+	@touch $@
+
+features: install  ## embed DATA with BACKBONE on DEVICE; what exists is reused
+	@$(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)'
+
+fit: install  ## fit HEAD on the features of DATA, evaluate, leave model and figures under data/
+	@$(RUN) pipelines.fit --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)' \
+	    --head '$(HEAD)'
+
+fit-svm: HEAD = svm
+fit-svm: fit  ## the same with a linear SVM
+
+fit-logreg: HEAD = logreg
+fit-logreg: fit  ## the same with logistic regression
+
+test: install  ## the fast tests
+	@$(PYTEST) -m "not slow and not gpu"
+
+test-all: install  ## the fast tests and the slow ones
+	@$(PYTEST) -m "not gpu"
+
+lint: install  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: install  ## mypy, strict, on featx/
+	@$(BIN)/mypy
+
+format: install  ## rewrite the code as ruff formats it
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+bench: install  ## speed beside the peers, in one sitting (minutes to an hour); DEVICE=cuda for a GPU
+	@$(INSTALL) -e '.[demo,dev,bench]'
+	@$(RUN) benchmarks.speed --device '$(DEVICE)'
+
+torture: install  ## kill a run at 200 random moments and compare with a clean one
+	@$(RUN) benchmarks.torture --kills 200
+
+notebook: install  ## execute the notebook on real features and leave it as data/explore_features.html
+	@$(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)'
+	@FEATX_CACHE=$$($(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --where) \
+	    $(RUN) nbconvert --to html --execute --output-dir data --log-level WARN \
+	    notebooks/explore_features.ipynb
+
+dist: install  ## build the wheel and the source archive
+	@$(RUN) build --outdir dist .
+
+clean:  ## remove what the tools leave behind; .venv and data/ stay
+	@rm -rf dist build .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What `make features` and `make fit-svm` run: recipes that call featx."""
