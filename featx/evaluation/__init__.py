@@ -1,0 +1,14 @@
+"""Evaluation: metrics with intervals, comparisons, decisions. Nothing here fits anything."""
+
+from featx.evaluation.decisions import abstain_band, threshold_for_cost, threshold_for_precision
+from featx.evaluation.measure import evaluate
+from featx.evaluation.pairing import baseline, compare_paired
+
+__all__ = [
+    "abstain_band",
+    "baseline",
+    "compare_paired",
+    "evaluate",
+    "threshold_for_cost",
+    "threshold_for_precision",
+]

@@ -1,0 +1,210 @@
+"""Metrics with intervals, of labels and what was predicted for them. Nothing is fitted here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.errors import FitError
+from featx.evaluation import metrics as m
+from featx.evaluation.resampling import Kind, draw_weights, interval
+
+KINDS: Mapping[str, Kind] = {
+    "log_loss": "positive",
+    "brier": "positive",
+    "mae": "positive",
+    "rmse": "positive",
+    "r2": "below-one",
+    "calibration_error": "bias-corrected",
+}
+
+
+def evaluate(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    probabilities: ArrayLike | None = None,
+    scores: ArrayLike | None = None,
+    classes: ArrayLike | None = None,
+    task: str = "classification",
+    seed: int = 0,
+    n_boot: int = 1000,
+    groups: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """Measure predictions against labels, each metric with its 95 % bootstrap interval.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Shape (n_samples,); (n_samples, n_labels) of 0 and 1 for ``multilabel``.
+    probabilities
+        Shape (n_samples, n_classes), columns in the order of ``classes``.
+    scores
+        Decision values in place of probabilities, shape (n_samples,) for two classes; they give
+        the ranking metrics only.
+    classes
+        All classes; those that occur when None.
+    groups
+        Group of each row; whole groups are resampled then.
+
+    Returns
+    -------
+    metrics : dict
+        ``{"value", "low", "high"}`` under each metric's name; for a classification also
+        ``per_class`` (precision, recall, support), ``confusion`` (rows are true classes) and
+        ``classes``. JSON-ready.
+
+    Raises
+    ------
+    FitError
+        If lengths or shapes do not fit, or there is no row.
+
+    Examples
+    --------
+    >>> found = evaluate(["a", "b", "b", "a"], ["a", "b", "a", "a"])
+    >>> found["accuracy"]["value"], found["confusion"]
+    (0.75, [[2, 0], [1, 1]])
+    """
+    true, predicted = np.asarray(y_true), np.asarray(y_pred)
+    _check_lengths(true, predicted, probabilities, scores, groups)
+    sampled = _Sampled(len(true), n_boot, seed, None if groups is None else np.asarray(groups))
+    if task == "regression":
+        return sampled.measure(m.numeric(true.astype(np.float64), predicted.astype(np.float64)))
+    if task == "multilabel":
+        return _multilabel(true, predicted, probabilities, scores, classes, sampled)
+    names = _classes(true, predicted, classes, probabilities)
+    codes, called = m.codes_of(true, names), m.codes_of(predicted, names)
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise FitError(f"label {str(true[row])!r} of row {row} is not among the classes given")
+    made = m.counted(codes, called, len(names))
+    by_class = {k: made.pop(k) for k in ("precision", "recall")}
+    made |= _ranking(codes, probabilities, scores, len(names))
+    found = sampled.measure(made)
+    found["per_class"] = _per_class(names, codes, by_class, sampled)
+    table = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
+    found["confusion"] = table.tolist()
+    found["classes"] = [str(name) for name in names]
+    return found
+
+
+class _Sampled:
+    """Measures on the same bootstrap samples, so that metrics can be set side by side."""
+
+    def __init__(self, n: int, n_boot: int, seed: int, groups: NDArray[Any] | None) -> None:
+        self.n, self.n_boot, self.seed, self.groups = n, n_boot, seed, groups
+        self.units = n if groups is None else len(np.unique(groups))
+
+    def arrays(self, made: Mapping[str, m.Metric]) -> dict[str, tuple[Any, Any]]:
+        """Give each metric's value and its bootstrap samples."""
+        ones = np.ones((1, self.n))
+        values = {name: metric(ones)[0] for name, metric in made.items()}
+        drawn: dict[str, list[Any]] = {name: [] for name in made}
+        for weights in draw_weights(self.n, self.n_boot, self.seed, self.groups):
+            for name, metric in made.items():
+                drawn[name].append(metric(weights))
+        return {
+            name: (values[name], np.concatenate(drawn[name]) if drawn[name] else np.empty(0))
+            for name in made
+        }
+
+    def measure(self, made: Mapping[str, m.Metric]) -> dict[str, Any]:
+        return {
+            name: interval(float(value), samples, KINDS.get(name, "share"), self.units)
+            for name, (value, samples) in self.arrays(made).items()
+            if np.isfinite(value)
+        }
+
+
+def _check_lengths(true: NDArray[Any], predicted: NDArray[Any], *others: Any) -> None:
+    if not len(true):
+        raise FitError("there is no row to evaluate")
+    names = ("probabilities", "scores", "groups")
+    given = {"predictions": predicted, **dict(zip(names, others, strict=True))}
+    for name, values in given.items():
+        if values is not None and len(values) != len(true):
+            raise FitError(
+                f"there are {len(true)} labels and {len(values)} {name}; expected as many"
+            )
+
+
+def _classes(
+    true: NDArray[Any], predicted: NDArray[Any], classes: Any, probabilities: Any
+) -> NDArray[Any]:
+    names = np.union1d(true, predicted) if classes is None else np.asarray(classes)
+    if probabilities is not None and np.shape(probabilities)[1:] != (len(names),):
+        raise FitError(
+            f"probabilities have shape {np.shape(probabilities)} for {len(names)} classes; pass "
+            "the classes in the order of their columns"
+        )
+    return names
+
+
+def _ranking(
+    codes: m.Codes, probabilities: Any, scores: Any, n_classes: int
+) -> dict[str, m.Metric]:
+    """Make what needs more than labels; empty where there is one class only."""
+    if probabilities is None and scores is None:
+        return {}
+    found: dict[str, m.Metric] = {}
+    ranked = np.asarray(probabilities if scores is None else scores, dtype=np.float64)
+    if len(np.unique(codes)) > 1:
+        for name, make in (("roc_auc", m.area), ("average_precision", m.average_precision)):
+            if n_classes == 2:
+                one = ranked if ranked.ndim == 1 else ranked[:, 1]
+                found[name] = make(codes == 1, one)
+            else:
+                found[name] = m.over_classes(make, codes, ranked)
+    if probabilities is not None:
+        table = np.asarray(probabilities, dtype=np.float64)
+        found |= {name: m.mean_of(each) for name, each in m.losses(codes, table).items()}
+        found["calibration_error"] = m.calibration_error(codes, table)
+    return found
+
+
+def _per_class(
+    names: NDArray[Any], codes: m.Codes, made: Mapping[str, m.Metric], sampled: _Sampled
+) -> dict[str, Any]:
+    arrays = sampled.arrays(made)
+    support = np.bincount(codes, minlength=len(names))
+    found: dict[str, Any] = {}
+    for k, name in enumerate(names):
+        one: dict[str, Any] = {"support": int(support[k])}
+        for what, (values, samples) in arrays.items():
+            drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
+            made_of = interval(float(values[k]), drawn, "share", max(int(support[k]), 1))
+            one[what] = made_of if np.isfinite(values[k]) else None
+        found[str(name)] = one
+    return found
+
+
+def _multilabel(
+    true: NDArray[Any],
+    predicted: NDArray[Any],
+    probabilities: Any,
+    scores: Any,
+    classes: Any,
+    sampled: _Sampled,
+) -> dict[str, Any]:
+    exact = (true == predicted).all(axis=1)
+    ranked = scores if probabilities is None else probabilities
+
+    def macro_f1(w: m.Floats) -> m.Floats:
+        hits, both = w @ ((true == 1) & (predicted == 1)), w @ true + w @ predicted
+        return m.mean_there(m.ratio(2 * hits, both.astype(np.float64)))
+
+    made: dict[str, m.Metric] = {"accuracy": m.mean_of(exact.astype(np.float64))}
+    made["macro_f1"] = macro_f1
+    if ranked is not None:
+        table = np.asarray(ranked, dtype=np.float64)
+        columns = [k for k in range(true.shape[1]) if 0 < true[:, k].sum() < len(true)]
+        areas = [m.average_precision(true[:, k] == 1, table[:, k]) for k in columns]
+        if areas:
+            made["average_precision"] = lambda w: m.mean_there(
+                np.stack([a(w) for a in areas], axis=1)
+            )
+    return sampled.measure(made)

@@ -1,0 +1,183 @@
+"""Metrics of weighted rows, for many weightings at once.
+
+Each function takes weights of shape (n_boot, n_samples) and returns shape (n_boot,) or
+(n_boot, n_classes); with weights of one it is scikit-learn's metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
+Metric = Callable[[Floats], Floats]
+
+BINS = 15
+"""Of the calibration error (Guo et al. 2017)."""
+
+
+def per_class(weights: Floats, codes: Codes, n_classes: int) -> Floats:
+    """Sum weights by class: shape (n_boot, n_classes). Rows with code -1 are left out."""
+    rows = np.flatnonzero(codes >= 0)
+    member = sparse.csr_array(
+        (np.ones(len(rows)), (codes[rows], rows)), shape=(n_classes, len(codes))
+    )
+    return np.asarray((member @ weights.T).T)
+
+
+def counted(true: Codes, predicted: Codes, n_classes: int) -> dict[str, Metric]:
+    """Make the metrics that count right and wrong."""
+
+    def parts(w: Floats) -> tuple[Floats, Floats, Floats]:
+        hits = per_class(w, np.where(true == predicted, true, -1), n_classes)
+        return hits, per_class(w, true, n_classes), per_class(w, predicted, n_classes)
+
+    def accuracy(w: Floats) -> Floats:
+        return np.asarray((w @ (true == predicted)) / w.sum(axis=1))
+
+    def recall(w: Floats) -> Floats:
+        hits, support, _ = parts(w)
+        return ratio(hits, support)
+
+    def precision(w: Floats) -> Floats:
+        hits, _, called = parts(w)
+        return ratio(hits, called)
+
+    def balanced(w: Floats) -> Floats:
+        return mean_there(recall(w))
+
+    def macro_f1(w: Floats) -> Floats:
+        hits, support, called = parts(w)
+        return mean_there(ratio(2 * hits, support + called))
+
+    return {
+        "accuracy": accuracy,
+        "balanced_accuracy": balanced,
+        "macro_f1": macro_f1,
+        "precision": precision,
+        "recall": recall,
+    }
+
+
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """Divide; NaN where there is nothing to divide by."""
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def mean_there(by_class: Floats) -> Floats:
+    """Average over the classes that are there; NaN where there is none."""
+    there = np.isfinite(by_class)
+    total = np.where(there, by_class, 0).sum(axis=1)
+    return ratio(total, there.sum(axis=1).astype(np.float64))
+
+
+def area(positive: NDArray[np.bool_], scores: Floats) -> Metric:
+    """Make the area under the ROC curve; ties count half."""
+    order, ends, mask = _ranked(positive, scores)
+
+    def metric(w: Floats) -> Floats:
+        hits, misses = _by_score(w[:, order], mask, ends)
+        below = np.cumsum(hits, axis=1) - hits / 2
+        return ratio((misses * below).sum(axis=1), hits.sum(axis=1) * misses.sum(axis=1))
+
+    return metric
+
+
+def average_precision(positive: NDArray[np.bool_], scores: Floats) -> Metric:
+    """Make the average precision: the mean over positives of the precision at their score."""
+    order, ends, mask = _ranked(positive, scores)
+
+    def metric(w: Floats) -> Floats:
+        hits, misses = _by_score(w[:, order], mask, ends)
+        true = np.cumsum(hits, axis=1)
+        precision = np.nan_to_num(ratio(true, true + np.cumsum(misses, axis=1)))
+        return ratio((hits * precision).sum(axis=1), hits.sum(axis=1))
+
+    return metric
+
+
+def _ranked(positive: NDArray[np.bool_], scores: Floats) -> tuple[Codes, Codes, Floats]:
+    """Order rows from the highest score down; give where each distinct score starts."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    return order, starts, positive[order].astype(np.float64)
+
+
+def _by_score(w: Floats, mask: Floats, starts: Codes) -> tuple[Floats, Floats]:
+    hits = np.add.reduceat(w * mask, starts, axis=1)
+    return hits, np.add.reduceat(w * (1 - mask), starts, axis=1)
+
+
+def over_classes(make: Callable[..., Metric], true: Codes, scores: Floats) -> Metric:
+    """Make the mean over classes of one class against the rest."""
+    each = [make(true == k, scores[:, k]) for k in range(scores.shape[1]) if (true == k).any()]
+
+    def metric(w: Floats) -> Floats:
+        return mean_there(np.stack([one(w) for one in each], axis=1))
+
+    return metric
+
+
+def mean_of(losses: Floats) -> Metric:
+    """Make the mean of a loss that each row has."""
+
+    def metric(w: Floats) -> Floats:
+        return np.asarray((w @ losses) / w.sum(axis=1))
+
+    return metric
+
+
+def losses(true: Codes, probabilities: Floats) -> dict[str, Floats]:
+    """Give each row's log loss and Brier score.
+
+    The Brier score is that of the second class for two classes, and the sum over classes for more.
+    """
+    rows = np.arange(len(true))
+    certain = np.clip(probabilities[rows, true], np.finfo(np.float64).eps, 1.0)
+    wanted = np.zeros_like(probabilities)
+    wanted[rows, true] = 1
+    squares = ((probabilities - wanted) ** 2).sum(axis=1)
+    brier = squares / 2 if probabilities.shape[1] == 2 else squares
+    return {"log_loss": -np.log(certain), "brier": brier}
+
+
+def calibration_error(true: Codes, probabilities: Floats) -> Metric:
+    """Make the expected calibration error of the predicted class (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == true) - confidence
+    bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
+    member = sparse.csr_array((gap, (bins, np.arange(len(bins)))), shape=(BINS, len(bins)))
+
+    def metric(w: Floats) -> Floats:
+        return np.asarray(np.abs((member @ w.T).T).sum(axis=1) / w.sum(axis=1))
+
+    return metric
+
+
+def numeric(true: Floats, predicted: Floats) -> dict[str, Metric]:
+    """Make the metrics of a regression."""
+    wrong = predicted - true
+
+    def r2(w: Floats) -> Floats:
+        total = w.sum(axis=1)
+        spread = w @ true**2 - (w @ true) ** 2 / total
+        return 1 - ratio(w @ wrong**2, spread)
+
+    def rmse(w: Floats) -> Floats:
+        return np.asarray(np.sqrt((w @ wrong**2) / w.sum(axis=1)))
+
+    return {"r2": r2, "mae": mean_of(np.abs(wrong)), "rmse": rmse}
+
+
+def codes_of(values: NDArray[Any], classes: NDArray[Any]) -> Codes:
+    """Number values by their place in ``classes``; -1 for what is not in it."""
+    order = np.argsort(classes)
+    at = np.minimum(np.searchsorted(classes, values, sorter=order), len(classes) - 1)
+    found = order[at]
+    return np.where(classes[found] == values, found, -1)

@@ -1,0 +1,22 @@
+"""Selection: splits, search, refit - who may see which rows. Knows neither torch nor h5py."""
+
+from featx.selection.checks import check_rows, few_samples, leak_warnings
+from featx.selection.repeated import CrossResult, cross_evaluate
+from featx.selection.splits import Split, SplitPlan, make_folds, make_split, strata_of
+from featx.selection.tuning import SearchResult, describe, search
+
+__all__ = [
+    "CrossResult",
+    "SearchResult",
+    "Split",
+    "SplitPlan",
+    "check_rows",
+    "cross_evaluate",
+    "describe",
+    "few_samples",
+    "leak_warnings",
+    "make_folds",
+    "make_split",
+    "search",
+    "strata_of",
+]

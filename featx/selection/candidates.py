@@ -1,0 +1,152 @@
+"""Which parameters are tried, and which of them is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import ParameterGrid
+
+from featx.errors import FitError
+from featx.heads import Grid
+from featx.selection.splits import Folds
+
+STRENGTHS = ("C", "alpha", "gamma")
+"""Positive parameters on a log scale, whose grids could always go on."""
+
+Params = dict[str, Any]
+Grids = list[dict[str, list[Any]]]
+
+
+def as_grids(grid: Grid | Sequence[Grid], folds: Folds) -> Grids:
+    """Normalise a grid to a list of grids, without neighbours that no fold can offer.
+
+    Raises
+    ------
+    FitError
+        If a parameter has no value, or there is no grid at all.
+    """
+    several = [grid] if isinstance(grid, Mapping) else list(grid)
+    if not several:
+        raise FitError("the grid is empty; give a parameter and its values")
+    fewest = min(len(train) for train, _ in folds)
+    found = []
+    for one in several:
+        values = {name: _values(name, given) for name, given in one.items()}
+        for name in [n for n in values if n.endswith("__n_neighbors")]:
+            values[name] = [k for k in values[name] if k <= fewest]
+            if not values[name]:
+                raise FitError(f"{name} has no value up to the {fewest} rows of a training fold")
+        found.append(values)
+    return found
+
+
+def _values(name: str, given: Any) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise FitError(f"the grid gives {given!r} for {name}; expected a list of values")
+    if not len(given):
+        raise FitError(f"the grid holds no value for {name}; give at least one")
+    return list(given)
+
+
+def product(grids: Grids) -> list[Params]:
+    """List every combination, in scikit-learn's order."""
+    return [dict(params) for params in ParameterGrid(grids)]
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare two values of a grid; estimators by what they are set to."""
+    if isinstance(left, BaseEstimator) or isinstance(right, BaseEstimator):
+        return repr(left) == repr(right)
+    return bool(left == right)
+
+
+def around(params: Sequence[Params], best: int) -> list[Params]:
+    """Make the candidates halfway (on a log scale) to the best one's neighbours.
+
+    Where the best stands at the edge of what was tried, one further step is tried beyond it.
+    """
+    chosen, found = params[best], []
+    for name in _strengths(chosen):
+        values = _tried(params, chosen, name)
+        if len(values) < 2:
+            continue
+        at = values.index(float(chosen[name]))
+        below = values[at - 1] if at else values[0] ** 2 / values[1]
+        above = values[at + 1] if at + 1 < len(values) else values[-1] ** 2 / values[-2]
+        halves = [math.sqrt(below * values[at])] if at else [below]
+        halves += [math.sqrt(above * values[at])] if at + 1 < len(values) else [above]
+        found += [{**chosen, name: float(f"{value:.3g}")} for value in halves]
+    return [p for p in found if not any(_equal(p, q) for q in params)]
+
+
+def _equal(left: Params, right: Params) -> bool:
+    return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+
+
+def _strengths(params: Params) -> list[str]:
+    return [k for k, v in params.items() if k.split("__")[-1] in STRENGTHS and _number(v)]
+
+
+def _number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return bool(number and value > 0)
+
+
+def _tried(params: Sequence[Params], chosen: Params, name: str) -> list[float]:
+    """List the values of ``name`` among candidates that agree with the chosen one elsewhere."""
+    rest = {k: v for k, v in chosen.items() if k != name}
+    alike = [p for p in params if _equal({k: v for k, v in p.items() if k != name}, rest)]
+    return sorted({float(p[name]) for p in alike if _number(p.get(name))})
+
+
+def at_edge(params: Sequence[Params], means: NDArray[np.float64], best: int) -> list[str]:
+    """Name the strengths of the best candidate at an end of what was tried.
+
+    An end whose neighbour scores as well is no edge: the score has levelled off.
+    """
+    chosen, found = params[best], []
+    for name in _strengths(chosen):
+        values = _tried(params, chosen, name)
+        value = float(chosen[name])
+        if len(values) < 2 or value not in (values[0], values[-1]):
+            continue
+        beside = values[1] if value == values[0] else values[-2]
+        neighbour = next(i for i, p in enumerate(params) if _equal(p, {**chosen, name: beside}))
+        if means[neighbour] < means[best] - 1e-9:
+            found.append(name)
+    return found
+
+
+def simplest_within(
+    params: Sequence[Params], grids: Grids, scores: NDArray[np.float64], best: int
+) -> int:
+    """Choose the simplest candidate within one standard error of the best (Breiman et al. 1984).
+
+    Grids run from simple to flexible, so the lowest sum of positions is the simplest; candidates
+    with another preparation than the best one are not compared.
+    """
+    error = scores[best].std(ddof=1) / math.sqrt(scores.shape[1]) if scores.shape[1] > 1 else 0.0
+    enough = scores.mean(axis=1) >= scores[best].mean() - error
+    before = {k: v for k, v in params[best].items() if not k.startswith("clf__")}
+    ranked = [
+        (sum(_position(grids, params, k, p[k]) for k in p if k.startswith("clf__")), i)
+        for i, p in enumerate(params)
+        if enough[i] and _equal({k: v for k, v in p.items() if not k.startswith("clf__")}, before)
+    ]
+    return min(ranked)[1]
+
+
+def _position(grids: Grids, params: Sequence[Params], name: str, value: Any) -> float:
+    listed = next(g[name] for g in grids if name in g)
+    for at, other in enumerate(listed):
+        if same(other, value):
+            return float(at)
+    # A refined value lies between (or beyond) listed ones, whichever way the grid runs.
+    falls = listed[0] > listed[-1]
+    passed = [(other > value) if falls else (other < value) for other in listed]
+    return sum(map(bool, passed)) - 0.5

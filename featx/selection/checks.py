@@ -1,0 +1,212 @@
+"""What is wrong with rows, labels, groups or a split, as one error or a list of warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.errors import FitError
+
+Warn = dict[str, str]
+
+FEW_ROWS = 10
+"""Training rows below which a class is called small."""
+
+
+def warn(code: str, message: str) -> Warn:
+    """Make one entry of the ``warnings`` of a result."""
+    return {"code": code, "message": message}
+
+
+def check_rows(X: ArrayLike, y: ArrayLike, task: str = "classification") -> tuple[Any, Any]:
+    """Check that features and labels can be fitted on.
+
+    Parameters
+    ----------
+    X
+        Shape (n_samples, n_features), any float type.
+    y
+        Shape (n_samples,), or (n_samples, n_labels) for ``multilabel``.
+
+    Returns
+    -------
+    X : float32, shape (n_samples, n_features)
+    y : shape as given
+
+    Raises
+    ------
+    FitError
+        For shapes that do not fit, NaN or infinite values, or one class only.
+
+    Examples
+    --------
+    >>> X, y = check_rows([[0.0], [1.0]], ["a", "b"])
+    >>> X.dtype.name
+    'float32'
+    """
+    X, y = np.asarray(X), np.asarray(y)
+    if X.ndim != 2 or X.shape[1] == 0:
+        raise FitError(f"features have shape {X.shape}; expected (n_samples, n_features)")
+    if len(X) != len(y):
+        raise FitError(f"there are {len(X)} rows of features and {len(y)} labels; expected as many")
+    # A float64 value beyond float32 becomes inf here, and is then named by its row.
+    with np.errstate(over="ignore"):
+        X = np.ascontiguousarray(X, dtype=np.float32)
+    check_finite(X, "features")
+    if task == "regression":
+        y = np.asarray(y, dtype=np.float64)
+        check_finite(y.reshape(len(y), -1), "labels")
+    elif task == "classification":
+        check_classes(y)
+    return X, y
+
+
+def check_finite(values: NDArray[Any], what: str) -> None:
+    """Raise if any row of ``values`` (2-D) has NaN or infinity."""
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise FitError(
+            f"{what} hold NaN or infinity in {int(bad.sum())} of {len(values)} rows, first in row "
+            f"{int(bad.argmax())}; extract these again or leave them out"
+        )
+
+
+def check_classes(y: NDArray[Any]) -> None:
+    """Raise unless there are two classes at least."""
+    classes = np.unique(y)
+    if len(classes) < 2:
+        found = f"only class {str(classes[0])!r}" if len(classes) else "no class"
+        raise FitError(f"{len(y)} rows hold {found}; a classifier needs two or more classes")
+
+
+def check_smallest(y: NDArray[Any], needed: int, what: str) -> None:
+    """Raise, naming the class, if one has fewer than ``needed`` rows.
+
+    Parameters
+    ----------
+    y
+        Class of each training row.
+    needed
+        Rows that each class must have.
+    what
+        What needs them, as ``5 folds``.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    least = int(counts.argmin())
+    if counts[least] < needed:
+        name, count = str(classes[least]), int(counts[least])
+        fewer = f", or ask for {count} folds" if count >= 2 else ""
+        raise FitError(
+            f"class {name!r} has {count} row{'s' * (count != 1)}, and {what} need {needed} of each "
+            f"class; add images of it, leave it out{fewer}"
+        )
+
+
+def check_groups(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
+    """Turn a column of groups into codes; a row without a group is a group of its own.
+
+    Raises
+    ------
+    FitError
+        If there are not as many groups as rows, or only one distinct group.
+    """
+    if groups is None:
+        return None
+    column = np.asarray(groups, dtype=object).ravel()
+    if len(column) != n:
+        raise FitError(f"there are {n} rows and {len(column)} groups; expected as many")
+    names = np.array(
+        [f"\0{i}" if g is None or g != g or g == "" else str(g) for i, g in enumerate(column)]
+    )
+    distinct, codes = np.unique(names, return_inverse=True)
+    if len(distinct) < 2:
+        raise FitError(
+            f"the group column holds one group ({str(distinct[0])!r}) for all {n} rows, so no "
+            "split can keep groups apart; name another column or fit without groups"
+        )
+    return codes.astype(np.intp)
+
+
+def few_samples(y: NDArray[Any]) -> list[Warn]:
+    """Warn of classes with fewer than ``FEW_ROWS`` training rows."""
+    classes, counts = np.unique(y, return_counts=True)
+    small = [f"{c} ({n})" for c, n in zip(classes, counts, strict=True) if n < FEW_ROWS]
+    if not small:
+        return []
+    named = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+    text = f"fewer than {FEW_ROWS} training rows in class {named}; their figures are uncertain"
+    return [warn("few-samples", text)]
+
+
+def leak_warnings(
+    train: NDArray[np.intp],
+    test: NDArray[np.intp],
+    *,
+    digests: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+) -> list[Warn]:
+    """Warn of what stands on both sides of a split.
+
+    Parameters
+    ----------
+    train, test
+        Row numbers.
+    digests
+        Content digest of each row: the same picture has the same digest.
+    groups
+        Group of each row, such as its patient; blank values are ignored.
+    y
+        Label of each row; twins with different labels are then counted too.
+
+    Returns
+    -------
+    warnings : list of ``{"code", "message"}``
+        Codes ``duplicates-across-split`` and ``groups-across-split``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> leak_warnings(np.array([0, 1]), np.array([2]), digests=["a", "b", "a"])[0]["code"]
+    'duplicates-across-split'
+    """
+    found = []
+    if digests is not None:
+        column = np.asarray(digests, dtype=object)
+        shared = _shared(column, train, test)
+        if shared:
+            rows = np.array([d in shared for d in column[test]])
+            text = (
+                f"{int(rows.sum())} of {len(test)} test images are byte for byte also among the "
+                f"training images (first: row {int(test[rows.argmax()])})"
+                f"{_twins(column, shared, y)}; the score is too good"
+            )
+            found.append(warn("duplicates-across-split", text))
+    if groups is not None:
+        shared = _shared(np.asarray(groups, dtype=object), train, test)
+        if shared:
+            named = ", ".join(sorted(map(str, shared))[:3])
+            text = (
+                f"{len(shared)} groups stand on both sides of the split ({named}"
+                f"{', ...' if len(shared) > 3 else ''}); the score may be too good"
+            )
+            found.append(warn("groups-across-split", text))
+    return found
+
+
+def _shared(column: NDArray[Any], train: NDArray[np.intp], test: NDArray[np.intp]) -> set[Any]:
+    both = set(column[train]) & set(column[test])
+    return {v for v in both if not (v is None or v != v or v in ("", b""))}
+
+
+def _twins(column: NDArray[Any], shared: set[Any], y: ArrayLike | None) -> str:
+    if y is None:
+        return ""
+    labels: dict[Any, set[Any]] = {}
+    for digest, label in zip(column, np.asarray(y).tolist(), strict=True):
+        if digest in shared:
+            labels.setdefault(digest, set()).add(str(label))
+    odd = sum(len(v) > 1 for v in labels.values())
+    return f", {odd} of them with different labels" if odd else ""

@@ -1,0 +1,119 @@
+"""Fit the chosen head on all training rows, with calibrated probabilities if it has none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
+
+from featx.errors import FitError
+from featx.selection.splits import Folds
+from featx.selection.sweep import KERNEL_CACHE_MB, has_converged
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted estimator and how its probabilities came about."""
+
+    estimator: Any
+    calibrated: bool
+    converged: bool
+
+
+def refit(
+    pipeline: Pipeline,
+    params: Mapping[str, Any],
+    data: tuple[Array, Array, Array | None],
+    folds: Folds | None,
+    n_jobs: int | None = None,
+) -> Fitted:
+    """Fit ``pipeline`` with ``params`` on all rows.
+
+    Parameters
+    ----------
+    data
+        Features, labels, and sample weights or None.
+    folds
+        Each row held out once: where the sigmoid of a classifier without ``predict_proba`` is
+        fitted. None to leave the classifier as it is.
+
+    Returns
+    -------
+    fitted : its estimator holds neither row numbers nor anything but scikit-learn's own types
+    """
+    X, y, weights = data
+    final = _without_blanks(clone(pipeline).set_params(**clone_values(params)))
+    if "cache_size" in final["clf"].get_params():
+        final.set_params(clf__cache_size=KERNEL_CACHE_MB)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if folds is None or hasattr(final["clf"], "predict_proba"):
+            final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
+            return Fitted(final, False, has_converged(final["clf"]))
+        calibrated = CalibratedClassifierCV(
+            final, method="sigmoid", ensemble=False, cv=folds, n_jobs=n_jobs
+        )
+        _fit_calibrated(calibrated, X, y, weights)
+    # The folds are row numbers of the training set: of no use to a model, and long.
+    calibrated.set_params(cv=len(folds), n_jobs=None)
+    inner = calibrated.calibrated_classifiers_[0].estimator
+    return Fitted(calibrated, True, has_converged(inner["clf"]))
+
+
+def clone_values(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy parameters, so that no estimator in a grid is ever fitted itself."""
+    return {k: clone(v, safe=False) for k, v in params.items()}
+
+
+def _without_blanks(pipeline: Pipeline) -> Pipeline:
+    """Drop the steps that do nothing: fewer things to save and to export."""
+    return Pipeline([step for step in pipeline.steps if step[1] != "passthrough"])
+
+
+def _fit_calibrated(
+    calibrated: CalibratedClassifierCV, X: Array, y: Array, weights: Array | None
+) -> None:
+    if weights is None:
+        calibrated.fit(X, y)
+        return
+    # Only metadata routing carries weights through a Pipeline inside a meta-estimator.
+    with config_context(enable_metadata_routing=True):
+        pipeline = calibrated.estimator
+        for _, step in pipeline.steps:
+            if has_fit_parameter(step, "sample_weight"):
+                step.set_fit_request(sample_weight=step is pipeline["clf"])
+        calibrated.fit(X, y, sample_weight=weights)
+
+
+def check_weights(weights: Any, n: int, clf: Any) -> Array | None:
+    """Check sample weights: one a row, none negative, and a head that takes them.
+
+    Raises
+    ------
+    FitError
+        If one of these does not hold.
+    """
+    if weights is None:
+        return None
+    found = np.asarray(weights, dtype=np.float64).ravel()
+    if len(found) != n:
+        raise FitError(f"there are {n} rows and {len(found)} sample weights; expected as many")
+    bad = ~(np.isfinite(found) & (found >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise FitError(f"sample weight of row {row} is {found[row]}; expected 0 or more")
+    if not has_fit_parameter(clf, "sample_weight"):
+        raise FitError(f"{type(clf).__name__} takes no sample weights; choose another head")
+    return found

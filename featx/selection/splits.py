@@ -1,0 +1,295 @@
+"""Who may see which rows: the outer split and the inner folds."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from featx.errors import FitError, nearest
+from featx.selection.checks import Warn, check_groups, check_smallest, warn
+
+Rows = NDArray[np.intp]
+Folds = list[tuple[Rows, Rows]]
+
+_PARTS = {"train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
+
+
+class Split(NamedTuple):
+    """Row numbers of each part; ``validation`` is None where the manifest names none."""
+
+    train: Rows
+    validation: Rows | None
+    test: Rows
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How rows are held out, normalised once.
+
+    Parameters
+    ----------
+    split
+        ``auto`` (the manifest's split if it has one), the name of a column, or the share of test
+        rows.
+    test_size
+        Share of test rows where the manifest has no split; set by a number in ``split``.
+    folds
+        Inner folds of the search, and outer folds when ``nested``.
+    repeats
+        How often the whole is done again with another seed.
+    nested
+        Outer folds that cover every row, each with its own search, in place of one hold-out.
+    seed
+        Of every shuffle.
+    groups
+        Name of the column whose groups stay together.
+
+    Raises
+    ------
+    FitError
+        For a share outside (0, 1), fewer than two folds, or no repeat.
+
+    Examples
+    --------
+    >>> SplitPlan("0.3").test_size
+    0.3
+    """
+
+    split: str | float = "auto"
+    test_size: float = 0.25
+    folds: int = 5
+    repeats: int = 1
+    nested: bool = False
+    seed: int = 0
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            share = float(self.split)
+        except ValueError:
+            share = self.test_size
+        else:
+            object.__setattr__(self, "split", "auto")
+        object.__setattr__(self, "test_size", share)
+        check_share(share)
+        if self.folds < 2:
+            raise FitError(f"the number of folds is {self.folds}; expected 2 or more")
+        if self.repeats < 1:
+            raise FitError(f"the number of repeats is {self.repeats}; expected 1 or more")
+
+
+def check_share(share: float) -> None:
+    """Raise unless ``share`` is a share of test rows."""
+    if not 0 < share < 1:
+        raise FitError(f"the share of test rows is {share:g}; expected a number between 0 and 1")
+
+
+def strata_of(y: ArrayLike, task: str, folds: int = 2) -> NDArray[Any]:
+    """Make the classes by which rows are stratified.
+
+    Classes are their own strata; a number falls into one of up to ten quantile bins, each of at
+    least ``folds`` rows; a multi-label row counts as the rarest of its labels.
+
+    Returns
+    -------
+    strata : shape (n_samples,)
+    """
+    y = np.asarray(y)
+    if task == "multilabel":
+        rarity = np.where(y != 0, y.sum(axis=0), np.inf)
+        strata = np.where((y != 0).any(axis=1), rarity.argmin(axis=1), -1)
+        return _merge_small(strata, folds)
+    if task != "regression":
+        return y
+    for bins in range(min(10, max(1, len(y) // (2 * folds))), 1, -1):
+        edges = np.unique(np.quantile(y, np.linspace(0, 1, bins + 1)[1:-1]))
+        strata = np.searchsorted(edges, y, side="right")
+        if np.unique(strata, return_counts=True)[1].min() >= folds:
+            return strata
+    return np.zeros(len(y), dtype=np.intp)
+
+
+def _merge_small(strata: NDArray[Any], least: int) -> NDArray[Any]:
+    values, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    return np.where(counts[codes] < least, values[counts.argmax()], strata)
+
+
+def make_split(
+    y: ArrayLike,
+    *,
+    split: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    test_size: float = 0.25,
+    seed: int = 0,
+    task: str = "classification",
+    strata: ArrayLike | None = None,
+) -> Split:
+    """Hold out test rows: by the manifest if it has a split, else stratified.
+
+    Rows without a label must have been left out before.
+
+    Parameters
+    ----------
+    y
+        Shape (n_samples,); numbers are stratified by quantile bins.
+    split
+        ``train``, ``validation`` or ``test`` for each row. Without a ``test`` row the validation
+        rows are the test; the search has folds of its own.
+    groups
+        Group of each row; no group is divided. The share of test rows is then approximate.
+    test_size
+        Share of test rows.
+    strata
+        What to stratify by in place of ``y``, for example class and type together.
+
+    Returns
+    -------
+    train, validation, test : int arrays; validation may be None
+
+    Raises
+    ------
+    FitError
+        For an unknown split value, a part without rows, or a class with too few rows.
+
+    Examples
+    --------
+    >>> train, validation, test = make_split([0, 1] * 20, test_size=0.25)
+    >>> len(train), validation, len(test)
+    (30, None, 10)
+    """
+    y = np.asarray(y)
+    if split is not None:
+        return _manifest_split(np.asarray(split, dtype=object).ravel(), len(y))
+    check_share(test_size)
+    by = strata_of(y, task) if strata is None else np.asarray(strata)
+    codes = check_groups(groups, len(y))
+    train, test = (
+        _stratified(by, test_size, seed) if codes is None else _grouped(by, codes, test_size, seed)
+    )
+    if task == "classification" and len(np.unique(y[train])) < 2:
+        raise FitError(
+            f"the {len(train)} training rows hold one class only; groups and classes coincide, or "
+            "the share of test rows is too large"
+        )
+    return Split(train, None, test)
+
+
+def _manifest_split(column: NDArray[Any], n: int) -> Split:
+    if len(column) != n:
+        raise FitError(f"there are {n} rows and {len(column)} split values; expected as many")
+    names = [str(v).strip().lower() for v in column]
+    for row, name in enumerate(names):
+        if name not in _PARTS:
+            raise FitError(
+                f"split of row {row} is {column[row]!r}{nearest(name, _PARTS)}; expected train, "
+                "validation or test"
+            )
+    part = np.array([_PARTS[name] for name in names])
+    train, validation, test = (np.flatnonzero(part == k) for k in range(3))
+    if not len(test):
+        test, validation = validation, test
+    for what, rows in (("train", train), ("test", test)):
+        if not len(rows):
+            raise FitError(f"the split column holds no {what} row; mark some, or pass a share")
+    return Split(train, validation if len(validation) else None, test)
+
+
+def _stratified(by: NDArray[Any], test_size: float, seed: int) -> tuple[Rows, Rows]:
+    check_smallest(by, 2, "a training and a test part")
+    n, n_strata = len(by), len(np.unique(by))
+    n_test = int(np.ceil(test_size * n))
+    if min(n_test, n - n_test) < n_strata:
+        raise FitError(
+            f"{n_test} test rows of {n} cannot hold a row of each of {n_strata} classes on both "
+            "sides; change the share of test rows or add images"
+        )
+    train, test = train_test_split(
+        np.arange(n), test_size=test_size, random_state=seed, stratify=by
+    )
+    return np.sort(train), np.sort(test)
+
+
+def _grouped(by: NDArray[Any], codes: Rows, test_size: float, seed: int) -> tuple[Rows, Rows]:
+    # A share of a/b is a of b grouped folds; b cannot exceed the number of groups.
+    n_groups = len(np.unique(codes))
+    part = Fraction(test_size).limit_denominator(min(10, n_groups))
+    part = min(max(part, Fraction(1, min(10, n_groups))), Fraction(n_groups - 1, n_groups))
+    folds = _grouped_folds(by, codes, part.denominator, seed)
+    test = np.sort(np.concatenate([fold for _, fold in folds[: part.numerator]]))
+    return np.setdiff1d(np.arange(len(by)), test), test
+
+
+def _grouped_folds(by: NDArray[Any], codes: Rows, folds: int, seed: int) -> Folds:
+    _, strata = np.unique(by, return_inverse=True)
+    largest = int(np.bincount(strata).max())
+    if largest < folds:
+        raise FitError(f"no class has the {folds} rows that {folds} folds need; use fewer folds")
+    kfold = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class rarer than the folds is ours to report, by name.
+        warnings.simplefilter("ignore", UserWarning)
+        made = list(kfold.split(np.zeros(len(by)), strata, codes))
+    if any(not len(part) for fold in made for part in fold):
+        raise FitError(
+            f"{folds} folds cannot be made of {len(np.unique(codes))} groups of such sizes; use "
+            "fewer folds"
+        )
+    return made
+
+
+def make_folds(
+    y: ArrayLike,
+    *,
+    folds: int = 5,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    task: str = "classification",
+    strata: ArrayLike | None = None,
+) -> tuple[Folds, list[Warn]]:
+    """Make shuffled, stratified folds of training rows, grouped when asked.
+
+    Returns
+    -------
+    folds : list of (train, held_out) row numbers
+    warnings : list of ``{"code", "message"}``
+        ``group-fallback`` if there are fewer groups than folds asked for.
+
+    Raises
+    ------
+    FitError
+        If there are fewer rows than folds, or a class has fewer.
+
+    Examples
+    --------
+    >>> made, warnings = make_folds([0, 1] * 10, folds=5)
+    >>> len(made), len(made[0][1]), warnings
+    (5, 4, [])
+    """
+    y = np.asarray(y)
+    if folds < 2:
+        raise FitError(f"the number of folds is {folds}; expected 2 or more")
+    if len(y) < folds:
+        raise FitError(f"there are {len(y)} training rows and {folds} folds; use fewer folds")
+    by = strata_of(y, task, folds) if strata is None else np.asarray(strata)
+    codes = check_groups(groups, len(y))
+    if codes is None:
+        check_smallest(by, folds, f"{folds} folds")
+        kfold = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        _, strata_codes = np.unique(by, return_inverse=True)
+        return list(kfold.split(np.zeros(len(y)), strata_codes)), []
+    n_groups, found = len(np.unique(codes)), []
+    if n_groups < folds:
+        found = [warn("group-fallback", f"{n_groups} groups allow {n_groups} folds, not {folds}")]
+    made = _grouped_folds(by, codes, min(folds, n_groups), seed)
+    if task == "classification" and any(len(np.unique(y[train])) < 2 for train, _ in made):
+        raise FitError(
+            "a fold would train on one class only, as each class lies in too few groups; use "
+            "fewer folds or another group column"
+        )
+    return made, found
