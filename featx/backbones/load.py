@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featx.backbones import from_packages, from_timm, from_torchvision
+from featx.backbones import from_file, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
 from featx.backbones.listing import local_names
@@ -28,10 +28,12 @@ def load_backbone(
     ----------
     name
         ``torchvision:NAME``, ``timm:NAME``, or a plain name: ``efficientnet_lite0`` to ``2`` from
-        their packages, then torchvision's networks, then timm's.
+        their packages, then torchvision's networks, then timm's. ``file:module.py:factory`` for
+        your own network; its code is run.
     weights
-        None for the pretrained ones, found on this machine or else downloaded; ``random`` for a
-        fixed seed; otherwise the library's tag, a file, or an address.
+        None for the pretrained ones, found on this machine or else downloaded, or those that the
+        factory brings; ``random`` for a fixed seed; otherwise the library's tag, a file, or an
+        address.
     in_chans
         1 for a network of grey pictures, which gets the mean over red, green and blue; None for
         what the weights say.
@@ -51,23 +53,25 @@ def load_backbone(
     (224, 224)
     """
     source, plain = resolve(name)
-    recipe, chosen = _recipe(source, plain, None if weights is None else str(weights))
     if in_chans is not None:
         check_channels(in_chans)
     # Entries that a file lacks (its classifier) must not differ from run to run either.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        recipe, chosen = _recipe(source, plain, None if weights is None else str(weights))
         return _filled(recipe, chosen, in_chans)
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """The source (``package``, ``torchvision``, ``timm``) and the name within it.
+    """The source (``package``, ``torchvision``, ``timm``, ``file``) and the name within it.
 
     Raises
     ------
     UnknownBackboneError
         With the nearest names.
     """
+    if from_file.knows(name):
+        return "file", name
     source, colon, plain = name.partition(":")
     if not colon:
         source, plain = "", name
@@ -92,6 +96,8 @@ def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | 
     """The recipe, and what is left of `weights` once a tag has been understood."""
     if source == "package":
         return from_packages.recipe(name), weights
+    if source == "file":
+        return from_file.recipe(name), weights
     library: Any = from_torchvision if source == "torchvision" else from_timm
     if weights in library.tags(name):
         return library.recipe(name, weights), None
@@ -105,9 +111,11 @@ def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | 
 
 
 def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbone:
-    if weights == "random":
+    own = recipe.own_weights if weights is None else ""
+    if weights == "random" or own:
         net = recipe.build(in_chans=in_chans)
-        found = Weights("random", "random", digest_state(net.state_dict()))
+        tag = "" if own else "random"
+        found = Weights(own or "random", tag, digest_state(net.state_dict()))
         return _backbone(recipe, net, found, in_chans)
     path, source, tag, licence = _file(recipe, weights)
     state, read = read_state(path)
@@ -140,12 +148,12 @@ def _obtain(recipe: Recipe) -> tuple[Path, WeightsFile]:
 
 
 def _backbone(recipe: Recipe, net: nn.Module, weights: Weights, in_chans: int | None) -> Backbone:
-    channels = in_chans or 3
+    channels = in_chans or recipe.in_chans
     return Backbone(
         recipe.name,
         recipe.architecture,
         weights,
-        recipe.preprocess if channels == 3 else _for_grey(recipe.preprocess),
+        _for_grey(recipe.preprocess) if channels == 1 else recipe.preprocess,
         net.float(),
         recipe.default(net),
         channels,

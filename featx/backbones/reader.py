@@ -69,8 +69,10 @@ class Normalize(nn.Module):
 def _wanted(net: nn.Module) -> tuple[torch.dtype, torch.memory_format]:
     dtype, layout = torch.float32, torch.contiguous_format
     floats = [p for p in net.parameters() if p.is_floating_point()]
-    if floats:
-        dtype = floats[0].dtype
+    # Not a vector's type: BatchNorm may stay float32 beside kernels of another type.
+    weight = next((p for p in floats if p.ndim > 1), floats[0] if floats else None)
+    if weight is not None:
+        dtype = weight.dtype
     # A kernel of 1x1 is contiguous both ways and says nothing.
     telling = (p for p in floats if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] * p.shape[3] > 1)
     kernel = next(telling, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
@@ -49,6 +49,10 @@ class Recipe:
         Gives a file's entries the network's names, if they have others.
     convert
         The library's own way to load a foreign file; raises if it cannot.
+    own_weights
+        Where the weights are from that `build` itself brings; "" if it brings none.
+    in_chans
+        Channels that the network takes unless told otherwise.
     """
 
     name: str
@@ -62,7 +66,9 @@ class Recipe:
     classifiers: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     rename: Callable[[State, nn.Module], State] | None = None
-    convert: Callable[[State], nn.Module] | None = field(default=None, repr=False)
+    convert: Callable[[State], nn.Module] | None = None
+    own_weights: str = ""
+    in_chans: int = 3
 
 
 @dataclass(frozen=True)

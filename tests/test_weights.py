@@ -1,0 +1,307 @@
+"""Weights: files of every wrapping, downloads from a real local server, refusals that say why."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from featx.backbones import Backbone, load_backbone
+from featx.backbones.fetch import HubFile, UrlFile, obtain
+from featx.backbones.from_packages import PackageFile
+from featx.backbones.from_timm import build
+from featx.backbones.weights import compare, digest_state
+from featx.errors import BackboneError, WeightsError
+
+NAME = "timm:test_resnet"  # 0.5 M parameters, made for tests
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return dict(build("test_resnet").state_dict())
+
+
+@pytest.fixture(autouse=True)
+def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def vectors(backbone: Backbone) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    height, width = backbone.preprocess.input_size
+    images = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=generator)
+    found: Tensor = backbone.reader(backbone.select())(images)[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s, "optimizer": {"lr": 0.1}},
+        lambda s: {"model_state": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {f"model.module.{k}": v for k, v in s.items()}},
+        lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+    ],
+    ids=["plain", "state_dict", "model", "module", "two-prefixes", "half"],
+)
+def test_usual_wrappings_are_undone(tmp_path: Path, state: dict[str, Tensor], wrap: Any) -> None:
+    plain, wrapped = tmp_path / "plain.pth", tmp_path / "wrapped.pth"
+    torch.save(state, plain)
+    content = wrap(state)
+    torch.save(content, wrapped)
+    expected = load_backbone(NAME, weights=plain)
+    found = load_backbone(NAME, weights=wrapped)
+    torch.testing.assert_close(vectors(found), vectors(expected), rtol=2e-2, atol=2e-3)
+    assert bool(found.weights.notes) == (set(content) != set(state))
+    assert {p.dtype for p in found.net.parameters()} == {torch.float32}
+
+
+def test_safetensors_and_torch_files_give_the_same_digest(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pth")
+    one = load_backbone(NAME, weights=tmp_path / "a.safetensors")
+    two = load_backbone(NAME, weights=str(tmp_path / "a.pth"))
+    assert one.weights.digest == two.weights.digest == digest_state(state)
+    assert one.weights.source == str(tmp_path / "a.safetensors")
+
+
+def test_the_digest_follows_every_bit_and_not_the_order(state: dict[str, Tensor]) -> None:
+    turned = dict(reversed(state.items()))
+    assert digest_state(turned) == digest_state(state)
+    name = next(n for n, t in state.items() if t.is_floating_point())
+    other = {**state, name: state[name].clone()}
+    other[name].view(-1)[0] += 1e-6
+    assert digest_state(other) != digest_state(state)
+    assert digest_state({**state, name: state[name].double()}) != digest_state(state)
+
+
+def test_another_number_of_classes_is_taken_over_and_reported(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(build("test_resnet", num_classes=7).state_dict(), tmp_path / "seven.pth")
+    backbone = load_backbone(NAME, weights=tmp_path / "seven.pth")
+    assert "num_classes is 7 in the file" in backbone.weights.notes
+    size = backbone.preprocess.input_size
+    assert backbone.classify(torch.zeros((1, *size, 3), dtype=torch.uint8)).shape == (1, 7)
+
+
+def test_a_file_without_classifier_gives_its_features(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    torch.save(state, tmp_path / "whole.pth")
+    headless = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    assert len(headless) == len(state) - 2
+    torch.save(headless, tmp_path / "headless.pth")
+    backbone = load_backbone(NAME, weights=tmp_path / "headless.pth")
+    assert any("has no fc" in note for note in backbone.weights.notes)
+    assert backbone.weights.digest == digest_state(headless)
+    whole = load_backbone(NAME, weights=tmp_path / "whole.pth")
+    assert torch.equal(vectors(backbone), vectors(whole))
+
+
+def test_a_grey_file_makes_a_grey_network_and_four_channels_are_refused(tmp_path: Path) -> None:
+    torch.save(build("test_resnet", in_chans=1).state_dict(), tmp_path / "grey.pth")
+    backbone = load_backbone(NAME, weights=tmp_path / "grey.pth")
+    assert backbone.in_chans == 1
+    assert len(backbone.preprocess.mean) == 1
+    assert vectors(backbone).shape == (2, backbone.reader(backbone.select()).n_features[0])
+    torch.save(build("test_resnet", in_chans=4).state_dict(), tmp_path / "four.pth")
+    with pytest.raises(BackboneError, match="takes 4 channels; featx feeds 3"):
+        load_backbone(NAME, weights=tmp_path / "four.pth")
+
+
+def test_a_file_of_another_network_says_which_entries_differ(tmp_path: Path) -> None:
+    torch.save(build("test_vit").state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(
+        WeightsError,
+        match=r"vit\.pth does not fit timm:test_resnet: of the network's \d+ entries, \d+ missing "
+        r"\(conv1.*\), \d+ unexpected \(cls_token.*\), 0 of another shape",
+    ):
+        load_backbone(NAME, weights=tmp_path / "vit.pth")
+
+
+def test_one_entry_too_few_is_an_error(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    broken = {n: t for n, t in state.items() if n != "layer1.0.conv1.weight"}
+    assert len(broken) == len(state) - 1
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises(WeightsError, match=r" 1 missing \(layer1\.0\.conv1\.weight\)"):
+        load_backbone(NAME, weights=tmp_path / "broken.pth")
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_file_is_refused_and_never_run(
+    tmp_path: Path, state: dict[str, Tensor], legacy: bool
+) -> None:
+    canary = tmp_path / "was-run"
+    path = tmp_path / "evil.pth"
+    if legacy:
+        path.write_bytes(pickle.dumps({"state_dict": Canary(canary)}))
+    else:
+        torch.save({"state_dict": state, "extra": Canary(canary)}, path)
+    with pytest.raises(WeightsError, match=r"evil\.pth is refused"):
+        load_backbone(NAME, weights=path)
+    assert not canary.exists()
+    with path.open("rb") as file:  # the trap works: an unsafe reader would have been caught
+        torch.load(file, weights_only=False) if not legacy else pickle.load(file)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 torn"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged") as caught:
+        load_backbone(NAME, weights=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file_or_tag_lists_the_tags() -> None:
+    with pytest.raises(WeightsError, match=r"no weights file 'r160.in1k'.*known are r160_in1k"):
+        load_backbone(NAME, weights="r160.in1k")
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_seed_alone() -> None:
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    one = load_backbone(NAME, weights="random")
+    assert torch.equal(torch.rand(3), expected)
+    two = load_backbone(NAME, weights="random")
+    assert one.weights.digest == two.weights.digest
+    assert one.weights.source == "random"
+
+
+def test_offline_an_error_within_a_second_names_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_backbone(NAME, weights="random")  # the imports are not what is measured
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    started = time.monotonic()
+    with pytest.raises(WeightsError) as caught:
+        load_backbone("torchvision:resnet18")
+    message = str(caught.value)
+    assert time.monotonic() - started < 2
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in message
+    assert "HF_HUB_OFFLINE" in message
+    if PackageFile("efficientnet_lite0").local() is not None:
+        assert "efficientnet_lite0" in message
+
+
+def test_weights_put_by_hand_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featx.backbones.from_torchvision import recipe
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    known = recipe("shufflenet_v2_x0_5")
+    target = Path(known.files[0].target)
+    target.parent.mkdir(parents=True)
+    torch.save(known.build().state_dict(), target)
+    backbone = load_backbone("shufflenet_v2_x0_5")
+    assert backbone.weights.tag == "IMAGENET1K_V1"
+    assert backbone.weights.source == known.files[0].where
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Silent, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", folder
+        running.shutdown()
+        thread.join()
+
+
+def test_an_address_is_downloaded_once_and_checked(
+    server: tuple[str, Path], state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, folder = server
+    torch.save(state, folder / "net.pth")
+    digits = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()[:8]
+    (folder / "net.pth").rename(folder / f"net-{digits}.pth")
+    url = f"{address}/net-{digits}.pth"
+    first = load_backbone(NAME, weights=url)
+    shown = capsys.readouterr()
+    assert f"net-{digits}.pth" in shown.err
+    assert shown.out == ""
+    (folder / f"net-{digits}.pth").unlink()
+    again = load_backbone(NAME, weights=url)
+    assert again.weights.digest == first.weights.digest == digest_state(state)
+    assert again.weights.source == url
+
+
+def test_a_download_with_another_sha256_is_thrown_away(server: tuple[str, Path]) -> None:
+    address, folder = server
+    (folder / "net-0badc0de.pth").write_bytes(b"something else")
+    file = UrlFile(f"{address}/net-0badc0de.pth")
+    with pytest.raises(WeightsError, match=r"has SHA-256 .*, expected 0badc0de"):
+        obtain((file,), "net")
+    assert file.local() is None
+    assert list(Path(file.target).parent.iterdir()) == []
+
+
+def test_a_missing_address_is_one_line(server: tuple[str, Path]) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be fetched \(HTTP Error 404"):
+        load_backbone(NAME, weights=f"{server[0]}/nothing.pth")
+
+
+def test_a_dead_server_is_one_line() -> None:
+    with pytest.raises(WeightsError, match=r"cannot be fetched \(127\.0\.0\.1: .*refused"):
+        load_backbone(NAME, weights="http://127.0.0.1:9/net.pth")
+
+
+def test_the_hub_cache_is_read_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = Path(HubFile("timm/test_resnet.r160_in1k", "model.safetensors").target)
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    save_file(state, folder / "snapshots" / "abc" / "model.safetensors")
+    backbone = load_backbone(NAME)
+    assert backbone.weights.digest == digest_state(state)
+    assert backbone.weights.tag == "r160_in1k"
+
+
+def test_a_difference_is_empty_where_everything_fits(state: dict[str, Tensor]) -> None:
+    net = build("test_resnet")
+    assert not compare(net, state)
+    without = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    assert not compare(net, without)
