@@ -165,17 +165,17 @@ class _Run:
                 "write to another file, or pass --force to replace it"
             )
 
-    def _known(self, spec: ExtractSpec, *, in_place: bool, check: bool) -> KnownRows:
+    def _known(self, spec: ExtractSpec, *, in_place: bool) -> KnownRows:
         shards = parts_folder(self.cache) / spec.fingerprint
         try:
-            return KnownRows(spec, self.cache if in_place else None, shards, check=check)
+            return KnownRows(spec, self.cache if in_place else None, shards)
         except CacheFormatError as error:
             raise CacheFormatError(f"{error}; pass --force to write a new cache") from None
 
     def _extract(self, old: ExtractSpec | None) -> ExtractResult:
         spec = self._spec(self.plan.precision)
         in_place = old is not None and not self.options.force
-        known = self._known(spec, in_place=in_place, check=True)
+        known = self._known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
         known.forget_names()
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
@@ -268,10 +268,12 @@ class _Run:
         description = describe_rows(self.manifest, rows, failed)
         idle = in_place is not None and not outcome.embedded and not known.damaged
         if not (idle and describes(description, self.cache)):
-            final = self._known(spec, in_place=in_place is not None, check=False)
-            places = final.places(outcome.content[rows])
+            if spec != known.spec:  # the fast path was abandoned: there were no rows before
+                known = self._known(spec, in_place=False)
+            known.refresh()
+            places = known.places(outcome.content[rows])
             provenance = self._provenance(runner, outcome)
-            write_cache(self.cache, spec, description, places, final.files, provenance)
+            write_cache(self.cache, spec, description, places, known.files, provenance)
         remove_parts(self.cache)
         return self._result(outcome, spec, changes, failed, runner.compiled)
 
@@ -349,7 +351,7 @@ class _Run:
         in_place = old is not None and not self.options.force
         if in_place:
             self._require_match(old)
-        known = self._known(spec, in_place=in_place, check=True)
+        known = self._known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
         failed = dict(self.manifest.refused)
         show = Progress(len(self.manifest), "dry run", show=self.options.progress)

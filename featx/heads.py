@@ -36,7 +36,7 @@ LARGE_ROWS = 10_000
 
 LINEAR_C = tuple(10.0**e for e in range(-5, 2))
 RBF_C = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-ALPHA = tuple(10.0**e for e in range(6, -2, -1))
+ALPHA = tuple(10.0**e for e in range(6, -1, -1))
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
 
 
@@ -170,15 +170,21 @@ def _simple(make: Callable[[int], Any]) -> Callable[[int, int], Pipeline]:
     return lambda seed, n_samples: _steps(make(seed))
 
 
+def _primal(seed: int) -> LinearSVC:
+    # The tolerance is liblinear's own for the primal; scikit-learn's 1e-4 is meant for the dual,
+    # and takes ten times as long here for the same predictions.
+    return LinearSVC(dual=False, tol=1e-2, random_state=seed)
+
+
 def _linear_svc(seed: int, n_samples: int) -> Pipeline:
-    return _steps(LinearSVC(dual=False, random_state=seed))
+    return _steps(_primal(seed))
 
 
 def _nystroem(seed: int, n_samples: int) -> Pipeline:
     # A fold trains on at least half of the rows, and the map needs as many as it has components.
     n_components = max(1, min(1000, n_samples // 2))
     mapped = Nystroem(n_components=n_components, random_state=seed)
-    return _steps(LinearSVC(dual=False, random_state=seed), ("map", mapped))
+    return _steps(_primal(seed), ("map", mapped))
 
 
 def _stack(seed: int, n_samples: int) -> Pipeline:
@@ -250,7 +256,7 @@ _ALL = (
         "classification",
         "nearly svm-rbf, beyond ten thousand images",
         _nystroem,
-        {"clf__C": (1e-3, 1e-2, 0.1, 1.0, 10.0)},
+        {"clf__C": (1e-2, 0.1, 1.0, 10.0, 100.0)},
     ),
     Head(
         "stack",

@@ -232,7 +232,7 @@ def _labels(column: pd.Series) -> list[str | None] | NDArray[np.float64]:
         if known.size and not np.all(known == np.rint(known)):
             return np.asarray(values)
         return [None if np.isnan(v) else str(int(v)) for v in values]
-    return [None if pd.isna(value) else printable(str(value)) for value in column]
+    return [None if pd.isna(value) or value == "" else printable(str(value)) for value in column]
 
 
 def _split(path: Path, column: pd.Series) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -43,7 +43,6 @@ class ExtractSpec:
     precision: str
     dtype: str = "float32"
     view_merge: str = "mean"
-    extra: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

@@ -32,9 +32,6 @@ class KnownRows:
         The cache in place, or None.
     shards
         The folder of shards.
-    check
-        Whether to re-read every row now; `RowReader` checks the rows that it reads in any case.
-
     Raises
     ------
     CacheFormatError
@@ -42,11 +39,9 @@ class KnownRows:
         that is passed over: its rows are computed again.
     """
 
-    def __init__(
-        self, spec: ExtractSpec, cache: Path | None, shards: Path, *, check: bool = True
-    ) -> None:
+    def __init__(self, spec: ExtractSpec, cache: Path | None, shards: Path) -> None:
         self.spec = spec
-        self.check = check
+        self.check = True
         self.files: list[Path] = []
         self.damaged = 0
         self._contents: list[NDArray[Any]] = []
@@ -54,10 +49,11 @@ class KnownRows:
         self._by_id: dict[str, tuple[int, int]] = {}
         self._stamps: list[NDArray[np.int64]] = []
         self._content_of: list[NDArray[np.bytes_]] = []
+        self.shards = shards
         if cache is not None:
             self._take(cache, is_cache=True)
-        for path in complete_shards(shards):
-            self._take(path, is_cache=False)
+        self.refresh()
+        self.check = False
         self._sort()
 
     def _take(self, path: Path, *, is_cache: bool) -> None:
@@ -89,16 +85,16 @@ class KnownRows:
             if stamps[row, 1]:
                 self._by_id[ids[row]] = (number, row)
 
-    def _sort(self) -> None:
-        if not self._contents:
-            self._contents, self._places = (
-                [np.empty(0, CONTENT_DTYPE)],
-                [np.empty((0, 2), np.int64)],
-            )
-        contents, places = np.concatenate(self._contents), np.concatenate(self._places)
+    def refresh(self) -> None:
+        """Take the shards that have come since; they were read back when they were written."""
+        for path in complete_shards(self.shards):
+            if path not in self.files:
+                self._take(path, is_cache=False)
+        contents = np.concatenate([np.empty(0, CONTENT_DTYPE), *self._contents])
+        places = np.concatenate([np.empty((0, 2), np.int64), *self._places])
         order = np.argsort(contents, kind="stable")
         self._content, self._place = contents[order], places[order]
-        self._contents, self._places = [], []
+        self._contents, self._places = [self._content], [self._place]
 
     def __len__(self) -> int:
         return len(self._content)
@@ -219,9 +215,9 @@ class RowReader:
         return vectors, ids, content, stamps
 
 
-def _runs(rows: NDArray[np.int64], gap: int = 16) -> Iterator[slice]:
-    """Cut sorted row numbers where more than `gap` rows between them are not wanted."""
-    cuts = np.flatnonzero(np.diff(rows) > gap) + 1
+def _runs(rows: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut sorted row numbers where they do not follow each other; what lies between may be bad."""
+    cuts = np.flatnonzero(np.diff(rows) > 1) + 1
     edges = [0, *cuts.tolist(), len(rows)]
     for start, stop in itertools.pairwise(edges):
         yield slice(start, stop)

@@ -1,0 +1,85 @@
+"""A fitted head as bytes and back, by skops: only types on a fixed list, and never a pickle."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from typing import Any
+
+import skops.io
+from sklearn.exceptions import InconsistentVersionWarning
+
+from featx.errors import ModelError
+
+TRUSTED = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.model_selection._split.StratifiedKFold",
+    "sklearn.utils._bunch.Bunch",
+)
+"""What the heads of featx hold beyond the types that skops itself trusts."""
+
+
+def dump_head(estimator: Any) -> bytes:
+    """Write a head as skops bytes.
+
+    Raises
+    ------
+    ModelError
+        If it holds a type that a model may not hold.
+    """
+    try:
+        data: bytes = skops.io.dumps(estimator)
+    except Exception as error:  # whatever an estimator of the user's own raises
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the head cannot be saved without pickle: {reason}") from error
+    _require_trusted(data, "the head cannot be saved")
+    return data
+
+
+def load_head(data: bytes, where: str) -> Any:
+    """Build a head from skops bytes.
+
+    Raises
+    ------
+    ModelError
+        If they are damaged, no skops file, or name a type that a model may not hold.
+    """
+    _require_plain(data, where)
+    _require_trusted(data, where)
+    try:
+        with warnings.catch_warnings():
+            # Another version of scikit-learn is for the drift check and the digests to judge.
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            return skops.io.loads(data, trusted=list(TRUSTED))
+    except Exception as error:  # skops raises whatever a damaged schema leads to
+        raise ModelError(f"{where}: the head cannot be built: {_reason(error)}") from None
+
+
+def _require_plain(data: bytes, where: str) -> None:
+    """Refuse what is no zip (as a pickle under this name), and compressed bombs."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
+            total = sum(e.file_size for e in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        raise ModelError(f"{where}: the head is no skops file; it is not loaded") from None
+    if packed or total > len(data):
+        raise ModelError(f"{where}: the head is compressed, which featx never writes; not loaded")
+
+
+def _require_trusted(data: bytes, where: str) -> None:
+    try:
+        found = skops.io.get_untrusted_types(data=data)
+    except Exception as error:
+        raise ModelError(f"{where}: the head cannot be read: {_reason(error)}") from None
+    odd = sorted(set(found) - set(TRUSTED))
+    if odd:
+        raise ModelError(
+            f"{where}: type {odd[0]} is not on the list of types that a model may hold"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,249 @@
+"""The labelled rows of a cache: what is fitted on, and what is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.reader import Cache, Features
+from featx.errors import FitError, nearest
+from featx.heads import HEADS, Head
+
+GROUP = "group"
+"""The column that keeps rows together without being asked for."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a cache play which part; each is the name of a column, or None.
+
+    Parameters
+    ----------
+    tap
+        Whose features are used; the first when None.
+    label
+        Taken in place of the labels.
+    groups
+        Rows of one group stay on one side; a column called ``group`` when None.
+    weights
+        Weight of each row in fitting.
+    split
+        Says ``train``, ``validation`` or ``test``; the manifest's split when None.
+    """
+
+    tap: str | None = None
+    label: str | None = None
+    groups: str | None = None
+    weights: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled rows; every array has one entry for each of them.
+
+    Parameters
+    ----------
+    rows
+        int64, row numbers in the cache.
+    y
+        Class names, or float64 for a regression.
+    task
+        ``classification`` or ``regression``.
+    tap
+        Name of the tap.
+    ids, digests
+        Name and content digest of each row.
+    groups, split, weights
+        None where there are none.
+    excluded
+        Why rows of the cache were left out, and how many.
+    """
+
+    rows: NDArray[np.int64]
+    y: NDArray[Any]
+    task: str
+    tap: str
+    ids: NDArray[Any]
+    digests: NDArray[np.bytes_]
+    groups: NDArray[Any] | None = None
+    split: NDArray[Any] | None = None
+    weights: NDArray[np.float64] | None = None
+    excluded: dict[str, int] = field(default_factory=dict)
+    features: Features | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, sorted; empty for a regression."""
+        return [] if self.task == "regression" else [str(name) for name in np.unique(self.y)]
+
+    def take(self, at: NDArray[Any]) -> NDArray[np.float32]:
+        """Read the features of some samples from the file.
+
+        Parameters
+        ----------
+        at
+            Positions among these samples, not row numbers of the cache.
+
+        Returns
+        -------
+        X : float32, shape (len(at), n_features)
+
+        Raises
+        ------
+        FitError
+            If one holds NaN or infinity.
+        """
+        assert self.features is not None
+        X = np.asarray(self.features[self.rows[at]], dtype=np.float32)
+        bad = ~np.isfinite(X).all(axis=1)
+        if bad.any():
+            first = self.ids[at][bad.argmax()]
+            raise FitError(
+                f"features of tap {self.tap} hold NaN or infinity in {int(bad.sum())} rows, first "
+                f"{first!r}; extract them again (--precision fp32 and --dtype float32 keep range)"
+            )
+        return X
+
+    def keep(self, mask: NDArray[np.bool_], why: str) -> Samples:
+        """Leave out what `mask` does not name, and count it."""
+        values = {
+            name: None if (given := getattr(self, name)) is None else given[mask]
+            for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
+        }
+        left = int((~mask).sum())
+        excluded = {**self.excluded, why: left} if left else self.excluded
+        return Samples(
+            task=self.task, tap=self.tap, excluded=excluded, features=self.features, **values
+        )
+
+
+def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
+    """Take what a fit needs from a cache; features stay in the file until `Samples.take`.
+
+    Raises
+    ------
+    FitError
+        If there are no labels, they do not suit the head, or there is no such column or tap.
+    """
+    tap = cache.taps[0] if columns.tap is None else columns.tap
+    if tap not in cache.taps:
+        raise FitError(
+            f"{cache.path} has no tap {tap!r}{nearest(tap, cache.taps)}; it has "
+            f"{', '.join(cache.taps)}"
+        )
+    y, missing, task = _labels(cache, columns.label, head)
+    every = Samples(
+        rows=np.arange(len(cache)),
+        y=y,
+        task=task,
+        tap=tap,
+        ids=np.array(cache.ids, dtype=object),
+        digests=cache.content_digests,
+        groups=_groups(cache, columns.groups),
+        split=_split(cache, columns.split),
+        weights=_weights(cache, columns.weights),
+        features=cache.tap(tap),
+    )
+    found = every.keep(~missing, "without label")
+    if not len(found):
+        where = "labels" if columns.label is None else f"column {columns.label!r}"
+        raise FitError(f"{where} of {cache.path} are empty in all {len(cache)} rows")
+    return found
+
+
+def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:
+    """Give a column of the source, for the option `what`.
+
+    Raises
+    ------
+    FitError
+        If there is none of this name.
+    """
+    if name not in cache.columns:
+        known = ", ".join(cache.columns) or "none"
+        raise FitError(
+            f"{what} {name!r}: {cache.path} has no such column"
+            f"{nearest(name, cache.columns)} (it has {known})"
+        )
+    return cache.columns[name]
+
+
+def _labels(
+    cache: Cache, column: str | None, head: Head
+) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
+    if column is not None:
+        return _suited(column_of(cache, column, "--label"), head, f"column {column!r}")
+    if cache.y is None:
+        also = f", or name one of its columns with --label: {', '.join(cache.columns)}"
+        raise FitError(
+            f"{cache.path} has no labels; extract a folder of class folders or a table with a "
+            f"column `label`{also if cache.columns else ''}"
+        )
+    if cache.classes is None:
+        return _suited(cache.y, head, "labels")
+    names = np.array([*cache.classes, ""], dtype=object)[cache.y]
+    return _suited(names, head, "labels")
+
+
+def _suited(
+    values: NDArray[Any], head: Head, what: str
+) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
+    """Labels, where they are missing, and the task; or why this head cannot take them."""
+    numbers = values.dtype.kind in "iuf"
+    if head.task == "regression":
+        if not numbers:
+            raise FitError(
+                f"head {head.name} predicts a number, and {what} are names (as {values[0]!r}); "
+                f"use a classifier: {_named('classification')}"
+            )
+        found = values.astype(np.float64)
+        return found, np.isnan(found), "regression"
+    if not numbers:
+        names = np.array([str(v) for v in values], dtype=str)
+        return names, names == "", "classification"
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    known = values[~missing]
+    if not np.array_equal(known, np.rint(known)):
+        odd = known[known != np.rint(known)][0]
+        raise FitError(
+            f"head {head.name} predicts classes, and {what} are numbers (as {odd:g}); use a "
+            f"regression head: {_named('regression')}"
+        )
+    names = np.array(["" if gone else str(int(v)) for v, gone in zip(values, missing, strict=True)])
+    return names, missing, "classification"
+
+
+def _named(task: str) -> str:
+    return ", ".join(name for name, head in HEADS.items() if head.task == task)
+
+
+def _groups(cache: Cache, column: str | None) -> NDArray[Any] | None:
+    if column is None:
+        return cache.columns.get(GROUP)
+    return column_of(cache, column, "--groups")
+
+
+def _split(cache: Cache, column: str | None) -> NDArray[Any] | None:
+    if column is not None and column != "split":
+        return np.array([str(v) for v in column_of(cache, column, "--split")], dtype=object)
+    if cache.split is not None and any(cache.split):
+        return np.array(cache.split, dtype=object)
+    if column is not None:
+        raise FitError(f"--split split: {cache.path} has no split; give a share, as --split 0.25")
+    return None
+
+
+def _weights(cache: Cache, column: str | None) -> NDArray[np.float64] | None:
+    if column is None:
+        return None
+    values = column_of(cache, column, "--weights-column")
+    if values.dtype.kind not in "biuf":
+        raise FitError(f"--weights-column {column!r} holds text (as {values[0]!r}), not numbers")
+    return values.astype(np.float64)

@@ -1,0 +1,106 @@
+"""Shared fixtures: small real pictures and a small real network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Tests run side by side; one thread each keeps them out of each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TINY = '''
+"""A network whose vector is a plain function of the pixels, so a misplaced row shows exactly."""
+
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.grid = nn.AdaptiveAvgPool2d(4)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(48, 2)
+
+    def forward(self, x):
+        return self.classifier(self.flatten(self.grid(x * self.scale)))
+
+
+def build():
+    return Tiny()
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Options that make `extract` use a tiny network, in fp32, on pictures of 32 pixels."""
+    module = tmp_path_factory.mktemp("network") / "tiny.py"
+    module.write_text(TINY)
+    return {
+        "backbone": f"file:{module}:build",
+        "weights": "random",
+        "layers": ("flatten",),
+        "input_size": 32,
+        "precision": "fp32",
+        "progress": False,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_flags(tiny: dict[str, object]) -> list[str]:
+    """The same as flags of the shell."""
+    return [
+        *("--backbone", str(tiny["backbone"]), "--weights", "random", "--layer", "flatten"),
+        *("--input-size", "32", "--precision", "fp32"),
+    ]
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    """A picture that differs for each seed: blurred noise, so that no two rows are alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def save_pictures(folder: Path, n: int, first: int = 0, suffix: str = ".png") -> list[Path]:
+    """Write n pictures into two class folders, cat and dog in turn."""
+    paths = []
+    for k in range(first, first + n):
+        path = folder / ("cat", "dog")[k % 2] / f"{k:04d}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(k).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 12 pictures in two classes."""
+    folder = tmp_path / "photos"
+    save_pictures(folder, 12)
+    return folder
+
+
+@pytest.fixture
+def shell() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `featx` as a user does."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "featx", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run

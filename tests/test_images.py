@@ -1,0 +1,208 @@
+"""The decode policy, against pictures whose pixels are known."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torchvision.transforms.v2.functional as tvf
+from conftest import picture
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+
+from featx.errors import ImageError
+from featx.images import decode, draw, draw_pixels, image_extensions, resized_size
+from featx.preprocess import Preprocess, View, parse_views
+
+
+def encode(image: Image.Image, fmt: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
+def test_lossless_formats_give_their_pixels(fmt: str) -> None:
+    image = picture(1)
+    if fmt == "GIF":
+        image = image.quantize(200)
+    options = {"lossless": True} if fmt == "WEBP" else {}
+    np.testing.assert_array_equal(
+        decode(encode(image, fmt, **options)), np.asarray(image.convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 2}, {"progressive": True}])
+def test_jpeg_is_bit_for_bit_pillow(options: dict[str, object]) -> None:
+    data = encode(picture(2, (123, 77)), "JPEG", quality=83, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+def test_grey_jpeg_repeats_its_channel() -> None:
+    pixels = decode(encode(picture(3).convert("L"), "JPEG"))
+    np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_cmyk_is_converted() -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    pixels = decode(encode(image, "TIFF"))
+    np.testing.assert_array_equal(pixels[0, 0], [255, 0, 0])
+    jpeg = decode(encode(image, "JPEG", quality=95))
+    assert np.abs(jpeg[4, 4].astype(int) - [255, 0, 0]).max() < 8
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    pixels = decode(encode(Image.fromarray(ramp), "PNG"))
+    np.testing.assert_array_equal(pixels[..., 1], np.rint(ramp / 257))
+    tiff = decode(encode(Image.fromarray(ramp), "TIFF"))
+    np.testing.assert_array_equal(tiff, pixels)
+
+
+def test_float_pixels_lie_in_the_unit_interval() -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    pixels = decode(encode(Image.fromarray(values), "TIFF"))
+    np.testing.assert_array_equal(pixels[..., 0], np.rint(values * 255))
+    with pytest.raises(ImageError, match=r"featx reads 0 to 1"):
+        decode(encode(Image.fromarray(values * 300), "TIFF"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_composed_on_white(mode: str) -> None:
+    image = Image.new(mode, (4, 4), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    assert (decode(encode(image, "PNG")) == 255).all()
+    half = Image.new(mode, (4, 4), (0, 0, 0, 128) if mode == "RGBA" else (0, 128))
+    assert np.abs(decode(encode(half, "PNG")).astype(int) - 127).max() <= 1
+
+
+def test_transparent_palette_is_composed_on_white() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    assert (decode(encode(image, "PNG", transparency=1)) == 255).all()
+    assert (decode(encode(image, "PNG"))[0, 0] == [200, 10, 10]).all()
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode(data)[0, 0] == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, fmt: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(4, (31, 17)), fmt, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(decode(data), np.asarray(expected))
+    assert decode(data).shape[:2] == ((17, 31) if orientation < 5 else (31, 17))
+
+
+def test_truncated_empty_and_foreign_bytes_are_refused() -> None:
+    jpeg, png = encode(picture(5, (200, 200)), "JPEG"), encode(picture(5), "PNG")
+    for data in (jpeg[: len(jpeg) // 2], png[: len(png) // 2]):
+        with pytest.raises(ImageError, match=r"cannot be decoded|known format"):
+            decode(data)
+    with pytest.raises(ImageError, match="empty"):
+        decode(b"")
+    with pytest.raises(ImageError, match="not an image"):
+        decode(b"%PDF-1.7 nothing to see")
+
+
+def test_postscript_never_reaches_ghostscript() -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(ImageError, match="not an image"):
+        decode(eps)
+    assert {".eps", ".h5", ".wmf"}.isdisjoint(image_extensions())
+    assert {".jpg", ".png", ".webp", ".tif"} <= image_extensions()
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    bomb += chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match=r"bomb|pixels"):
+        decode(bomb)
+
+
+def test_fast_decoding_stays_twice_as_large_as_needed() -> None:
+    data = encode(picture(6, (1600, 1200)), "JPEG")
+    assert decode(data, "exact", 256).shape == (1200, 1600, 3)
+    small = decode(data, "fast", 256)
+    assert 512 <= min(small.shape[:2]) < 1200
+    exact, fast = (np.zeros(Preprocess().out_shape(), np.uint8) for _ in range(2))
+    draw(data, Preprocess(), exact)
+    draw(data, Preprocess(), fast, "fast")
+    assert np.abs(exact.astype(int) - fast).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (100, 80), (300, 300)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crop_is_torchvisions_own_within_two_levels(
+    size: tuple[int, int], interpolation: str
+) -> None:
+    image = picture(7, size)
+    resized = tvf.resize(image, [256], InterpolationMode(interpolation), antialias=True)
+    expected = np.asarray(tvf.center_crop(resized, [224, 224])).astype(int)
+    out = np.zeros((1, 224, 224, 3), np.uint8)
+    draw_pixels(np.array(image), Preprocess(interpolation=interpolation), out)  # type: ignore[arg-type]
+    assert np.abs(out[0] - expected).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000), (3, 900)])
+def test_extreme_shapes_fit_in_little_memory(size: tuple[int, int]) -> None:
+    image = picture(8, size)
+    out = np.zeros((1, 224, 224, 3), np.uint8)
+    draw_pixels(np.array(image), Preprocess(), out)
+    wide = image.resize(resized_size(size[::-1], Preprocess())[::-1], Image.Resampling.BILINEAR)
+    expected = np.asarray(tvf.center_crop(wide, [224, 224])).astype(int)
+    assert np.abs(out[0] - expected).max() <= 2
+
+
+def test_squash_and_pad() -> None:
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    out = np.zeros((1, 64, 64, 3), np.uint8)
+    draw_pixels(pixels, Preprocess().override(input_size=64, resize="squash"), out)
+    assert (out == 0).all()
+    padded = Preprocess(mean=(0.5, 0.5, 0.5)).override(input_size=64, resize="pad")
+    draw_pixels(pixels, padded, out)
+    assert (out[0, :16] == 128).all()
+    assert (out[0, 17:47] == 0).all()
+    assert (out[0, 48:] == 128).all()
+
+
+def test_views_are_the_symmetries_of_the_crop() -> None:
+    pre = Preprocess(views=parse_views("dihedral"))
+    pixels = np.asarray(picture(9, (300, 300))).copy()
+    out = np.zeros(pre.out_shape(), np.uint8)
+    draw_pixels(pixels, pre, out)
+    plain = out[0]
+    expected = [
+        plain, plain[:, ::-1], plain[::-1], np.rot90(plain), np.rot90(plain, 2),
+        np.rot90(plain, 3), plain.swapaxes(0, 1), np.rot90(plain, 2).swapaxes(0, 1),
+    ]  # fmt: skip
+    for found, wanted in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_positions_and_scales_cut_what_they_say() -> None:
+    pixels = np.asarray(picture(10, (256, 256))).copy()
+    pre = Preprocess(views=(View(position="topleft"), View(position="bottomright")))
+    out = np.zeros(pre.out_shape(), np.uint8)
+    draw_pixels(pixels, pre, out)
+    np.testing.assert_array_equal(out[0], pixels[:224, :224])
+    np.testing.assert_array_equal(out[1], pixels[32:, 32:])
+    zoomed = Preprocess(views=parse_views("scale2"))
+    draw_pixels(pixels, zoomed, out[:1])
+    big = Image.fromarray(pixels).resize((512, 512), Image.Resampling.BILINEAR)
+    assert np.abs(out[0].astype(int) - np.asarray(big)[144:368, 144:368]).max() <= 2

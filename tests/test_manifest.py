@@ -1,0 +1,143 @@
+"""Sources: what becomes an item, what is passed over, what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import picture, save_pictures
+
+from featx.errors import ImageError, SourceError
+from featx.manifest import load_manifest
+
+
+def test_class_folders_of_any_depth(tmp_path: Path) -> None:
+    for name in ("b/x/y/2.png", "a/1.png", "a/ü ñ/3.JPG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(tmp_path / name, "PNG")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    found = load_manifest(tmp_path)
+    assert found.ids == ["a/1.png", "a/ü ñ/3.JPG", "b/x/y/2.png"]
+    assert found.labels == ["a", "a", "b"]
+    assert found.ignored == 2
+
+
+def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "one.png")
+    assert load_manifest(str(tmp_path)).labels is None
+
+
+def test_links(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    save_pictures(root, 2)
+    save_pictures(outside, 2)
+    (root / "cat" / "link.png").symlink_to(outside / "cat" / "0000.png")
+    (root / "away").symlink_to(outside)
+    (root / "cat" / "up").symlink_to(root)
+    (root / "self.png").symlink_to(root / "self.png")
+    (root / "nothing.png").symlink_to(root / "gone.png")
+    found = load_manifest(root)
+    assert found.ids == ["cat/0000.png", "cat/link.png", "dog/0001.png"]
+    assert found.refused == {
+        "away": "a link to a folder outside the source",
+        "cat/up": "a loop of links",
+        "nothing.png": "a link to nothing",
+        "self.png": "a loop of links",
+    }
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(odd, "wb") as file:  # noqa: PTH123 - bytes
+        picture(1).save(file, "PNG")
+    picture(2).save(tmp_path / "two\nlines.png")
+    found = load_manifest(tmp_path)
+    assert found.ids == ["caf\\xe9.png", "two\nlines.png"]
+    assert found.read(0)[0].startswith(b"\x89PNG")
+
+
+def test_a_pipe_does_not_stop_the_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        load_manifest(tmp_path).read(0)
+
+
+def test_table_keeps_every_column(tmp_path: Path) -> None:
+    save_pictures(tmp_path, 4)
+    table = pd.DataFrame(
+        {
+            "path": ["cat/0000.png", "dog/0001.png", "cat/0002.png", "dog/0003.png"],
+            "label": ["NA", "None", "", "NA"],
+            "group": ["p1", "p1", "p2", "p2"],
+            "split": ["train", "val", "test", ""],
+            "age": [1.5, 2.5, 3.5, 4.5],
+        }
+    )
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        found = load_manifest(tmp_path / name)
+        assert found.ids == list(table["path"])
+        assert found.labels == ["NA", "None", None, "NA"]
+        assert found.split == ["train", "validation", "test", ""]
+        assert list(found.columns["group"]) == ["p1", "p1", "p2", "p2"]
+        np.testing.assert_array_equal(found.columns["age"], table["age"])
+        assert found.read(3)[0] == (tmp_path / "dog" / "0003.png").read_bytes()
+
+
+def test_numbers_as_labels(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\na,0.5\nb,\nc,1\n")
+    labels = load_manifest(tmp_path / "t.csv").labels
+    assert isinstance(labels, np.ndarray)
+    np.testing.assert_array_equal(labels, [0.5, np.nan, 1.0])
+    (tmp_path / "u.csv").write_text("path,label\na,0\nb,\nc,1\n")
+    assert load_manifest(tmp_path / "u.csv").labels == ["0", None, "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na,b\n", "no column `path`"),
+        ("path\n", "no rows"),
+        ("path,id\na,x\nb,x\n", "'x' stands in rows 1 and 2"),
+        ("path\na\na\n", "stands in rows 1 and 2"),
+        ("path,label\na,b\n,c\n", "empty in row 2"),
+        ("path,split\na,tests\n", "'tests' in row 1"),
+        ("path,a/b\nx,1\n", "slash"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        load_manifest(tmp_path / "t.csv")
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        load_manifest(tmp_path / "gone")
+    with pytest.raises(SourceError, match="did you mean digits"):
+        load_manifest("digit")
+    with pytest.raises(SourceError, match="holds no images"):
+        load_manifest(tmp_path)
+    with pytest.raises(SourceError, match="list of paths is empty"):
+        load_manifest([])
+
+
+def test_built_in_sets() -> None:
+    digits = load_manifest("digits")
+    assert len(digits) == 1797
+    assert digits.read(0)[0] == digits.read(0)[0]
+    pytest.importorskip("elpv_dataset")
+    elpv = load_manifest("elpv")
+    assert len(elpv) == 2624
+    assert elpv.labels.count("defective") == 821  # type: ignore[union-attr]
+    blocks = np.bincount(elpv.columns["block"])
+    assert blocks.min() >= 59
+    assert blocks.max() <= 60
+    kinds = pd.crosstab(elpv.columns["type"], np.round(elpv.columns["probability"], 2))
+    assert kinds.loc["mono"].tolist() == [588, 117, 56, 313]
+    assert kinds.loc["poly"].tolist() == [920, 178, 50, 402]
