@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,12 @@ from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
 from featx.errors import FitError
 from featx.selection.splits import Folds
-from featx.selection.sweep import KERNEL_CACHE_MB, has_converged
+from featx.selection.sweep import KERNEL_CACHE_MB, has_converged, in_threads
 
 Array = NDArray[Any]
 
@@ -57,17 +55,14 @@ def refit(
     final = _without_blanks(clone(pipeline).set_params(**clone_values(params)))
     if "cache_size" in final["clf"].get_params():
         final.set_params(clf__cache_size=KERNEL_CACHE_MB)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with in_threads(n_jobs, len(folds or [0])):
         if folds is None or hasattr(final["clf"], "predict_proba"):
             final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
             return Fitted(final, False, has_converged(final["clf"]))
-        calibrated = CalibratedClassifierCV(
-            final, method="sigmoid", ensemble=False, cv=folds, n_jobs=n_jobs
-        )
+        calibrated = CalibratedClassifierCV(final, method="sigmoid", ensemble=False, cv=folds)
         _fit_calibrated(calibrated, X, y, weights)
     # The folds are row numbers of the training set: of no use to a model, and long.
-    calibrated.set_params(cv=len(folds), n_jobs=None)
+    calibrated.set_params(cv=len(folds))
     inner = calibrated.calibrated_classifiers_[0].estimator
     return Fitted(calibrated, True, has_converged(inner["clf"]))
 

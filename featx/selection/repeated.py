@@ -98,7 +98,10 @@ def cross_evaluate(
     for name, column in columns.items():
         if column is not None and len(column) != len(y):
             raise FitError(f"there are {len(y)} rows and {len(column)} {name}; expected as many")
-    rounds, plain, held_out, notes = [], [], [], []
+    rounds: list[dict[str, Any]] = []
+    plain: list[dict[str, float]] = []
+    held_out: list[tuple[NDArray[np.intp], NDArray[Any], NDArray[Any] | None]] = []
+    notes: list[Warn] = []
     for repeat in range(plan.repeats):
         seed = plan.seed + repeat
         for fold, (train, test) in enumerate(_outer(y, plan, seed, task, columns)):

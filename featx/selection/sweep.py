@@ -7,15 +7,17 @@ support vector machine sees one kernel matrix for every C. What is scored is wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -79,16 +81,31 @@ def sweep(
     -------
     sweep : scores of shape (n_candidates, n_folds)
     """
-    cores = joblib.cpu_count()
-    threads = min(n_jobs if n_jobs and n_jobs > 0 else cores, len(folds))
-    with warnings.catch_warnings(), threadpool_limits(max(1, cores // threads)):
-        # Convergence is read from the fitted estimator, and reported once for all folds.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        done = joblib.Parallel(threads, prefer="threads")(
+    with in_threads(n_jobs, len(folds)):
+        done = joblib.Parallel()(
             joblib.delayed(_score_fold)(pipeline, candidates, data, fold, scorer) for fold in folds
         )
     scores, converged = (np.stack(part, axis=1) for part in zip(*done, strict=True))
     return Sweep(scores, converged)
+
+
+@contextlib.contextmanager
+def in_threads(n_jobs: int | None, tasks: int) -> Iterator[None]:
+    """Share the cores among ``tasks`` threads, so that linear algebra does not oversubscribe them.
+
+    Warnings of convergence are silent inside: it is read from the fitted estimator, and reported
+    once for all folds.
+    """
+    cores = joblib.cpu_count()
+    threads = max(1, min(n_jobs if n_jobs and n_jobs > 0 else cores, tasks))
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(max(1, cores // threads)),
+        joblib.parallel_config(backend="threading", n_jobs=threads),
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)
+        yield
 
 
 def _score_fold(
