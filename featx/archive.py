@@ -42,9 +42,7 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
             # A fixed time: the same fit gives the same bytes.
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             small = name.endswith(".json")
-            archive.writestr(
-                entry, data, zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
-            )
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED)
     try:
         write_bytes(path, file.getvalue())
     except NoSpaceError:

@@ -299,6 +299,7 @@ class _Run:
             "backbone": self.backbone.name,
             "weights": {"source": weights.source, "tag": weights.tag, "licence": weights.licence},
             "source": self.manifest.name,
+            "options": self.options.values(),
             "plan": self.plan.describe(),
             "device": self.plan.device,
             "batch_size": runner.batch_size,

@@ -233,7 +233,9 @@ def _batches(at: Rows, n: int = 8192) -> Iterator[Rows]:
 def _figures(several: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
     """For each metric that every repeat has, its figures."""
     names = [k for k, v in several[0].items() if isinstance(v, dict) and "low" in v]
-    return {name: [one[name] for one in several] for name in names if all(name in o for o in several)}
+    return {
+        name: [one[name] for one in several] for name in names if all(name in o for o in several)
+    }
 
 
 def _repeated(several: list[dict[str, Any]], share: float) -> dict[str, dict[str, float]]:

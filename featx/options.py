@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from featx.errors import FeatxError, nearest
 from featx.sync import Difference
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+
+_DECIDE_VALUES = (
+    "backbone",
+    "weights",
+    "layers",
+    "pool",
+    "input_size",
+    "crop_pct",
+    "resize",
+    "interpolation",
+    "mean",
+    "std",
+    "views",
+    "view_merge",
+    "dtype",
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,14 @@ class ExtractOptions:
             if isinstance(options.get(name), list):
                 options[name] = tuple(options[name])
         return cls(**options)
+
+    def values(self) -> dict[str, Any]:
+        """The options that decide values, JSON-ready: what a model needs to extract alike."""
+        found = {name: getattr(self, name) for name in _DECIDE_VALUES}
+        if self.weights and "://" not in self.weights and Path(self.weights).exists():
+            # A model is used from other folders than its cache was made in.
+            found["weights"] = str(Path(self.weights).resolve())
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,10 @@ class Samples:
         return Samples(
             task=self.task, tap=self.tap, excluded=excluded, features=self.features, **values
         )
+
+    def overruled(self) -> Samples:
+        """Forget the manifest's split."""
+        return replace(self, split=None)
 
 
 def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:

@@ -1,0 +1,293 @@
+"""Where a cache meets a head: choose hyperparameters honestly, fit, measure, save."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featx.cache.durable import require_writable
+from featx.cache.reader import Cache, open_cache
+from featx.errors import FitError, nearest
+from featx.headfile import dump_head
+from featx.heads import Head, get_head
+from featx.measuring import Measured, Measurement
+from featx.model import Model, describe_model, digest_seen, save_model
+from featx.samples import Columns, Samples, load_samples
+from featx.selection import SplitPlan
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How `fit` works; every field is an option of ``featx fit``.
+
+    Parameters
+    ----------
+    tap
+        Whose features are used; the first of the cache when None.
+    label
+        Column taken as the label.
+    groups
+        Column whose groups stay on one side; a column called ``group`` when None.
+    split
+        ``auto`` (the manifest's split, else a stratified quarter is held out), a column, or the
+        share of test rows.
+    folds
+        Folds of the search, and outer folds when `nested`.
+    repeats
+        How many splits are measured; the model is that of the first.
+    nested
+        Measure every row by outer folds, each with a search of its own; the model is then fitted
+        on all rows.
+    weights_column
+        Column with the weight of each row in fitting.
+    seed
+        Of every shuffle.
+    one_standard_error
+        Choose the simplest candidate within one standard error of the best.
+    """
+
+    tap: str | None = None
+    label: str | None = None
+    groups: str | None = None
+    split: str | float = "auto"
+    folds: int = 5
+    repeats: int = 1
+    nested: bool = False
+    weights_column: str | None = None
+    seed: int = 0
+    one_standard_error: bool = False
+
+    @classmethod
+    def of(cls, **options: Any) -> FitOptions:
+        """Build from keyword arguments; an unknown one is named with the nearest known."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise FitError(f"fit has no option {name!r}{nearest(name, known)}")
+        return cls(**options)
+
+    @property
+    def plan(self) -> SplitPlan:
+        """How rows are held out."""
+        return SplitPlan(
+            split=self.split,
+            folds=self.folds,
+            repeats=self.repeats,
+            nested=self.nested,
+            seed=self.seed,
+            groups=self.groups,
+        )
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns play which part."""
+        split = self.plan.split
+        named = None if split == "auto" else str(split)
+        return Columns(self.tap, self.label, self.groups, self.weights_column, named)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted head and what it is worth; `to_dict` is the JSON of ``featx fit --json``.
+
+    Parameters
+    ----------
+    head
+        Its name.
+    chosen
+        Parameters, score in the search, and how they were chosen.
+    test
+        Metrics on rows that nothing saw, each ``{"value", "low", "high"}``: a 95 % bootstrap
+        interval; with repeats the mean over them and the corrected resampled t interval of Nadeau
+        and Bengio (2003).
+    baseline
+        The same of the majority class, or of the mean.
+    warnings
+        ``{"code", "message"}`` each.
+    model
+        Ready to predict; saved where `path` says.
+    """
+
+    head: str
+    chosen: dict[str, Any]
+    test: dict[str, Any]
+    baseline: dict[str, Any]
+    warnings: list[dict[str, str]]
+    n_train: int
+    n_test: int
+    cv: dict[str, Any]
+    classes: list[str]
+    confusion: list[list[int]]
+    per_class: dict[str, Any]
+    cache: str
+    fingerprint: str
+    tap: str
+    excluded: dict[str, int]
+    measured_by: str
+    seconds: float
+    path: str | None = None
+    model: Model | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; ``model`` is the file."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
+        return found | {"model": found.pop("path")}
+
+
+def fit(
+    cache: str | os.PathLike[str] | Cache,
+    head: str | Head | Any = "svm",
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> FitResult:
+    """Choose a head's hyperparameters on training rows, fit it, and measure it on the others.
+
+    Parameters
+    ----------
+    cache
+        A file that `featx.extract` wrote, or one that is open.
+    head
+        A name (`featx.heads.HEADS`), an import path, or a scikit-learn estimator.
+    out
+        Where to save the model, if anywhere.
+    **options
+        The fields of `FitOptions`.
+
+    Raises
+    ------
+    FitError
+        If the head cannot be fitted or measured on these rows.
+    CacheError
+        If the cache cannot be read, or `out` cannot be written.
+
+    Examples
+    --------
+    >>> import featx
+    >>> result = featx.fit("photos.h5", "svm", out="photos.featx")  # doctest: +SKIP
+    >>> result.test["accuracy"]["value"]  # doctest: +SKIP
+    0.93
+    """
+    start, chosen, found = time.perf_counter(), FitOptions.of(**options), get_head(head)
+    if out is not None:
+        require_writable(Path(out), "model")
+        dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
+    with opened(cache) as file:
+        samples = usable(load_samples(file, chosen.columns, found), chosen)
+        measured = Measurement(found, samples, chosen.plan, chosen.one_standard_error).run()
+        model = _model(file, found, samples, measured, chosen)
+        result = _result(file, samples, measured, model, chosen, start, out)
+    model.figures.update(result.to_dict())
+    if out is not None:
+        save_model(model, out)
+    return result
+
+
+@contextmanager
+def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
+    """Open a cache and close it again, unless it was open already."""
+    if isinstance(cache, Cache):
+        yield cache
+        return
+    with open_cache(cache) as file:
+        yield file
+
+
+def usable(samples: Samples, options: FitOptions) -> Samples:
+    """Leave out rows without a part in the split, and a manifest's split that was overruled."""
+    if options.plan.split == "auto" and options.split != "auto":
+        return samples.overruled()
+    if samples.split is None:
+        return samples
+    return samples.keep(samples.split != "", "without split")
+
+
+def _model(
+    cache: Cache, head: Head, samples: Samples, measured: Measured, options: FitOptions
+) -> Model:
+    train = measured.train
+    seen, names = digest_seen(samples.ids[train].tolist(), samples.digests[train])
+    meta = describe_model(
+        cache,
+        head=head.name,
+        task=samples.task,
+        classes=samples.classes,
+        tap=samples.tap,
+        label=options.label,
+    )
+    meta |= {"n_train": len(train), "train_ids_sha256": names}
+    scores, test = measured.scores, measured.test
+    tested: dict[str, Any] = {
+        "ids": samples.ids[test].tolist(),
+        "y": samples.y[test].tolist(),
+        "predicted": scores.predicted.tolist(),
+    }
+    if scores.probabilities is not None:
+        tested["probabilities"] = np.round(scores.probabilities, 6).tolist()
+    return Model(
+        estimator=measured.found.estimator,
+        spec=cache.spec,
+        meta=meta,
+        figures={},
+        seen=seen,
+        tested=tested,
+    )
+
+
+def _result(
+    cache: Cache,
+    samples: Samples,
+    measured: Measured,
+    model: Model,
+    options: FitOptions,
+    start: float,
+    out: str | os.PathLike[str] | None,
+) -> FitResult:
+    metrics, found = dict(measured.metrics), measured.found
+    return FitResult(
+        head=found.head,
+        chosen=found.chosen,
+        test={k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v},
+        baseline=measured.baseline,
+        warnings=measured.warnings,
+        n_train=len(measured.train),
+        n_test=len(measured.test),
+        cv={
+            "score": found.best_score,
+            "std": _spread(measured),
+            "scoring": found.scoring,
+            "folds": found.folds,
+        },
+        classes=samples.classes,
+        confusion=metrics.get("confusion", []),
+        per_class=metrics.get("per_class", {}),
+        cache=str(cache.path),
+        fingerprint=cache.fingerprint,
+        tap=samples.tap,
+        excluded=samples.excluded,
+        measured_by=_how(samples, options),
+        seconds=time.perf_counter() - start,
+        path=None if out is None else os.fspath(out),
+        model=model,
+    )
+
+
+def _spread(measured: Measured) -> float:
+    chosen = measured.found.chosen["params"]
+    return next(float(row["std"]) for row in measured.found.table if row["params"] == chosen)
+
+
+def _how(samples: Samples, options: FitOptions) -> str:
+    kept = ", groups kept together" if samples.groups is not None else ""
+    if options.nested:
+        return f"nested: {options.folds} outer folds{kept}"
+    if samples.split is not None:
+        return "the split of the source"
+    share = f"{options.plan.test_size:.0%} of the rows held out{kept}"
+    return f"{options.repeats} times {share}" if options.repeats > 1 else share

@@ -1,0 +1,274 @@
+"""A model: a fitted head with what is needed to feed it new images. Save, load, predict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.archive import FORMAT_VERSION, dump, load, read_archive, write_archive
+from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.reader import Cache
+from featx.errors import ModelError
+from featx.headfile import dump_head, load_head
+from featx.measuring import Scores, score_rows
+from featx.provenance import library_versions
+
+if TYPE_CHECKING:
+    from featx.manifest import Source
+    from featx.prediction import Prediction
+
+_SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted head, the spec of its features, and what was measured; see `load_model`.
+
+    Parameters
+    ----------
+    estimator
+        Plain scikit-learn.
+    spec
+        What its features were computed by.
+    meta
+        Versions, classes, tap, task, and the options that extract alike.
+    figures
+        The result of the fit, as ``featx fit --json`` prints it.
+    seen
+        Truncated digests of the names and contents of the training images.
+    tested
+        Ids, labels and predictions of the test rows.
+    members
+        The files of the reference images and their vectors.
+
+    Examples
+    --------
+    >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
+    >>> table = model.predict("new/").to_frame()  # doctest: +SKIP
+    """
+
+    estimator: Any = field(repr=False)
+    spec: ExtractSpec = field(repr=False)
+    meta: dict[str, Any] = field(repr=False)
+    figures: dict[str, Any] = field(repr=False)
+    seen: NDArray[Any] = field(repr=False)
+    tested: dict[str, Any] = field(default_factory=dict, repr=False)
+    members: dict[str, bytes] = field(default_factory=dict, repr=False)
+    path: Path | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of the probabilities; empty for a regression."""
+        return list(self.meta["classes"])
+
+    @property
+    def task(self) -> str:
+        """``classification`` or ``regression``."""
+        return str(self.meta["task"])
+
+    @property
+    def tap(self) -> str:
+        """Name of the tap whose features the head takes."""
+        return str(self.meta["tap"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the features that the head was trained on."""
+        return self.spec.fingerprint
+
+    def score(self, X: ArrayLike) -> Scores:
+        """Predict from features.
+
+        Parameters
+        ----------
+        X
+            Shape (n_samples, n_features), of the model's tap.
+
+        Returns
+        -------
+        scores : ``predicted`` and ``probabilities``
+
+        Raises
+        ------
+        ModelError
+            If the width is another.
+        """
+        features = np.asarray(X, dtype=np.float32)
+        wanted = int(self.estimator.n_features_in_)
+        if features.ndim != 2 or features.shape[1] != wanted:
+            raise ModelError(
+                f"{self.name} takes {wanted} features a row; got shape {features.shape}"
+            )
+        return score_rows(self.estimator, features, self.classes)
+
+    def predict(self, source: Source, **options: Any) -> Prediction:
+        """Label new images; see `featx.prediction.predict`."""
+        from featx.prediction import predict
+
+        return predict(self, source, **options)
+
+    def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Whether the model was trained on an image of this name or of this content."""
+        asked = _seen(ids, contents)
+        return np.asarray(
+            np.isin(asked["id"], self.seen["id"]) | np.isin(asked["content"], self.seen["content"])
+        )
+
+    def require_cache(self, cache: Cache) -> None:
+        """Refuse a cache of other features.
+
+        Raises
+        ------
+        ModelError
+            Naming each field of the spec that differs.
+        """
+        changed = spec_difference(self.spec, cache.spec)
+        if changed:
+            raise ModelError(
+                f"{self.name} was trained on other features than {cache.path} holds: "
+                f"{'; '.join(changed)}; extract the cache again as the model's was"
+            )
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        return f"model {self.path}" if self.path else "the model"
+
+    def __repr__(self) -> str:
+        what = f"{len(self.classes)} classes" if self.classes else "a number"
+        return f"<Model {self.meta['head']} on {self.spec.architecture} {self.tap}: {what}>"
+
+
+def describe_model(
+    cache: Cache, *, head: str, task: str, classes: list[str], tap: str, label: str | None
+) -> dict[str, Any]:
+    """Make the ``meta`` of a model fitted on `cache`."""
+    known = cache.provenance
+    options = known.get("options") or {"backbone": known.get("backbone")}
+    return {
+        "encoding-type": "featx-model",
+        "encoding-version": FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": library_versions(),
+        "head": head,
+        "task": task,
+        "classes": classes,
+        "tap": tap,
+        "label": label,
+        "fingerprint": cache.fingerprint,
+        "backbone": known.get("backbone"),
+        "weights": known.get("weights", {}),
+        "options": options,
+        "cache": str(cache.path),
+        "source": known.get("source"),
+        "thresholds": {},
+    }
+
+
+def digest_seen(ids: list[str], contents: NDArray[np.bytes_]) -> tuple[NDArray[Any], str]:
+    """Digest the training rows: one entry each, and the SHA-256 of their sorted names."""
+    names = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+    return _seen(ids, contents), names
+
+
+def _seen(ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[Any]:
+    found = np.empty(len(ids), _SEEN)
+    found["id"] = [_short(name.encode()) for name in ids]
+    found["content"] = [_short(bytes(content)) for content in contents]
+    return found
+
+
+def _short(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+
+
+def save_model(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model as one file, durably.
+
+    Raises
+    ------
+    ModelError
+        If the head holds a type that a model may not hold.
+    CacheError
+        If the file cannot be written.
+    """
+    members = {
+        "meta.json": dump(model.meta),
+        "spec.json": model.spec.to_json().encode(),
+        "figures.json": dump(model.figures),
+        "tested.json": dump(model.tested),
+        "seen.bin": model.seen.tobytes(),
+        "head.skops": dump_head(model.estimator),
+        **model.members,
+    }
+    write_archive(Path(path), members)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Load a model; nothing in the file is ever executed.
+
+    Parameters
+    ----------
+    path
+        A file that `featx.fit` wrote.
+
+    Raises
+    ------
+    ModelError
+        If it is no model, damaged, of a newer version, or holds a type that it may not hold.
+
+    Examples
+    --------
+    >>> import featx
+    >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
+    """
+    file = Path(path)
+    members = read_archive(file)
+    meta = load(file, "meta.json", members.pop("meta.json"))
+    _check_meta(file, meta)
+    seen = members.pop("seen.bin")
+    if len(seen) % _SEEN.itemsize:
+        raise ModelError(f"{file} is damaged: seen.bin is cut off")
+    return Model(
+        estimator=load_head(members.pop("head.skops"), str(file)),
+        spec=_spec(file, meta, members.pop("spec.json")),
+        meta=meta,
+        figures=load(file, "figures.json", members.pop("figures.json")),
+        seen=np.frombuffer(seen, _SEEN),
+        tested=load(file, "tested.json", members.pop("tested.json", b"{}")),
+        members=members,
+        path=file,
+    )
+
+
+def _check_meta(file: Path, meta: dict[str, Any]) -> None:
+    if meta.get("encoding-type") != "featx-model":
+        raise ModelError(f"{file} is not a featx model: meta.json names no such type")
+    version = meta.get("encoding-version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelError(
+            f"{file} has model format {version}, and this featx reads up to {FORMAT_VERSION}; "
+            "update featx"
+        )
+    needed = {"head": str, "task": str, "classes": list, "tap": str, "options": dict}
+    for name, kind in needed.items():
+        if not isinstance(meta.get(name), kind):
+            raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
+
+
+def _spec(file: Path, meta: dict[str, Any], data: bytes) -> ExtractSpec:
+    try:
+        spec = ExtractSpec.from_json(data.decode())
+        fingerprint = spec.fingerprint
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{file} is damaged: spec.json is no spec ({error})") from None
+    if fingerprint != meta.get("fingerprint"):
+        raise ModelError(f"{file} is damaged: spec and fingerprint disagree")
+    return spec
