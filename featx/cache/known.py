@@ -32,6 +32,7 @@ class KnownRows:
         The cache in place, or None.
     shards
         The folder of shards.
+
     Raises
     ------
     CacheFormatError
@@ -54,7 +55,6 @@ class KnownRows:
             self._take(cache, is_cache=True)
         self.refresh()
         self.check = False
-        self._sort()
 
     def _take(self, path: Path, *, is_cache: bool) -> None:
         try:
@@ -77,10 +77,12 @@ class KnownRows:
         number, rows = len(self.files), np.flatnonzero(~bad)
         self.damaged += int(bad.sum())
         self.files.append(path)
-        self._stamps.append(stamps)
-        self._content_of.append(content)
         self._contents.append(content[rows])
         self._places.append(np.stack([np.full(len(rows), number), rows], axis=1))
+        if not self.check:
+            return
+        self._stamps.append(stamps)
+        self._content_of.append(content)
         for row in rows.tolist():
             if stamps[row, 1]:
                 self._by_id[ids[row]] = (number, row)
