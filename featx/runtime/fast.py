@@ -13,25 +13,38 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 MIN_COSINE = 0.999
 
 
-class Replicas:
-    """One module for each thread that asks, all with the same weights.
+class EagerForward:
+    """Runs a reader operator by operator, in a copy for each thread that asks.
 
-    A reader hangs hooks into its network while it runs, so two threads cannot share one.
+    A reader hangs hooks into its network while it runs, so two threads cannot share one; the
+    copies share their weights.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, device: str) -> None:
         self._module = module
+        self._device = device
         self._own = threading.local()
+        # Metal takes its commands from one thread at a time.
+        self._turn = contextlib.nullcontext() if device == "cpu" else threading.Lock()
 
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """Run the calling thread's own module."""
+    def __call__(self, images: Pixels) -> list[Floats]:
+        """Embed uint8 (n, height, width, 3)."""
         if not hasattr(self._own, "module"):
             self._own.module = _sharing_weights(self._module)
-        taps: Sequence[Tensor] = self._own.module(images)
-        return taps
+        if not images.flags.writeable:
+            images = images.copy()  # torch warns of memory that it may not write to
+        with self._turn, torch.inference_mode():
+            taps = self._own.module(torch.from_numpy(images).to(self._device))
+            return [_as_array(tap) for tap in taps]
+
+
+def _as_array(tap: Tensor) -> Floats:
+    array: Floats = tap.to(device="cpu", dtype=torch.float32).contiguous().numpy()
+    return array
 
 
 def converted(reader: nn.Module, device: str, dtype: torch.dtype, channels_last: bool) -> nn.Module:

@@ -58,6 +58,15 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+def device_memory(device: str) -> int:
+    """Bytes of memory of a device; of this machine where it has none of its own."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+    return memory_bytes()
+
+
 def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from featx.errors import DeviceError
-from featx.runtime.fast import MIN_COSINE, Floats, Replicas, converted, lowest_cosine, true_fp32
-from featx.runtime.machine import memory_bytes
+from featx.runtime.compiling import compile_library, find_compiler, repays
+from featx.runtime.cuda import CudaForward, compiled_for_cuda
+from featx.runtime.fast import (
+    MIN_COSINE,
+    EagerForward,
+    Floats,
+    Pixels,
+    converted,
+    lowest_cosine,
+    true_fp32,
+)
+from featx.runtime.machine import device_memory
+from featx.runtime.native import NativeForward
+from featx.runtime.packages import is_sound, keep, package_path
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 
 log = logging.getLogger("featx")
 
-Pixels = NDArray[np.uint8]
-Forward = Callable[[Tensor], Sequence[Tensor]]
+Forward = Callable[[Pixels], list[Floats]]
 _BYTES_PER_PIXEL = 64 * 4 * 3  # three float32 activations of 64 channels at full resolution
+_REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
 
 
 def enter_worker_thread() -> None:
@@ -30,6 +45,27 @@ def enter_worker_thread() -> None:
     N workers with one thread each keep N cores busy without a barrier in any operator.
     """
     torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The first batch and what float32, operator by operator, makes of it."""
+
+    images: Pixels
+    reference: list[Floats]
+
+    def passes(self, forward: Forward, what: str) -> bool:
+        found = forward(self.images)
+        cosine = lowest_cosine(self.reference, found)
+        if cosine < MIN_COSINE:
+            log.warning(
+                "%s features differ from fp32 (cosine %.4f, at least %s expected); going on "
+                "without",
+                what,
+                cosine,
+                MIN_COSINE,
+            )
+        return cosine >= MIN_COSINE
 
 
 class Runner:
@@ -57,7 +93,7 @@ class Runner:
     compile_seconds : float
         Seconds that compiling or loading a package took.
     batch_size : int
-        Images that one call takes at most.
+        Images in one forward; a call may bring more or fewer.
     """
 
     def __init__(
@@ -72,7 +108,8 @@ class Runner:
         self._key = key
         self._reader: nn.Module | None = reader
         self._forward: Forward | None = None
-        self._lock = threading.Lock()
+        self._on_smaller: nn.Module | None = None  # what runs when the card turns out too small
+        self._lock = threading.RLock()
         self._threads_before = torch.get_num_threads()
 
     def __enter__(self) -> Runner:
@@ -83,7 +120,7 @@ class Runner:
 
     def close(self) -> None:
         """Free the network and give the process its number of threads back."""
-        self._reader = self._forward = None
+        self._reader = self._forward = self._on_smaller = None
         if self.plan.kind == "cpu":
             torch.set_num_threads(self._threads_before)
 
@@ -99,59 +136,188 @@ class Runner:
         """
         with self._lock:
             if self._forward is None:
-                self._build(self._checked(first))
-
-    def _build(self, first: Pixels) -> None:
-        reader = self._require_reader()
-        exact = converted(reader, self.plan.device, torch.float32, self.plan.channels_last)
-        with true_fp32():
-            reference = self._run(exact, first)
-        self._forward = Replicas(exact)
-        if self.precision == "fp32":
-            return
-        dtype = DTYPES[self.precision]
-        fast = converted(exact, self.plan.device, dtype, self.plan.channels_last)
-        cosine = lowest_cosine(reference, self._run(fast, first))
-        if cosine >= MIN_COSINE:
-            self._forward = Replicas(fast)
-            return
-        log.warning(
-            "%s features differ from fp32 (cosine %.4f, at least %s expected); running fp32",
-            self.precision,
-            cosine,
-            MIN_COSINE,
-        )
-        self.precision = "fp32"
+                self._build(self._checked(first)[: self.batch_size], n_waiting)
+                self._reader = None
 
     def __call__(self, images: Pixels) -> list[Floats]:
-        """Embed up to ``batch_size`` pictures.
+        """Embed pictures.
 
         Parameters
         ----------
         images
-            uint8, shape (n, height, width, 3), RGB.
+            uint8, shape (n, height, width, 3), RGB, with n of at least 1.
 
         Returns
         -------
         features : list of float32 arrays of shape (n, d_k)
             One a tap, in the reader's order.
+
+        Raises
+        ------
+        ValueError
+            If the pictures have another shape or type.
+        DeviceError
+            If not even one picture fits into the card's memory.
         """
         images = self._checked(images)
         if self._forward is None:
             self.prepare(images, len(images))
-        forward = self._forward
-        assert forward is not None
-        if self.precision == "fp32":
-            with true_fp32():
-                return self._run(forward, images)
-        return self._run(forward, images)
+        return self._in_pieces(images)
 
-    def _run(self, forward: Forward, images: Pixels) -> list[Floats]:
-        if not images.flags.writeable:
-            images = images.copy()  # torch warns of memory that it may not write to
-        with torch.inference_mode():
-            taps = forward(torch.from_numpy(images).to(self.plan.device))
-            return [_as_array(tap) for tap in taps]
+    def _build(self, first: Pixels, n_waiting: int) -> None:
+        exact = self._copy(self._require_reader(), "fp32")
+        check = _Check(first, self._reference(exact, first))
+        if self._use_package(check):
+            return
+        module = self._choose_precision(exact, check)
+        if self.precision != self.plan.precision and self._use_package(check):
+            return
+        if self._is_worth_compiling(first, n_waiting):
+            self._compile(module, check)
+
+    def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
+        return converted(reader, self.plan.device, DTYPES[precision], self.plan.channels_last)
+
+    def _reference(self, exact: nn.Module, first: Pixels) -> list[Floats]:
+        forward = EagerForward(exact, self.plan.device)
+        starts = range(0, len(first), _REFERENCE_BATCH)
+        with true_fp32():
+            return _joined([forward(first[i : i + _REFERENCE_BATCH]) for i in starts])
+
+    def _choose_precision(self, exact: nn.Module, check: _Check) -> nn.Module:
+        """Take the plan's precision if it agrees with float32, else float32."""
+        if self.precision != "fp32":
+            module = self._copy(exact, self.precision)
+            self._forward = self._uncompiled(module)
+            if check.passes(self._in_pieces, self.precision):
+                return module
+            self.precision = "fp32"
+        self._forward = self._uncompiled(exact)
+        return exact
+
+    def _uncompiled(self, module: nn.Module) -> Forward:
+        if self.plan.kind != "cuda":
+            return EagerForward(module, self.plan.device)
+        self._on_smaller = module
+        return self._on_card(module)
+
+    def _on_card(self, module: Any) -> Forward:
+        exact = self.precision == "fp32"
+        return CudaForward(module, self.plan.device, self._batch_shape, exact)
+
+    @property
+    def _batch_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch_size, *self.image_shape)
+
+    def _package(self) -> Path | None:
+        if not self._key or self.plan.kind != "cpu" or self.plan.compile == "off":
+            return None
+        return package_path(
+            self._key, replace(self.plan, precision=self.precision), self._batch_shape
+        )
+
+    def _use_package(self, check: _Check) -> bool:
+        """Take the package of an earlier run if it is there and agrees."""
+        package = self._package()
+        if package is None or not is_sound(package):
+            return False
+        if self._adopt(package, check):
+            return True
+        package.unlink(missing_ok=True)
+        return False
+
+    def _adopt(self, library: Path, check: _Check) -> bool:
+        start = time.perf_counter()
+        try:
+            forward = NativeForward(library, self._batch_shape, self.plan.streams)
+            if not check.passes(forward, f"compiled {self.precision}"):
+                return False
+        except (OSError, RuntimeError) as error:
+            log.warning("the compiled network cannot be used (%s); going on without", _line(error))
+            return False
+        self._forward, self.compiled = forward, True
+        self.compile_seconds += time.perf_counter() - start
+        return True
+
+    def _is_worth_compiling(self, first: Pixels, n_waiting: int) -> bool:
+        if self.plan.compile == "off" or self.plan.kind == "mps":
+            return False
+        if self.plan.compile == "auto":
+            start = time.perf_counter()
+            self._in_pieces(first)
+            seconds = (time.perf_counter() - start) / len(first)
+            if not repays(n_waiting, seconds, self.plan.streams):
+                return False
+        if self.plan.kind == "cpu" and find_compiler() is None:
+            log.warning("no C++ compiler was found; running uncompiled, which is slower")
+            return False
+        return True
+
+    def _compile(self, module: nn.Module, check: _Check) -> None:
+        log.info("compiling the network; the next run of it starts at once")
+        start = time.perf_counter()
+        try:
+            if self.plan.kind == "cuda":
+                self._compile_for_card(module, check)
+            else:
+                self._compile_and_keep(module, check)
+        except Exception as error:  # whatever the tool chain raises, the run goes on without it
+            log.warning("compiling failed (%s); running uncompiled, which is slower", _line(error))
+        self.compile_seconds = time.perf_counter() - start
+
+    def _compile_and_keep(self, module: nn.Module, check: _Check) -> None:
+        with tempfile.TemporaryDirectory(prefix="featx-", ignore_cleanup_errors=True) as folder:
+            library = Path(folder) / "network.so"
+            compile_library(module, self._batch_shape, library)
+            package = self._package()
+            if self._adopt(library, check) and package is not None:
+                try:
+                    keep(library, package)
+                except OSError as error:
+                    log.warning("the compiled network could not be kept (%s)", _line(error))
+
+    def _compile_for_card(self, module: nn.Module, check: _Check) -> None:
+        uncompiled = self._forward
+        graph = compiled_for_cuda(module, self.plan.device, self._batch_shape)
+        try:
+            self._forward = self._on_card(graph)
+            self.compiled = check.passes(self._in_pieces, f"compiled {self.precision}")
+        finally:
+            if not self.compiled:
+                self._forward = uncompiled
+
+    def _in_pieces(self, images: Pixels) -> list[Floats]:
+        """Run batches of at most `batch_size`, which shrinks where the card is too small."""
+        done: list[list[Floats]] = []
+        start = 0
+        while start < len(images):
+            forward, size = self._forward, self.batch_size
+            if forward is None:
+                self._require_reader()
+                raise AssertionError("prepare was not called")
+            try:
+                done.append(forward(images[start : start + size]))
+                start += size
+                continue
+            except torch.OutOfMemoryError as error:
+                reason = _line(error)
+            self._halve(size, reason)
+        return _joined(done)
+
+    def _halve(self, size: int, reason: str) -> None:
+        with self._lock:
+            if self.batch_size != size:
+                return  # another thread has done it
+            if size == 1:
+                raise DeviceError(
+                    f"one picture of {self.image_shape[0]}x{self.image_shape[1]} does not fit "
+                    f"into the memory of {self.plan.device}; use a smaller size ({reason})"
+                )
+            self.batch_size = size // 2
+            log.warning("out of memory on %s; batches of %d", self.plan.device, self.batch_size)
+            if self._on_smaller is not None:
+                torch.cuda.empty_cache()
+                self._forward, self.compiled = self._on_card(self._on_smaller), False
 
     def _require_reader(self) -> nn.Module:
         if self._reader is None:
@@ -168,16 +334,25 @@ class Runner:
         return array
 
 
-def _as_array(tap: Tensor) -> Floats:
-    array: Floats = tap.to(device="cpu", dtype=torch.float32).contiguous().numpy()
-    return array
+def _joined(pieces: list[list[Floats]]) -> list[Floats]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return [np.concatenate(tap) for tap in zip(*pieces, strict=True)]
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _bounded_batch(plan: RuntimePlan, image_shape: tuple[int, int, int]) -> int:
-    """Keep the activations of all concurrent batches within a quarter of the memory."""
-    if not plan.probe or plan.kind != "cpu":
-        return plan.batch_size
+    """Choose a batch for the pictures' size, and keep all concurrent ones within the memory."""
     pixels = image_shape[0] * image_shape[1]
-    fitting = memory_bytes() // 4 // (pixels * _BYTES_PER_PIXEL * plan.streams)
-    by_size = plan.batch_size * 224 * 224 // pixels
-    return max(1, min(plan.batch_size, fitting, by_size))
+    share = device_memory(plan.device) // (4 if plan.probe else 2)
+    fitting = max(1, share // (pixels * _BYTES_PER_PIXEL * plan.streams))
+    if plan.probe:
+        wanted = plan.batch_size * 224 * 224 // pixels
+        return max(1, min(max(32, plan.batch_size), fitting, wanted))
+    if fitting < plan.batch_size:
+        log.warning("batches of %d do not fit into the memory; taking %d", plan.batch_size, fitting)
+    return min(plan.batch_size, fitting)
