@@ -18,7 +18,7 @@ KINDS: Mapping[str, Kind] = {
     "mae": "positive",
     "rmse": "positive",
     "r2": "below-one",
-    "calibration_error": "bias-corrected",
+    "calibration_error": "biased",
 }
 
 
@@ -83,7 +83,7 @@ def evaluate(
     made = m.counted(codes, called, len(names))
     by_class = {k: made.pop(k) for k in ("precision", "recall")}
     made |= _ranking(codes, probabilities, scores, len(names))
-    found = sampled.measure(made)
+    found = sampled.measure(made, _biases(probabilities))
     found["per_class"] = _per_class(names, codes, by_class, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
@@ -112,9 +112,15 @@ class _Sampled:
             for name in made
         }
 
-    def measure(self, made: Mapping[str, m.Metric]) -> dict[str, Any]:
+    def measure(
+        self, made: Mapping[str, m.Metric], biases: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Give each metric that is defined with its interval."""
+        bias = {} if biases is None else biases
         return {
-            name: interval(float(value), samples, KINDS.get(name, "share"), self.units)
+            name: interval(
+                float(value), samples, KINDS.get(name, "share"), self.units, bias.get(name, 0.0)
+            )
             for name, (value, samples) in self.arrays(made).items()
             if np.isfinite(value)
         }
@@ -164,6 +170,12 @@ def _ranking(
         found |= {name: m.mean_of(each) for name, each in m.losses(codes, table).items()}
         found["calibration_error"] = m.calibration_error(codes, table)
     return found
+
+
+def _biases(probabilities: Any) -> dict[str, float]:
+    if probabilities is None:
+        return {}
+    return {"calibration_error": m.calibration_noise(np.asarray(probabilities, dtype=np.float64))}
 
 
 def _per_class(

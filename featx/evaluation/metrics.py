@@ -160,6 +160,15 @@ def calibration_error(true: Codes, probabilities: Floats) -> Metric:
     return metric
 
 
+def calibration_noise(probabilities: Floats) -> float:
+    """Give the calibration error that perfect probabilities would show on as many rows."""
+    confidence = probabilities.max(axis=1)
+    bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
+    variance = np.bincount(bins, confidence * (1 - confidence), minlength=BINS)
+    # The mean absolute value of a centred normal is its deviation times sqrt(2 / pi).
+    return float(np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum() / len(confidence))
+
+
 def numeric(true: Floats, predicted: Floats) -> dict[str, Metric]:
     """Make the metrics of a regression."""
     wrong = predicted - true

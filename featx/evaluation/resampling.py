@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
-Kind = Literal["share", "positive", "below-one", "bias-corrected"]
+Kind = Literal["share", "positive", "below-one", "biased"]
 
 CELLS_AT_ONCE = 4_000_000
 """Weights held at a time, so that many rows cost time and not memory."""
@@ -42,7 +42,9 @@ def draw_weights(
         yield drawn if codes is None else drawn[:, codes]
 
 
-def interval(value: float, samples: Floats, kind: Kind, units: int) -> dict[str, float]:
+def interval(
+    value: float, samples: Floats, kind: Kind, units: int, bias: float = 0.0
+) -> dict[str, float]:
     """Make a metric with its 95 % interval.
 
     The bootstrap gives the standard error; the shape of the interval comes from what the metric
@@ -58,9 +60,11 @@ def interval(value: float, samples: Floats, kind: Kind, units: int) -> dict[str,
         The metric on bootstrap samples; NaN where it is undefined.
     kind
         ``share`` for a metric in [0, 1], ``positive`` for a loss, ``below-one`` for R2,
-        ``bias-corrected`` for one that resampling shifts upwards.
+        ``biased`` for one that noise alone lifts above zero.
     units
         Independent rows (or groups) behind it.
+    bias
+        How far noise alone lifts a ``biased`` metric; the lower end makes room for it.
 
     Examples
     --------
@@ -82,9 +86,7 @@ def interval(value: float, samples: Floats, kind: Kind, units: int) -> dict[str,
     if kind == "below-one":
         mirrored = _on_log_scale(1 - value, error, z)
         return {"value": value, "low": 1 - mirrored["high"], "high": 1 - mirrored["low"]}
-    centre = max(0.0, 2 * value - float(samples.mean())) if len(samples) else value
-    low, high = max(0.0, centre - z * error), centre + z * error
-    return {"value": value, "low": min(low, value), "high": max(high, value)}
+    return {"value": value, "low": max(0.0, value - bias - z * error), "high": value + z * error}
 
 
 def wilson(share: float, n: float, z: float = 1.959964) -> dict[str, float]:

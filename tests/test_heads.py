@@ -1,0 +1,101 @@
+"""Heads: found by name, path or object, and fit to be searched and saved."""
+
+import warnings
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.datasets import make_classification
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.svm import SVC, LinearSVC
+
+from featx.errors import FitError
+from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X, y = make_classification(120, 12, n_informative=6, random_state=0)
+    return X.astype(np.float32), y
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_fits_without_a_warning_and_takes_each_value_of_its_grid(name, rows):
+    X, y = rows
+    head = HEADS[name]
+    target = y.astype(float) if head.task == "regression" else y
+    for key, values in head.grid.items():
+        for value in values:
+            pipeline = head.build(0, len(y)).set_params(**{key: value})
+            with warnings.catch_warnings():
+                # Strength zero is ill-conditioned on purpose; deprecations must still show.
+                warnings.filterwarnings("ignore", message="Ill-conditioned")
+                assert pipeline.fit(X, target).predict(X).shape == y.shape
+    if not head.grid:
+        assert head.build(0, len(y)).fit(X, target).score(X, y) > 0.7
+    assert head.when
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_skops_saves_every_head_without_trusting_anything_of_featx(name, rows):
+    X, y = rows
+    fitted = HEADS[name].build(0, len(y)).fit(X, y.astype(float) if "reg" in name else y)
+    data = skops.io.dumps(fitted)
+    foreign = [t for t in skops.io.get_untrusted_types(data=data) if "sklearn" not in t]
+    assert not foreign
+    again = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+
+
+def test_the_head_scales_inside_its_pipeline(rows):
+    X, y = rows
+    fitted = HEADS["svm"].build().fit(X[:50], y[:50])
+    np.testing.assert_allclose(fitted["scale"].mean_, X[:50].mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_gives_way_to_the_primal_on_many_rows():
+    assert isinstance(HEADS["svm"].build(0, LARGE_ROWS)["clf"], SVC)
+    assert isinstance(HEADS["svm"].build(0, LARGE_ROWS + 1)["clf"], LinearSVC)
+
+
+def test_an_unknown_head_names_the_nearest():
+    with pytest.raises(FitError, match=r"no head is called 'svn'; did you mean .*svm"):
+        get_head("svn")
+
+
+def test_an_own_estimator_comes_by_object_and_by_path(rows):
+    X, y = rows
+    for what in (RandomForestClassifier(5), "sklearn.ensemble:RandomForestClassifier"):
+        head = get_head(what)
+        assert head.task == "classification"
+        assert head.build().fit(X, y).score(X, y) > 0.8
+    assert get_head("sklearn.linear_model:Lasso").task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("no_such_module_here:Head", "cannot be imported"),
+        ("sklearn.svm:NoSuch", "cannot be imported"),
+        ("math:pi", "not a scikit-learn estimator"),
+        ("sklearn.preprocessing:StandardScaler", "neither a classifier nor a regressor"),
+    ],
+)
+def test_what_is_no_head_is_refused(what, reason):
+    with pytest.raises(FitError, match=reason):
+        get_head(what)
+
+
+@pytest.mark.parametrize("norm", [n for n in NORMS if n != "none"])
+def test_normalisations_keep_float32(norm, rows):
+    assert make_norm(norm).fit_transform(rows[0]).dtype == np.float32
+
+
+def test_preparation_joins_the_grid_and_fixed_parameters_leave_it():
+    head = get_head("svm").with_preparation(["standard", "l2"], [None, 0.9])
+    assert set(head.grid) == {"scale", "pca", "clf__C"}
+    fixed = head.with_params(clf__C=0.5, clf__class_weight="balanced")
+    assert set(fixed.grid) == {"scale", "pca"}
+    assert fixed.build()["clf"].get_params()["class_weight"] == "balanced"
+    with pytest.raises(FitError, match="did you mean standard"):
+        get_head("svm").with_preparation(["standrad"])
