@@ -90,6 +90,10 @@ def _fit_calibrated(
             if has_fit_parameter(step, "sample_weight"):
                 step.set_fit_request(sample_weight=step is pipeline["clf"])
         calibrated.fit(X, y, sample_weight=weights)
+    # A request is of use while fitting only, and skops cannot write one.
+    for owner in (pipeline, calibrated.calibrated_classifiers_[0].estimator):
+        for _, step in owner.steps:
+            vars(step).pop("_metadata_request", None)
 
 
 def check_weights(weights: Any, n: int, clf: Any) -> Array | None:

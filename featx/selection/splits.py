@@ -172,12 +172,19 @@ def make_split(
     train, test = (
         _stratified(by, test_size, seed) if codes is None else _grouped(by, codes, test_size, seed)
     )
-    if task == "classification" and len(np.unique(y[train])) < 2:
-        raise FitError(
-            f"the {len(train)} training rows hold one class only; groups and classes coincide, or "
-            "the share of test rows is too large"
-        )
+    if task == "classification":
+        check_all_classes(y, train)
     return Split(train, None, test)
+
+
+def check_all_classes(y: NDArray[Any], train: Rows) -> None:
+    """Raise, naming the class, if the training rows of a grouped split lack one."""
+    lost = np.setdiff1d(y, y[train])
+    if len(lost):
+        raise FitError(
+            f"class {str(lost[0])!r} lies in so few groups that a split would train without it; "
+            "add a group that holds it, leave it out, or name another group column"
+        )
 
 
 def _manifest_split(column: NDArray[Any], n: int) -> Split:
@@ -287,9 +294,7 @@ def make_folds(
     if n_groups < folds:
         found = [warn("group-fallback", f"{n_groups} groups allow {n_groups} folds, not {folds}")]
     made = _grouped_folds(by, codes, min(folds, n_groups), seed)
-    if task == "classification" and any(len(np.unique(y[train])) < 2 for train, _ in made):
-        raise FitError(
-            "a fold would train on one class only, as each class lies in too few groups; use "
-            "fewer folds or another group column"
-        )
+    if task == "classification":
+        for train, _ in made:
+            check_all_classes(y, train)
     return made, found

@@ -1,0 +1,344 @@
+"""Selection: who may see which rows, and the same choice as scikit-learn's own search."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.datasets import load_digits, make_classification, make_regression
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featx.errors import FitError
+from featx.heads import HEADS, get_head
+from featx.selection import (
+    SplitPlan,
+    cross_evaluate,
+    leak_warnings,
+    make_folds,
+    make_split,
+    search,
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X, y = make_classification(
+        240, 40, n_informative=8, n_classes=3, class_sep=0.8, flip_y=0.1, random_state=0
+    )
+    return (X * 3 + 5).astype(np.float32), y
+
+
+# Splits
+
+
+def test_a_split_is_stratified_disjoint_and_repeatable(rows):
+    _, y = rows
+    train, validation, test = make_split(y, test_size=0.25, seed=3)
+    assert validation is None
+    assert sorted([*train, *test]) == list(range(len(y)))
+    assert np.abs(np.bincount(y[test]) / len(test) - np.bincount(y) / len(y)).max() < 0.02
+    np.testing.assert_array_equal(test, make_split(y, test_size=0.25, seed=3).test)
+    assert not np.array_equal(test, make_split(y, test_size=0.25, seed=4).test)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.25, 0.4, 0.6])
+def test_groups_stay_on_one_side_in_about_the_share_asked_for(share):
+    rng = np.random.default_rng(0)
+    groups = np.array([f"module {g}" for g in rng.integers(40, size=600)])
+    y = rng.integers(2, size=600)
+    train, _, test = make_split(y, groups=groups, test_size=share)
+    assert not set(groups[train]) & set(groups[test])
+    assert len(test) / 600 == pytest.approx(share, abs=0.08)
+    folds, notes = make_folds(y, folds=4, groups=groups)
+    assert all(not set(groups[a]) & set(groups[b]) for a, b in folds)
+    assert notes == []
+
+
+def test_rows_without_a_group_stand_alone():
+    y = np.array([0, 1] * 20)
+    groups = [None if i < 30 else "one" for i in range(40)]
+    train, _, test = make_split(y, groups=groups)
+    both = {groups[i] for i in train} & {groups[i] for i in test}
+    assert "one" not in both
+    assert 5 < len(test) < 15
+
+
+def test_the_manifest_decides_where_it_says_something():
+    split = ["train", "test", "Validation", "train"]
+    assert [list(part) for part in make_split([0, 1, 0, 1], split=split)] == [[0, 3], [2], [1]]
+    train, validation, test = make_split([0, 1, 0], split=["train", "train", "val"])
+    assert (list(train), validation, list(test)) == ([0, 1], None, [2])
+
+
+def test_numbers_are_stratified_by_their_quantiles():
+    y = np.random.default_rng(0).exponential(size=400)
+    train, _, test = make_split(y, task="regression")
+    assert np.quantile(y[train], [0.1, 0.5, 0.9]) == pytest.approx(
+        np.quantile(y[test], [0.1, 0.5, 0.9]), rel=0.2
+    )
+    few = make_split(np.array([0.0, 1 / 3, 2 / 3, 1.0] * 10), task="regression")
+    assert len(few.test) == 10
+
+
+def test_fewer_groups_than_folds_fall_back_and_say_so():
+    y = np.array([0, 1] * 30)
+    folds, notes = make_folds(y, folds=5, groups=np.arange(60) // 20)
+    assert len(folds) == 3
+    assert [n["code"] for n in notes] == ["group-fallback"]
+
+
+def test_a_plan_is_normalised_once():
+    plan = SplitPlan(split="0.3", folds=4)
+    assert (plan.split, plan.test_size) == ("auto", 0.3)
+    assert SplitPlan("part").split == "part"
+    for bad in ({"split": "1.5"}, {"folds": 1}, {"repeats": 0}):
+        with pytest.raises(FitError, match="expected"):
+            SplitPlan(**bad)
+
+
+# Leaks
+
+
+def test_a_planted_duplicate_and_a_divided_group_are_reported():
+    digests = np.array(["a", "b", "c", "a", "", ""])
+    train, test = np.array([0, 1, 4]), np.array([2, 3, 5])
+    found = leak_warnings(train, test, digests=digests, groups=["p", "q", "r", "q", "s", "t"])
+    assert [w["code"] for w in found] == ["duplicates-across-split", "groups-across-split"]
+    assert "1 of 3 test images" in found[0]["message"]
+    assert "row 3" in found[0]["message"]
+    twins = leak_warnings(train, test, digests=digests, y=[0, 0, 0, 1, 0, 0])
+    assert "1 of them with different labels" in twins[0]["message"]
+    assert leak_warnings(train, test, digests=list("abcdef"), groups=list("abcdef")) == []
+
+
+class Recorder(TransformerMixin, BaseEstimator):
+    """Keeps, for the whole class, which rows (by their first feature) each fit has seen."""
+
+    seen: list = []  # noqa: RUF012
+
+    def fit(self, X, y=None):
+        Recorder.seen.append(set(X[:, 0].astype(int)))
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_no_fold_fits_anything_on_its_held_out_rows_and_no_fit_sees_a_test_row():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=90)
+    X = np.c_[np.arange(90), rng.normal(size=(90, 3)) + y[:, None]]
+    train, _, test = make_split(y)
+    Recorder.seen.clear()
+    own = Pipeline(
+        [("mark", Recorder()), ("scale", StandardScaler()), ("clf", LogisticRegression())]
+    )
+    search(get_head(own), X[train], y[train], n_jobs=1)
+    assert all(not seen & set(test) for seen in Recorder.seen)
+    folds, _ = make_folds(y[train])
+    wanted = [set(train[inner]) for inner, _ in folds] + [set(train)]
+    assert Recorder.seen == wanted
+
+
+# Search
+
+
+@pytest.mark.parametrize("name", ["svm", "svm-rbf", "logreg", "ridge", "knn"])
+def test_the_search_chooses_as_grid_search_does_with_the_same_scores(name, rows):
+    X, y = rows
+    folds, _ = make_folds(y, seed=1)
+    head = HEADS[name]
+    plain = GridSearchCV(head.build(1, len(y)), dict(head.grid), cv=folds).fit(X, y)
+    found = search(head, X, y, seed=1)
+    wanted = np.array([plain.cv_results_[f"split{k}_test_score"] for k in range(5)]).T
+    # One row of a fold may fall either way where its margin is nothing but rounding.
+    np.testing.assert_allclose([r["scores"] for r in found.table], wanted, atol=1.01 / 48)
+    assert np.abs([r["mean"] for r in found.table] - wanted.mean(axis=1)).max() < 0.5 / 48
+    assert found.best_params == plain.best_params_
+
+
+def test_gammas_and_support_vector_regression_share_kernels_without_changing_scores():
+    X, y = make_regression(150, 10, noise=20, random_state=0)
+    y = y / y.std()
+    folds, _ = make_folds(y, task="regression")
+    grid = {"clf__C": [0.3, 3.0], "clf__gamma": ["scale", "auto", 0.03]}
+    found = search("svr", X, y, grid=grid)
+    plain = GridSearchCV(HEADS["svr"].build(), grid, cv=folds).fit(X.astype(np.float32), y)
+    np.testing.assert_allclose(
+        [r["mean"] for r in found.table], plain.cv_results_["mean_test_score"], atol=1e-4
+    )
+    assert found.best_params == plain.best_params_
+
+
+def test_preparations_are_part_of_the_search(rows):
+    X, y = rows
+    head = get_head("svm").with_preparation(["standard", "l2", "signed-power"], [None, 5])
+    found = search(head, X, y, grid={**head.grid, "clf__C": [0.01, 0.1]})
+    assert len(found.table) == 12
+    json.dumps(found.chosen)
+    json.dumps(found.table)
+
+
+@pytest.mark.parametrize("name", ["svm", "svm-rbf", "ridge"])
+def test_a_head_without_probabilities_gets_calibrated_ones_and_saves(name, rows):
+    X, y = rows
+    names = np.array(["crack", "dust", "good"])[y]
+    found = search(name, X, names, grid={k: v[2:4] for k, v in HEADS[name].grid.items()})
+    assert found.calibrated
+    table = found.estimator.predict_proba(X)
+    np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-6)
+    data = skops.io.dumps(found.estimator)
+    again = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    np.testing.assert_array_equal(again.predict_proba(X), table)
+    assert not search("logreg", X, y).calibrated
+
+
+def test_groups_hold_in_the_calibration_too():
+    # Each group is one point: only a calibration across groups knows that labels are noise.
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 6)
+    X, y = np.repeat(rng.normal(size=(40, 60)), 6, axis=0), np.repeat(rng.integers(2, size=40), 6)
+    loose, kept = (search("svm", X, y, groups=g, grid={"clf__C": [1.0]}) for g in (None, groups))
+    assert loose.estimator.predict_proba(X).max() > 0.95
+    assert kept.estimator.predict_proba(X).max() < 0.9
+    assert loose.best_score > 0.95
+    assert kept.best_score < 0.75
+
+
+def test_sample_weights_reach_the_classifier_and_only_it(rows):
+    X, y = rows
+    weights = np.where(y == 2, 1e-6, 1.0)
+    for name in ("svm", "logreg"):
+        found = search(name, X, y, sample_weight=weights, grid={"clf__C": [0.01]})
+        assert (found.estimator.predict(X) == 2).mean() < 0.02
+        data = skops.io.dumps(found.estimator)
+        skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+
+
+def test_shuffled_labels_score_no_better_than_chance(rows):
+    X, y = rows
+    shuffled = np.random.default_rng(1).permutation(y)
+    found = cross_evaluate("svm-rbf", X, shuffled, SplitPlan(repeats=5))
+    assert abs(found.metrics["accuracy"]["value"] - 1 / 3) < 0.08
+
+
+def test_a_value_at_the_edge_of_the_grid_is_reported_and_refining_goes_beyond(rows):
+    X, y = rows
+    grid = {"clf__C": [0.01, 0.03, 0.1]}
+    found = search("svm-rbf", X, y, grid=grid)
+    assert found.at_edge == ["clf__C"]
+    assert [w["code"] for w in found.warnings] == ["c-at-grid-edge"]
+    further = search("svm-rbf", X, y, grid=grid, refine=4)
+    assert further.best_params["clf__C"] > 0.1
+    assert further.best_score > found.best_score
+
+
+def test_within_one_standard_error_the_simpler_model_is_chosen(rows):
+    X, y = rows
+    best = search("logreg", X, y)
+    simple = search("logreg", X, y, one_standard_error=True)
+    assert simple.best_params["clf__C"] < best.best_params["clf__C"]
+    row = next(r for r in best.table if r["params"] == best.best_params)
+    error = np.std(row["scores"], ddof=1) / np.sqrt(5)
+    assert simple.best_score >= best.best_score - error
+
+
+def test_fits_that_stop_early_are_reported(rows):
+    X, y = rows
+    hasty = get_head("logreg").with_params(clf__max_iter=2)
+    assert "not-converged" in [w["code"] for w in search(hasty, X, y).warnings]
+
+
+def test_a_validation_split_serves_as_the_one_fold(rows):
+    X, y = rows
+    found = search("svm", X, y, folds=[(np.arange(180), np.arange(180, 240))])
+    assert found.folds == 1
+    assert len(found.table[0]["scores"]) == 1
+    assert found.calibrated
+
+
+def test_several_labels_a_row():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 10))
+    y = (X[:, :3] + rng.normal(size=(120, 3)) / 3 > 0).astype(int)
+    found = search("svm", X, y, grid={"clf__C": [0.01, 1.0]})
+    assert found.estimator.predict(X).shape == (120, 3)
+    assert found.best_score > 0.8
+
+
+# Repeats
+
+
+def test_nested_folds_hold_out_every_row_once_and_repeats_shuffle_again(rows):
+    X, y = rows
+    found = cross_evaluate("ridge", X, y, SplitPlan(folds=4, nested=True, repeats=2))
+    assert [r["fold"] for r in found.rounds] == [0, 1, 2, 3] * 2
+    once = np.concatenate([test for test, _, _ in found.held_out[:4]])
+    assert sorted(once) == list(range(len(y)))
+    assert found.metrics["accuracy"]["low"] < found.metrics["accuracy"]["value"]
+    assert found.baseline["accuracy"]["value"] < 0.45
+
+
+# What cannot be fitted
+
+
+def nan_at(row):
+    X = np.zeros((20, 3))
+    X[row, 1] = np.nan
+    return X
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda X, y: search("svm", X, y * 0), "only class '0'"),
+        (lambda X, y: search("svm", X, y[:-1]), "240 rows of features and 239 labels"),
+        (lambda X, y: search("svm", nan_at(7), y[:20]), "in 1 of 20 rows, first in row 7"),
+        (lambda X, y: search("svm", X[:4], [0, 1, 0, 1]), "4 training rows and 5 folds"),
+        (
+            lambda X, y: search("svm", X[:20], ["a"] * 17 + ["crack"] * 3),
+            "class 'crack' has 3 rows, and 5 folds need 5 .* or ask for 3 folds",
+        ),
+        (lambda X, y: search("svm", X, y, groups=["p"] * 240), "one group .'p'."),
+        (lambda X, y: search("svm", X, y, groups=["p", "q"]), "240 rows and 2 groups"),
+        (lambda X, y: search("svm", X, y, groups=y), "class '.' lies in so few groups"),
+        (lambda X, y: search("svm", X, y, grid={}), "grid is empty"),
+        (lambda X, y: search("svm", X, y, grid={"clf__C": []}), "no value for clf__C"),
+        (lambda X, y: search("svm", X, y, grid={"clf__D": [1]}), "Invalid parameter 'D'"),
+        (lambda X, y: search("svm", X, y, scoring="roc_auc"), "score roc_auc"),
+        (lambda X, y: search("svm", X, y, scoring="acuracy"), "did you mean .*accuracy"),
+        (lambda X, y: search("knn", X, y, sample_weight=y + 1.0), "takes no sample weights"),
+        (lambda X, y: search("svm", X, y, sample_weight=y - 1.0), "weight of row"),
+        (lambda X, y: search("svr", X, np.eye(3)[y]), "predicts one number"),
+        (lambda X, y: make_split([0, 0, 0, 1]), "class '1' has 1 row"),
+        (lambda X, y: make_split(y, test_size=1.2), "between 0 and 1"),
+        (lambda X, y: make_split([0, 1], split=["train", "tset"]), "'tset'; did you mean test"),
+        (lambda X, y: make_split([0, 1], split=["train", "train"]), "no test row"),
+        (lambda X, y: make_split(y, split=["train"]), "240 rows and 1 split values"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(call, reason, rows):
+    with pytest.raises(FitError, match=reason) as caught:
+        call(*rows)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_digits_reach_98_percent():
+    X, y = load_digits(return_X_y=True)
+    found = cross_evaluate("svm-rbf", X, y, SplitPlan(nested=True))
+    assert found.metrics["accuracy"]["value"] >= 0.98
+
+
+def test_heads_selection_and_evaluation_load_neither_torch_nor_h5py():
+    code = (
+        "import sys, featx.heads, featx.selection, featx.evaluation\n"
+        "assert not {'torch', 'h5py'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
