@@ -16,16 +16,30 @@ from featx.errors import FeatxError
 if TYPE_CHECKING:
     from featx.backbones import load_backbone
     from featx.cache import open_cache
+    from featx.evaluating import evaluate
     from featx.extraction import extract
+    from featx.fitting import fit
+    from featx.model import load_model
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
+    "evaluate": "featx.evaluating",
     "extract": "featx.extraction",
+    "fit": "featx.fitting",
     "load_backbone": "featx.backbones",
+    "load_model": "featx.model",
     "open_cache": "featx.cache",
 }
 
-__all__ = ["FeatxError", "extract", "load_backbone", "open_cache"]
+__all__ = [
+    "FeatxError",
+    "evaluate",
+    "extract",
+    "fit",
+    "load_backbone",
+    "load_model",
+    "open_cache",
+]
 
 
 def __getattr__(name: str) -> Any:

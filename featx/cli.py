@@ -31,6 +31,7 @@ Source = Annotated[
     str, typer.Argument(help="Folder of class folders, CSV or Parquet table, or elpv, digits.")
 ]
 CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file.")]
+ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -150,6 +151,117 @@ def verify(cache: CacheFile, as_json: Json = False) -> None:
     _print({"ok": found.ok, "rows": found.rows, "problems": list(found.problems)}, as_json, text)
     if not found.ok:
         raise typer.Exit(ERROR)
+
+
+@command
+def fit(
+    cache: CacheFile,
+    head: Annotated[str, typer.Option(help="Name, or module:attribute of your own.")] = "svm",
+    out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
+    tap: Annotated[str | None, typer.Option(help="Whose features; default: the first.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    folds: Annotated[int, typer.Option(help="Folds of the search.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Splits that are measured.")] = 1,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Measure every row; fit on all of them.")
+    ] = False,
+    weights_column: Annotated[str | None, typer.Option(help="Column of row weights.")] = None,
+    one_standard_error: Annotated[
+        bool, typer.Option("--one-standard-error", help="Simplest head close to the best.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
+    options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
+    from featx.fitting import fit as run
+
+    found = run(cache, head, out, **options).to_dict()
+    _print(found, as_json, _figures_text(found))
+
+
+@command
+def evaluate(
+    model: ModelFile,
+    cache: CacheFile,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups the intervals keep whole.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure MODEL on the rows of CACHE that it never saw."""
+    from featx.evaluating import evaluate as run
+
+    found = run(model, cache, groups=groups, seed=seed).to_dict()
+    _print(found, as_json, _figures_text(found))
+
+
+@command
+def predict(
+    model: ModelFile,
+    source: Source,
+    out: Annotated[Path, typer.Option(help="A .csv, .parquet or .jsonl file.")],
+    cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
+    max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
+    options: dict[str, Any] = {
+        "device": device,
+        "threads": threads,
+        "on_error": on_error,
+        "max_failed": max_failed,
+        "batch_size": batch_size if batch_size == "auto" else _whole("batch-size", batch_size),
+    }
+    if weights is not None:
+        options["weights"] = weights
+    from featx.model import load_model
+
+    result = load_model(model).predict(source, out=out, cache=cache, **options)
+    _say_failures(result.failures)
+    found = result.to_dict()
+    failures = found.pop("failures")
+    labels = ", ".join(f"{name} ({n})" for name, n in found["labels"].items())
+    text = f"{out}: {found['predicted']} predicted, {found['failed']} failed"
+    _print(found, as_json, f"{text}\n  {labels}" if labels else text)
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _figures_text(found: dict[str, Any]) -> str:
+    """A table of metrics with the baseline beside, and the warnings below."""
+    params = ", ".join(f"{k}={_short(v)}" for k, v in found["chosen"].get("params", {}).items())
+    left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())
+    lines = [
+        f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
+        f"{found['n_train']} training rows, {found['n_test']} test rows{left_out}",
+        f"  {'metric':<20}{'value':>8}  {'95 % interval':<17}{'baseline':>9}",
+    ]
+    for name, figure in found["test"].items():
+        interval = f"{figure['low']:.4f} - {figure['high']:.4f}"
+        beside = found["baseline"].get(name)
+        base = f"{beside['value']:.4f}" if beside else ""
+        lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
+    if "measured_by" in found:
+        lines.append(f"  measured by {found['measured_by']}")
+    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+    if found.get("measured_by") and found["model"]:
+        lines.append(f"  model: {found['model']}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache, open_cache
@@ -19,6 +20,7 @@ from featx.headfile import dump_head
 from featx.heads import Head, get_head
 from featx.measuring import Measured, Measurement
 from featx.model import Model, describe_model, digest_seen, save_model
+from featx.references import make_references
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import SplitPlan
 
@@ -221,7 +223,7 @@ def _model(
         tap=samples.tap,
         label=options.label,
     )
-    meta |= {"n_train": len(train), "train_ids_sha256": names}
+    meta |= {"n_train": len(train), "train_ids_sha256": names, "typical": _typical(samples, train)}
     scores, test = measured.scores, measured.test
     tested: dict[str, Any] = {
         "ids": samples.ids[test].tolist(),
@@ -237,7 +239,16 @@ def _model(
         figures={},
         seen=seen,
         tested=tested,
+        members=make_references(cache, samples.tap, samples.rows[train]),
     )
+
+
+def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float:
+    """The majority class or the mean, against which the model is measured later."""
+    if samples.task == "regression":
+        return float(samples.y[train].mean())
+    classes, counts = np.unique(samples.y[train], return_counts=True)
+    return str(classes[counts.argmax()])
 
 
 def _result(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ class Model:
         Ids, labels and predictions of the test rows.
     members
         The files of the reference images and their vectors.
+    checked
+        Devices on which the reference images still have their vectors.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class Model:
     tested: dict[str, Any] = field(default_factory=dict, repr=False)
     members: dict[str, bytes] = field(default_factory=dict, repr=False)
     path: Path | None = None
+    checked: set[str] = field(default_factory=set, repr=False)
 
     @property
     def classes(self) -> list[str]:
@@ -121,15 +124,21 @@ class Model:
             np.isin(asked["id"], self.seen["id"]) | np.isin(asked["content"], self.seen["content"])
         )
 
-    def require_cache(self, cache: Cache) -> None:
+    def require_cache(self, cache: Cache, *, precision: bool = True) -> None:
         """Refuse a cache of other features.
+
+        Parameters
+        ----------
+        precision
+            Whether another precision is refused too; reference images may have allowed it.
 
         Raises
         ------
         ModelError
             Naming each field of the spec that differs.
         """
-        changed = spec_difference(self.spec, cache.spec)
+        spec = cache.spec if precision else replace(cache.spec, precision=self.spec.precision)
+        changed = spec_difference(self.spec, spec)
         if changed:
             raise ModelError(
                 f"{self.name} was trained on other features than {cache.path} holds: "
@@ -257,7 +266,14 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
             f"{file} has model format {version}, and this featx reads up to {FORMAT_VERSION}; "
             "update featx"
         )
-    needed = {"head": str, "task": str, "classes": list, "tap": str, "options": dict}
+    needed = {
+        "head": str,
+        "task": str,
+        "classes": list,
+        "tap": str,
+        "options": dict,
+        "n_train": int,
+    }
     for name, kind in needed.items():
         if not isinstance(meta.get(name), kind):
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")

@@ -113,7 +113,7 @@ class Samples:
 
     def keep(self, mask: NDArray[np.bool_], why: str) -> Samples:
         """Leave out what `mask` does not name, and count it."""
-        values = {
+        values: dict[str, Any] = {
             name: None if (given := getattr(self, name)) is None else given[mask]
             for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
         }

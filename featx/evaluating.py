@@ -1,0 +1,170 @@
+"""Measure a model on the rows of a cache that it never saw."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from featx.cache.reader import Cache
+from featx.errors import ModelError
+from featx.evaluation import baseline
+from featx.evaluation import evaluate as measure
+from featx.fitting import opened
+from featx.heads import HEADS, Head
+from featx.measuring import joined
+from featx.model import Model, load_model
+from featx.samples import Columns, Samples, load_samples
+from featx.selection.checks import Warn, check_groups, warn
+
+_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on rows it never saw; `to_dict` is the JSON of ``featx evaluate``.
+
+    Parameters
+    ----------
+    test, baseline, warnings
+        As in `featx.fitting.FitResult`.
+    excluded
+        Why rows were left out, and how many: without label, seen in training, of a class that the
+        model does not know.
+    """
+
+    head: str
+    chosen: dict[str, Any]
+    test: dict[str, Any]
+    baseline: dict[str, Any]
+    warnings: list[Warn]
+    n_train: int
+    n_test: int
+    classes: list[str]
+    confusion: list[list[int]]
+    per_class: dict[str, Any]
+    excluded: dict[str, int]
+    model: str | None
+    cache: str
+    fingerprint: str
+    tap: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+def evaluate(
+    model: Model | str | os.PathLike[str],
+    cache: Cache | str | os.PathLike[str],
+    *,
+    groups: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a model on the labelled rows of a cache that it was not trained on.
+
+    Parameters
+    ----------
+    model
+        A model, or its file.
+    cache
+        An open cache, or its file; of the model's fingerprint.
+    groups
+        Column whose groups the intervals resample whole.
+    seed
+        Of the bootstrap.
+
+    Raises
+    ------
+    ModelError
+        If the cache holds other features (each field that differs is named), or no row is new.
+    FitError
+        If there are no labels.
+
+    Examples
+    --------
+    >>> featx.evaluate("cells.featx", "new.h5").test["accuracy"]["value"]  # doctest: +SKIP
+    0.91
+    """
+    chosen = model if isinstance(model, Model) else load_model(model)
+    with opened(cache) as file:
+        chosen.require_cache(file)
+        columns = Columns(tap=chosen.tap, label=chosen.meta.get("label"), groups=groups)
+        samples = _unseen(chosen, load_samples(file, columns, _head(chosen)))
+        parts = [
+            chosen.score(samples.take(np.arange(k, min(k + _BATCH, len(samples)))))
+            for k in range(0, len(samples), _BATCH)
+        ]
+        scores = joined(parts)
+        codes = check_groups(samples.groups, len(samples)) if _several(samples) else None
+        metrics = measure(
+            samples.y,
+            scores.predicted,
+            probabilities=scores.probabilities,
+            classes=chosen.classes or None,
+            task=chosen.task,
+            seed=seed,
+            groups=codes,
+        )
+        known = baseline([chosen.meta["typical"]], samples.y, task=chosen.task, groups=codes)
+        return _result(chosen, file, samples, metrics, known)
+
+
+def _several(samples: Samples) -> bool:
+    return samples.groups is not None and len(np.unique(samples.groups.astype(str))) > 1
+
+
+def _head(model: Model) -> Head:
+    name, any_head = model.meta["head"], next(h for h in HEADS.values() if h.task == model.task)
+    return HEADS.get(name, any_head)
+
+
+def _unseen(model: Model, samples: Samples) -> Samples:
+    """Leave out rows that the model learnt from, and those of a class that it cannot name."""
+    known = model.saw(samples.ids.tolist(), samples.digests)
+    found = samples.keep(~known, "seen in training")
+    if not len(found):
+        raise ModelError(
+            f"{model.name} was trained on every labelled row of the cache (by name or by content); "
+            "evaluate it on other images"
+        )
+    if model.classes:
+        found = found.keep(np.isin(found.y, model.classes), "of unknown class")
+    if not len(found):
+        raise ModelError(
+            f"no row has a class of {model.name} ({', '.join(model.classes[:5])}...); the cache "
+            f"has {', '.join(samples.classes[:5])}..."
+        )
+    return found
+
+
+def _result(
+    model: Model, cache: Cache, samples: Samples, metrics: dict[str, Any], known: dict[str, Any]
+) -> Evaluation:
+    notes = []
+    if unknown := samples.excluded.get("of unknown class"):
+        text = f"{unknown} rows have a class that the model does not know, and are left out"
+        notes.append(warn("unknown-classes", text))
+    if len(samples) < 30:
+        notes.append(
+            warn("few-test-rows", f"{len(samples)} test rows leave every figure uncertain")
+        )
+    return Evaluation(
+        head=str(model.meta["head"]),
+        chosen=dict(model.figures.get("chosen", {})),
+        test={k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v},
+        baseline=known,
+        warnings=notes,
+        n_train=int(model.meta["n_train"]),
+        n_test=len(samples),
+        classes=model.classes,
+        confusion=metrics.get("confusion", []),
+        per_class=metrics.get("per_class", {}),
+        excluded=samples.excluded,
+        model=None if model.path is None else str(model.path),
+        cache=str(cache.path),
+        fingerprint=cache.fingerprint,
+        tap=model.tap,
+    )

@@ -1,0 +1,198 @@
+"""Label new images: extract as the model's features were, then predict with flat memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featx.cache.reader import Cache, open_cache
+from featx.cache.shards import remove_parts
+from featx.model import Model
+from featx.references import require_same_features
+from featx.rowfile import Row, open_rows, require_rows_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featx.manifest import Source
+
+_BATCH = 4096  # rows predicted at a time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted; `to_dict` is the JSON of ``featx predict --json``.
+
+    Parameters
+    ----------
+    predicted, failed
+        How many images have a label, and how many could not be read.
+    labels
+        How often each class was given.
+    failures
+        ``id -> reason``.
+    out
+        The file with a row for each image, if one was asked for.
+    rows
+        The same rows, if none was.
+    """
+
+    predicted: int
+    failed: int
+    labels: dict[str, int]
+    failures: dict[str, str] = field(repr=False)
+    out: str | None = None
+    rows: list[Row] = field(default_factory=list, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        names = ("predicted", "failed", "out", "labels", "failures")
+        return {name: getattr(self, name) for name in names}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row for each image: id, path, label, probabilities, error."""
+        import pandas as pd
+
+        if self.out is None:
+            return pd.DataFrame(self.rows)
+        suffix = Path(self.out).suffix.lower()
+        if suffix == ".csv":
+            return pd.read_csv(self.out, dtype={"id": str, "path": str})
+        if suffix in (".parquet", ".pq"):
+            return pd.read_parquet(self.out)
+        return pd.read_json(self.out, lines=True, dtype={"id": str, "path": str})
+
+
+def predict(
+    model: Model,
+    source: Source | Cache,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Prediction:
+    """Label every image of `source`.
+
+    Parameters
+    ----------
+    model
+        From `featx.load_model`.
+    source
+        What `featx.extract` takes, or an open cache.
+    out
+        A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label, a probability for each class
+        (``p_<class>``), and for an image that cannot be read the reason in ``error``.
+    cache
+        Where the features are kept and reused. Without it they are removed afterwards; what an
+        interrupted run has done stays beside `out`, and the same command goes on from there.
+    **options
+        Fields of `featx.options.ExtractOptions` that change no value: device, batch_size, threads,
+        on_error, progress; and `weights`, when the file lies elsewhere now.
+
+    Raises
+    ------
+    ModelError
+        If the features would be others than those of the training.
+    DriftError
+        If they are, although everything that is recorded is the same.
+    ExtractError
+        If no image could be embedded.
+
+    Examples
+    --------
+    >>> found = featx.load_model("cells.featx").predict("new/", out="new.csv")  # doctest: +SKIP
+    """
+    target = None if out is None else Path(out)
+    if target is not None:
+        require_rows_target(target)
+    if isinstance(source, Cache):
+        model.require_cache(source)
+        return _label(model, source, target)
+    chosen = require_same_features(model, options)
+    with _place(target, cache, model.fingerprint) as place:
+        from featx.extraction import extract
+
+        extract(source, place, **chosen)
+        with open_cache(place) as found:
+            model.require_cache(found, precision=False)
+            return _label(model, found, target)
+
+
+@contextmanager
+def _place(
+    target: Path | None, cache: str | os.PathLike[str] | None, fingerprint: str
+) -> Iterator[Path]:
+    """Where the features go while they are needed."""
+    if cache is not None:
+        yield Path(cache)
+    elif target is None:
+        with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+            yield Path(folder) / "features.h5"
+    else:
+        place = target.with_name(f".{target.name}.{fingerprint[:8]}.h5")
+        yield place
+        # Not in a finally: an interrupted run goes on from what it leaves.
+        place.unlink(missing_ok=True)
+        remove_parts(place)
+
+
+def _label(model: Model, cache: Cache, target: Path | None) -> Prediction:
+    counts: Counter[str] = Counter()
+    kept: list[Row] = []
+    if target is None:
+        for rows in _rows(model, cache, counts):
+            kept += rows
+    else:
+        with open_rows(target, columns_of(model)) as writer:
+            for rows in _rows(model, cache, counts):
+                writer.write(rows)
+    labels = {name: counts[name] for name in model.classes if name in counts}
+    return Prediction(
+        predicted=len(cache),
+        failed=len(cache.failed),
+        labels=labels,
+        failures=cache.failed,
+        out=None if target is None else os.fspath(target),
+        rows=kept,
+    )
+
+
+def columns_of(model: Model) -> dict[str, type]:
+    """Name and type of each column of the table of predictions."""
+    label = str if model.classes else float
+    probable = model.classes and hasattr(model.estimator, "predict_proba")
+    scores = {f"p_{name}": float for name in model.classes} if probable else {}
+    return {"id": str, "path": str, "label": label, **scores, "error": str}
+
+
+def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row]]:
+    columns = columns_of(model)
+    blank: Row = dict.fromkeys(columns)
+    scored = [name for name in columns if name.startswith("p_")]
+    start = 0
+    for X in cache.tap(model.tap).batches(_BATCH):
+        found = model.score(X)
+        # Plain Python values: the writers know no numpy.
+        labels = found.predicted.tolist()
+        table = [] if found.probabilities is None else np.round(found.probabilities, 6).tolist()
+        rows = []
+        for k, label in enumerate(labels):
+            row = {**blank, "id": cache.ids[start + k], "path": cache.paths[start + k]}
+            row["label"] = label
+            if table:
+                row |= dict(zip(scored, table[k], strict=True))
+            rows.append(row)
+        counts.update(map(str, labels) if model.classes else ())
+        start += len(labels)
+        yield rows
+    failed = list(cache.failed.items())
+    for at in range(0, len(failed), _BATCH):
+        yield [{**blank, "id": name, "error": why} for name, why in failed[at : at + _BATCH]]

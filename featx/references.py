@@ -1,0 +1,230 @@
+"""Reference images: whether features are still those that a model was trained on."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.archive import N_REFERENCES, REFERENCES
+from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.reader import Cache, open_cache
+from featx.errors import DeviceError, DriftError, FeatxError, ModelError
+from featx.model import Model
+from featx.preprocess import Preprocess
+from featx.provenance import library_versions
+
+LEAST_COSINE = 0.999
+_VECTORS = "references.npy"
+
+
+def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Check, before anything else is extracted, that features are those of the training.
+
+    The reference images take the way that the new images will take, from their bytes to their
+    vectors.
+
+    Parameters
+    ----------
+    options
+        Fields of `featx.options.ExtractOptions` that the user gave.
+
+    Returns
+    -------
+    options : all that `featx.extract` needs for the same features
+
+    Raises
+    ------
+    ModelError
+        If the weights, the taps, the preprocessing or the decoder are others.
+    DriftError
+        If a vector's cosine with the one in the model is below 0.999.
+    """
+    chosen = {**model.meta["options"], **_same(model, options), **options}
+    key = "{device} {precision} {weights}".format(**chosen)
+    if key in model.checked:
+        return chosen
+    spec, vectors = _embed(model, {**chosen, "compile": "off", "progress": False, "force": False})
+    _require_spec(model, spec)
+    if vectors is not None:
+        _require_vectors(model, vectors, spec)
+    model.checked.add(key)
+    return chosen
+
+
+def _same(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    from featx.runtime import plan_runtime
+
+    device, precision = options.get("device", "auto"), model.spec.precision
+    try:
+        plan_runtime(device=device, precision=precision)
+    except DeviceError:
+        precision = "fp32"  # what every machine has; the vectors decide whether it will do
+    mode = model.spec.decode["mode"]
+    weights = model.meta["options"].get("weights")
+    return {"device": device, "precision": precision, "decode": mode, "weights": weights}
+
+
+def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[np.float32] | None]:
+    from featx.extraction import extract
+
+    images = [model.members[name] for name in REFERENCES if name in model.members]
+    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+        files = []
+        for k, data in enumerate(images or [_plain_image(model)]):
+            files.append(Path(folder) / f"{k}.png")
+            files[-1].write_bytes(data)
+        place = Path(folder) / "references.h5"
+        extract([str(f) for f in files], place, **options)
+        with open_cache(place) as found:
+            if not images:
+                return found.spec, None
+            # The order of the rows is that of the list; a failed one would have been said.
+            tap = model.tap if model.tap in found.taps else found.taps[0]
+            return found.spec, np.asarray(found.tap(tap), dtype=np.float32)
+
+
+def _plain_image(model: Model) -> bytes:
+    """Any picture: without references the spec alone is compared."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    height, width = model.spec.preprocess["input_size"]
+    Image.new("RGB", (width, height), "grey").save(file, "PNG")
+    return file.getvalue()
+
+
+def _require_spec(model: Model, spec: ExtractSpec) -> None:
+    same = replace(spec, precision=model.spec.precision)
+    if changed := spec_difference(model.spec, same):
+        raise ModelError(
+            f"{model.name} cannot be fed: its features were computed otherwise than this machine "
+            f"would: {'; '.join(changed)}{_libraries(model)}"
+        )
+
+
+def _require_vectors(model: Model, vectors: NDArray[np.float32], spec: ExtractSpec) -> None:
+    known = reference_vectors(model)
+    if known.shape != vectors.shape:
+        raise DriftError(
+            f"{model.name}: reference images give {vectors.shape}, and gave {known.shape}"
+        )
+    norms = np.linalg.norm(known, axis=1) * np.linalg.norm(vectors, axis=1)
+    cosines = (known * vectors).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
+    worst = int(cosines.argmin())
+    if not cosines[worst] >= LEAST_COSINE:
+        how = f", {spec.precision} in place of {model.spec.precision}"
+        raise DriftError(
+            f"{model.name}: features have drifted: reference image {worst} has cosine "
+            f"{cosines[worst]:.4f} with its vector of the training (at least {LEAST_COSINE} is "
+            f"needed), weights {spec.weights_digest[:12]}"
+            f"{how if spec.precision != model.spec.precision else ''}{_libraries(model)}"
+        )
+
+
+def _libraries(model: Model) -> str:
+    then, now = model.meta.get("versions", {}), library_versions()
+    changed = [
+        f"{name} {then.get(name)} -> {now.get(name)}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]
+    return f"; libraries that changed: {', '.join(changed) or 'none'}"
+
+
+def reference_vectors(model: Model) -> NDArray[np.float32]:
+    """Vectors of the reference images, float32, shape (n, n_features).
+
+    Raises
+    ------
+    ModelError
+        If the model's are damaged.
+    """
+    try:
+        found = np.load(io.BytesIO(model.members[_VECTORS]), allow_pickle=False)
+    except (KeyError, ValueError, EOFError, OSError) as error:
+        raise ModelError(f"{model.name} is damaged: {_VECTORS}: {error}") from None
+    return np.asarray(found, dtype=np.float32)
+
+
+def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str, bytes]:
+    """Take up to eight of these rows' images as reference images.
+
+    Each is kept as it is after resizing and before cropping, where resizing once more changes
+    nothing: so its vector is the one in the cache.
+
+    Parameters
+    ----------
+    rows
+        Row numbers of the training rows.
+
+    Returns
+    -------
+    members : name -> bytes, empty where no image can be read any more
+    """
+    preprocess = Preprocess.from_dict(cache.spec.preprocess)
+    if any(view.scale != 1 for view in preprocess.views):
+        return {}  # a larger view is not made of the resized picture
+    read = _reader(cache)
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, 4 * N_REFERENCES).astype(int))]
+    images: list[bytes] = []
+    kept: list[int] = []
+    for row in spread:
+        image = _resized(cache, int(row), read, preprocess)
+        if image is not None:
+            images.append(image)
+            kept.append(int(row))
+        if len(kept) == N_REFERENCES:
+            break
+    if not kept:
+        return {}
+    file = io.BytesIO()
+    np.save(file, np.asarray(cache.tap(tap)[kept], dtype=np.float32), allow_pickle=False)
+    return {**dict(zip(REFERENCES, images, strict=False)), _VECTORS: file.getvalue()}
+
+
+def _reader(cache: Cache) -> Callable[[int], bytes]:
+    """Reads the image of a row: from a built-in set, or from its path."""
+    from featx.datasets import BUILT_IN
+    from featx.manifest import read_file
+
+    source = cache.provenance.get("source")
+    if source not in BUILT_IN:
+        return lambda row: read_file(cache.paths[row])[0]
+    manifest = BUILT_IN[source]()
+    places = {name: k for k, name in enumerate(manifest.ids)}
+    return lambda row: manifest.read(places[cache.ids[row]])[0]
+
+
+def _resized(
+    cache: Cache, row: int, read: Callable[[int], bytes], preprocess: Preprocess
+) -> bytes | None:
+    import hashlib
+
+    from PIL import Image
+
+    from featx.images import decode, draw_pixels, resized_size
+
+    try:
+        data = read(row)
+        if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
+            return None  # another picture lies there now
+        mode = cache.spec.decode["mode"]
+        pixels = decode(data, mode, min(preprocess.resize_size))
+    except (FeatxError, KeyError):
+        return None
+    size = resized_size((pixels.shape[0], pixels.shape[1]), preprocess)
+    if size[0] * size[1] > 4 * preprocess.input_size[0] * preprocess.input_size[1]:
+        return None  # a long, thin picture is resized in parts, and is large
+    whole = replace(preprocess, input_size=size, views=preprocess.views[:1])
+    drawn = np.empty(whole.out_shape(), np.uint8)
+    draw_pixels(pixels, whole, drawn)
+    file = io.BytesIO()
+    Image.fromarray(drawn[0]).save(file, "PNG")
+    return file.getvalue()
