@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featx.backbones import from_file, from_packages, from_timm, from_torchvision
+from featx.backbones import from_file, from_onnx, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
 from featx.backbones.listing import local_names
@@ -29,7 +29,7 @@ def load_backbone(
     name
         ``torchvision:NAME``, ``timm:NAME``, or a plain name: ``efficientnet_lite0`` to ``2`` from
         their packages, then torchvision's networks, then timm's. ``file:module.py:factory`` for
-        your own network; its code is run.
+        your own network, whose code is run; or the path of an ONNX file.
     weights
         None for the pretrained ones, found on this machine or else downloaded, or those that the
         factory brings; ``random`` for a fixed seed; otherwise the library's tag, a file, or an
@@ -63,7 +63,7 @@ def load_backbone(
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """The source (``package``, ``torchvision``, ``timm``, ``file``) and the name within it.
+    """Split into source and name: package, torchvision, timm, file or onnx.
 
     Raises
     ------
@@ -72,6 +72,8 @@ def resolve(name: str) -> tuple[str, str]:
     """
     if from_file.knows(name):
         return "file", name
+    if from_onnx.knows(name):
+        return "onnx", name
     source, colon, plain = name.partition(":")
     if not colon:
         source, plain = "", name
@@ -96,8 +98,8 @@ def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | 
     """The recipe, and what is left of `weights` once a tag has been understood."""
     if source == "package":
         return from_packages.recipe(name), weights
-    if source == "file":
-        return from_file.recipe(name), weights
+    if source in ("file", "onnx"):
+        return (from_file if source == "file" else from_onnx).recipe(name), weights
     library: Any = from_torchvision if source == "torchvision" else from_timm
     if weights in library.tags(name):
         return library.recipe(name, weights), None
@@ -115,7 +117,8 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
     if weights == "random" or own:
         net = recipe.build(in_chans=in_chans)
         tag = "" if own else "random"
-        found = Weights(own or "random", tag, digest_state(net.state_dict()))
+        digest = (recipe.own_digest if own else "") or digest_state(net.state_dict())
+        found = Weights(own or "random", tag, digest)
         return _backbone(recipe, net, found, in_chans)
     path, source, tag, licence = _file(recipe, weights)
     state, read = read_state(path)

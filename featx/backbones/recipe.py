@@ -49,8 +49,9 @@ class Recipe:
         Gives a file's entries the network's names, if they have others.
     convert
         The library's own way to load a foreign file; raises if it cannot.
-    own_weights
-        Where the weights are from that `build` itself brings; "" if it brings none.
+    own_weights, own_digest
+        Where the weights are from that `build` itself brings, "" if it brings none; and their
+        digest, where more than the tensors decides what the network computes.
     in_chans
         Channels that the network takes unless told otherwise.
     """
@@ -68,6 +69,7 @@ class Recipe:
     rename: Callable[[State, nn.Module], State] | None = None
     convert: Callable[[State], nn.Module] | None = None
     own_weights: str = ""
+    own_digest: str = ""
     in_chans: int = 3
 
 
