@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.cache.durable import size_text, write_bytes
-from featx.errors import CacheError, ModelError, NoSpaceError
+from featx.errors import ModelError
 
 FORMAT_VERSION = 1
 N_REFERENCES = 8
@@ -43,12 +43,7 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             small = name.endswith(".json")
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED)
-    try:
-        write_bytes(path, file.getvalue())
-    except NoSpaceError:
-        raise
-    except CacheError as error:
-        raise ModelError(str(error)) from None
+    write_bytes(path, file.getvalue())
 
 
 def read_archive(path: Path) -> dict[str, bytes]:

@@ -208,6 +208,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .jsonl file.")],
     cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Name again a network that is code of your own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
@@ -223,8 +226,8 @@ def predict(
         "max_failed": max_failed,
         "batch_size": batch_size if batch_size == "auto" else _whole("batch-size", batch_size),
     }
-    if weights is not None:
-        options["weights"] = weights
+    named = {"weights": weights, "backbone": backbone}
+    options |= {name: value for name, value in named.items() if value is not None}
     from featx.model import load_model
 
     result = load_model(model).predict(source, out=out, cache=cache, **options)

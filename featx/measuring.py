@@ -12,12 +12,15 @@ from scipy import stats
 
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
+from featx.evaluation.resampling import wilson
 from featx.heads import Head
 from featx.samples import Samples
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, warn
 
 Rows = NDArray[np.intp]
+
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ class Measurement:
         if len(done) == 1:
             return first
         share = len(first.test) / len(first.train)
-        first.metrics.update(_repeated([m.metrics for m in done], share))
-        first.baseline.update(_repeated([m.baseline for m in done], share))
+        rows = min(len(self.samples), len(done) * len(first.test))
+        first.metrics.update(_repeated([m.metrics for m in done], share, rows))
+        first.baseline.update(_repeated([m.baseline for m in done], share, rows))
         return first
 
     def _once(self, seed: int) -> Measured:
@@ -116,6 +120,7 @@ class Measurement:
             seed=seed,
             task=samples.task,
         )
+        self._require_groups(split.train)
         train, folds = split.train, None
         if split.validation is not None:
             # The manifest says where to choose; the chosen head then learns from both parts.
@@ -128,6 +133,13 @@ class Measurement:
         found = self._search(train, seed, folds)
         scores = self._score(found, split.test)
         return self._measured(found, train, split.test, scores, leaks)
+
+    def _require_groups(self, train: Rows) -> None:
+        if self.codes is not None and len(np.unique(self.codes[train])) < 2:
+            raise FitError(
+                f"{len(np.unique(self.codes))} groups leave one for training and none for the "
+                "folds of the search; name a column with more groups"
+            )
 
     def _nested(self) -> Measured:
         plan, samples = self.plan, self.samples
@@ -238,26 +250,26 @@ def _figures(several: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]
     }
 
 
-def _repeated(several: list[dict[str, Any]], share: float) -> dict[str, dict[str, float]]:
+def _repeated(several: list[dict[str, Any]], share: float, rows: int) -> dict[str, Any]:
     """Mean over repeats, with the corrected resampled t interval.
 
     The repeats share rows, so their spread alone is too narrow; Nadeau and Bengio 2003
-    (https://doi.org/10.1023/A:1024068626366) add test rows / training rows to 1 / repeats.
+    (https://doi.org/10.1023/A:1024068626366) add test rows / training rows to 1 / repeats. Shares
+    get Wilson's interval of that error, and never one narrower than `rows` rows allow.
     """
     found = {}
     for name, figures in _figures(several).items():
         values = np.array([f["value"] for f in figures])
         n, mean = len(values), float(values.mean())
         error = float(np.sqrt((1 / n + share) * values.var(ddof=1)))
-        half = float(stats.t.ppf(0.975, n - 1)) * error
-        # A metric in [0, 1] stays there; a loss stays above zero.
-        low = -np.inf if name == "r2" else 0.0
-        high = np.inf if name in ("log_loss", "mae", "rmse") else 1.0
-        found[name] = {
-            "value": mean,
-            "low": float(max(low, mean - half)),
-            "high": float(min(high, mean + half)),
-        }
+        z = float(stats.t.ppf(0.975, n - 1))
+        if name in _SHARES and 0 <= mean <= 1:
+            effective = min(rows, mean * (1 - mean) / error**2) if error else rows
+            found[name] = {"value": mean, **wilson(mean, max(effective, 1e-9), z)}
+            continue
+        low = mean - z * error
+        low = low if name == "r2" else max(0.0, low)
+        found[name] = {"value": mean, "low": low, "high": mean + z * error}
     return found
 
 

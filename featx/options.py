@@ -11,7 +11,7 @@ from featx.sync import Difference
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-_DECIDE_VALUES = (
+DECIDE_VALUES = (
     "backbone",
     "weights",
     "layers",
@@ -26,6 +26,7 @@ _DECIDE_VALUES = (
     "view_merge",
     "dtype",
 )
+"""The options that can change a feature; a model keeps them."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class ExtractOptions:
 
     def values(self) -> dict[str, Any]:
         """The options that decide values, JSON-ready: what a model needs to extract alike."""
-        found = {name: getattr(self, name) for name in _DECIDE_VALUES}
+        found = {name: getattr(self, name) for name in DECIDE_VALUES}
         if self.weights and "://" not in self.weights and Path(self.weights).exists():
             # A model is used from other folders than its cache was made in.
             found["weights"] = str(Path(self.weights).resolve())

@@ -95,7 +95,7 @@ def predict(
         interrupted run has done stays beside `out`, and the same command goes on from there.
     **options
         Fields of `featx.options.ExtractOptions` that change no value: device, batch_size, threads,
-        on_error, progress; and `weights`, when the file lies elsewhere now.
+        on_error, progress; and `weights` or `backbone`, when their file lies elsewhere now.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.model import Model
+from featx.options import DECIDE_VALUES
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
@@ -42,11 +43,14 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     Raises
     ------
     ModelError
-        If the weights, the taps, the preprocessing or the decoder are others.
+        If the weights, the taps, the preprocessing or the decoder are others, or the backbone is
+        code of a file and the user did not name it.
     DriftError
         If a vector's cosine with the one in the model is below 0.999.
     """
-    chosen = {**model.meta["options"], **_same(model, options), **options}
+    kept = {k: v for k, v in model.meta["options"].items() if k in DECIDE_VALUES}
+    chosen = {**kept, **_same(model, options), **options}
+    _require_no_code(model, chosen, options)
     key = "{device} {precision} {weights}".format(**chosen)
     if key in model.checked:
         return chosen
@@ -56,6 +60,16 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
         _require_vectors(model, vectors, spec)
     model.checked.add(key)
     return chosen
+
+
+def _require_no_code(model: Model, chosen: dict[str, Any], options: dict[str, Any]) -> None:
+    """A model is data: a file of code runs only when the user names it, never the model alone."""
+    name = str(chosen.get("backbone"))
+    if name.startswith("file:") and "backbone" not in options:
+        raise ModelError(
+            f"{model.name} takes its network from code ({name}), which a model may not run; if you "
+            f"trust that file, pass --backbone {name}"
+        )
 
 
 def _same(model: Model, options: dict[str, Any]) -> dict[str, Any]:

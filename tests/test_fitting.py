@@ -1,0 +1,262 @@
+"""fit: only training rows choose, test rows only measure, and every bad input is one line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coloured import save_coloured
+
+from featx import fit, open_cache
+from featx.cache import Cache
+from featx.errors import CacheError, CacheFormatError, FitError, ModelError
+from featx.extraction import extract
+from featx.fitting import FitOptions
+from featx.heads import get_head
+from featx.measuring import Measurement
+from featx.samples import Columns, load_samples
+from featx.selection import SplitPlan
+
+PARTS = ("train", "train", "train", "validation", "test", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitting")
+
+
+@pytest.fixture(scope="module")
+def cache(folder: Path, tiny: dict[str, Any]) -> Iterator[Cache]:
+    """60 pictures of two colours, 4 without label, with the columns that a fit can name."""
+    rows = []
+    for k, path in enumerate(save_coloured(folder, 60)):
+        value = float(np.sin(k))
+        rows.append(
+            {
+                "path": str(path.relative_to(folder)),
+                "label": path.parent.name if k < 56 else "",
+                "patient": f"p{k // 4}",
+                "half": f"h{k % 2}",
+                "one": "same",
+                "value": value,
+                "count": k % 3,
+                "weight": 1 + k % 2,
+                "part": PARTS[k // 2 % 6],
+                "wrong": "trian",
+                "rare": "few" if k < 3 else "many",
+            }
+        )
+    write_table(folder / "table.csv", rows)
+    extract(folder / "table.csv", folder / "c.h5", **tiny)
+    with open_cache(folder / "c.h5") as opened:
+        yield opened
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def samples_of(cache: Cache, **columns: Any) -> Any:
+    return load_samples(cache, Columns(**columns), get_head("svm"))
+
+
+def test_figures_of_classes_that_colours_tell_apart(cache: Cache) -> None:
+    result = fit(cache, "logreg", seed=1)
+    assert result.excluded == {"without label": 4}
+    assert (result.n_train, result.n_test) == (42, 14)
+    assert result.classes == ["blue", "red"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss"):
+        figure = result.test[name]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert result.test["accuracy"]["value"] == 1
+    assert result.baseline["accuracy"]["value"] == 0.5
+    assert result.confusion == [[7, 0], [0, 7]]
+    assert 0.9 < result.cv["score"] <= 1
+    assert [w["code"] for w in result.warnings if w["code"] == "few-test-rows"]
+
+
+def test_test_rows_do_not_change_the_model(cache: Cache) -> None:
+    """Labels of the test rows may be anything: what was chosen and fitted is the same."""
+    samples = samples_of(cache)
+    first = Measurement(get_head("logreg"), samples, SplitPlan()).run()
+    y = samples.y.copy()
+    y[first.test] = np.where(y[first.test] == "red", "blue", "red")
+    # The split is stratified by the labels, so it is fixed for this comparison.
+    part = np.full(len(samples), "train", dtype=object)
+    part[first.test] = "test"
+    runs = [
+        Measurement(get_head("logreg"), replace(samples, y=labels, split=part), SplitPlan()).run()
+        for labels in (samples.y, y)
+    ]
+    assert runs[0].found.best_params == runs[1].found.best_params
+    coefficients = [run.found.estimator["clf"].coef_ for run in runs]
+    np.testing.assert_array_equal(*coefficients)
+    assert runs[0].metrics["accuracy"]["value"] == 1
+    assert runs[1].metrics["accuracy"]["value"] == 0
+
+
+def test_scaler_saw_the_training_rows_only(cache: Cache) -> None:
+    samples = samples_of(cache)
+    measured = Measurement(get_head("logreg"), samples, SplitPlan()).run()
+    scaler = measured.found.estimator["scale"]
+    np.testing.assert_allclose(scaler.mean_, samples.take(measured.train).mean(axis=0), rtol=1e-4)
+
+
+def test_shuffled_labels_score_like_the_baseline(cache: Cache) -> None:
+    samples = samples_of(cache)
+    y = np.random.default_rng(0).permutation(samples.y)
+    measured = Measurement(get_head("svm"), replace(samples, y=y), SplitPlan(nested=True)).run()
+    assert measured.metrics["accuracy"]["low"] < 0.5 < measured.metrics["accuracy"]["high"]
+
+
+def test_groups_stay_on_one_side(cache: Cache) -> None:
+    samples = samples_of(cache, groups="patient")
+    measured = Measurement(get_head("svm"), samples, SplitPlan(groups="patient")).run()
+    groups = samples.groups
+    assert not set(groups[measured.train]) & set(groups[measured.test])
+
+
+def test_column_called_group_needs_no_asking(folder: Path, tiny: dict[str, Any]) -> None:
+    rows = [
+        {"path": f"{c}/{k:03d}.png", "label": c, "group": f"g{k // 6}"}
+        for k in range(48)
+        for c in [("red", "blue")[k % 2]]
+    ]
+    write_table(folder / "grouped.csv", rows)
+    extract(folder / "grouped.csv", folder / "grouped.h5", **tiny)
+    with open_cache(folder / "grouped.h5") as cache:
+        samples = samples_of(cache)
+        measured = Measurement(get_head("svm"), samples, SplitPlan()).run()
+        assert not set(samples.groups[measured.train]) & set(samples.groups[measured.test])
+
+
+def test_split_column_is_followed(cache: Cache) -> None:
+    result = fit(cache, split="part")
+    part = cache.columns["part"]
+    assert result.model is not None
+    names = [name for name, p in zip(cache.ids, part, strict=True) if p == "test"]
+    labelled = [name for name in names if cache.y[cache.ids.index(name)] >= 0]
+    assert result.model.tested["ids"] == labelled
+    assert result.excluded["without split"] == int((part[:56] == "").sum())
+    # Validation rows choose, and the chosen head then learns from them too.
+    assert result.n_train == int(np.isin(part[:56], ("train", "validation")).sum())
+    assert result.cv["folds"] == 1
+
+
+def test_number_column_needs_a_regression_head(cache: Cache) -> None:
+    result = fit(cache, "ridge-reg", label="value")
+    assert {"r2", "mae"} <= set(result.test)
+    assert result.classes == []
+    with pytest.raises(FitError, match=r"are numbers .* ridge-reg, svr, knn-reg"):
+        fit(cache, "svm", label="value")
+    with pytest.raises(FitError, match=r"predicts a number, and labels are names .*svm"):
+        fit(cache, "ridge-reg")
+
+
+def test_whole_numbers_are_classes(cache: Cache) -> None:
+    assert fit(cache, label="count").classes == ["0", "1", "2"]
+
+
+def test_repeats_give_the_mean_of_the_splits(cache: Cache) -> None:
+    single = [fit(cache, label="count", seed=s).test["accuracy"]["value"] for s in (0, 1, 2)]
+    repeated = fit(cache, label="count", repeats=3)
+    figure = repeated.test["accuracy"]
+    assert figure["value"] == pytest.approx(np.mean(single))
+    assert figure["low"] < figure["value"] < figure["high"]
+    assert repeated.model is not None
+    assert len(repeated.model.tested["ids"]) == repeated.n_test
+
+
+def test_nested_measures_every_row_and_fits_all(cache: Cache) -> None:
+    result = fit(cache, nested=True, folds=3)
+    assert result.n_test == result.n_train == 56
+    assert sum(map(sum, result.confusion)) == 56
+
+
+def test_same_seed_same_figures(cache: Cache) -> None:
+    first, second = (fit(cache, seed=3).to_dict() for _ in range(2))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+
+
+def test_weights_reach_the_fit(cache: Cache) -> None:
+    plain, weighted = fit(cache, "logreg"), fit(cache, "logreg", weights_column="weight")
+    models = [plain.model, weighted.model]
+    assert all(models)
+    coefficients = [m.estimator["clf"].coef_ for m in models if m is not None]
+    assert not np.allclose(*coefficients)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "svn"}, "did you mean"),
+        ({"tap": "flaten"}, "has no tap 'flaten'; did you mean flatten"),
+        ({"label": "vlue"}, "--label 'vlue'.*did you mean value"),
+        ({"groups": "patent"}, "--groups 'patent'.*did you mean patient"),
+        ({"groups": "one"}, "one group"),
+        ({"groups": "half"}, "class 'blue' lies in so few groups"),
+        ({"weights_column": "patient"}, "holds text"),
+        ({"label": "one"}, "only class 'same'"),
+        ({"label": "rare"}, "class 'few' has 2 rows, and 5 folds need 5"),
+        ({"split": "wrong"}, "'trian'; did you mean train"),
+        ({"split": "2"}, "share of test rows is 2"),
+        ({"split": "part", "nested": True}, "fixes one split, and --nested"),
+        ({"folds": 1}, "number of folds is 1"),
+        ({"repeats": 0}, "number of repeats is 0"),
+        ({"fold": 3}, "no option 'fold'; did you mean folds"),
+    ],
+)
+def test_bad_input_is_one_line(cache: Cache, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FitError, match=message) as caught:
+        fit(cache, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_cache_without_labels(folder: Path, tiny: dict[str, Any]) -> None:
+    extract(sorted((folder / "red").iterdir()), folder / "bare.h5", **tiny)
+    with pytest.raises(FitError, match="has no labels"):
+        fit(folder / "bare.h5")
+
+
+def test_features_that_are_not_numbers_are_named(cache: Cache) -> None:
+    samples = samples_of(cache)
+    X = np.array(cache.X)
+    X[7, 3] = np.nan
+    with pytest.raises(FitError, match=r"NaN or infinity in 1 rows, first 'blue/007.png'"):
+        Measurement(get_head("svm"), replace(samples, features=X), SplitPlan()).run()
+
+
+def test_file_that_is_no_cache(folder: Path) -> None:
+    with pytest.raises(CacheFormatError, match="not a featx cache"):
+        fit(folder / "table.csv")
+
+
+def test_target_is_refused_before_anything_is_read(folder: Path) -> None:
+    with pytest.raises(CacheError, match="does not exist"):
+        fit(folder / "no such cache.h5", out=folder / "nowhere" / "m.featx")
+
+
+def test_head_that_cannot_be_saved_is_refused_unfitted(cache: Cache, folder: Path) -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    class Own(HistGradientBoostingClassifier):  # type: ignore[misc]
+        def fit(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("fitted")
+
+    with pytest.raises(ModelError, match="cannot be saved"):
+        fit(cache, Own(), out=folder / "own.featx")
+
+
+def test_options_are_normalised_once() -> None:
+    assert FitOptions(split="0.3").plan.test_size == 0.3
+    assert FitOptions(split="0.3").columns.split is None
+    assert FitOptions(split="part").columns.split == "part"
