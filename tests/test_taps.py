@@ -217,6 +217,11 @@ def test_a_value_that_varies_with_the_image_is_refused() -> None:
         reader(torch.full((2, 16, 16, 3), 255, dtype=torch.uint8))
 
 
+def test_a_pool_that_does_not_fit_names_the_layer(net: Net) -> None:
+    with pytest.raises(BackboneError, match="layer conv of the network: pool cls needs tokens"):
+        read(net, Tap.at("conv", pool="cls"))
+
+
 def test_an_image_too_small_for_the_network_is_said_with_its_size(net: Net) -> None:
     deep = nn.Sequential(nn.Conv2d(3, 4, 32), nn.ReLU())
     with pytest.raises(BackboneError, match="cannot take an image of 16x16 pixels"):

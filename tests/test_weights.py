@@ -266,6 +266,61 @@ def test_an_address_is_downloaded_once_and_checked(
     assert again.weights.source == url
 
 
+def test_two_addresses_with_one_file_name_are_two_files(server: tuple[str, Path]) -> None:
+    address, folder = server
+    digests = set()
+    for k in (1, 2):
+        (folder / str(k)).mkdir()
+        torch.manual_seed(k)
+        torch.save(build("test_resnet").state_dict(), folder / str(k) / "model.pth")
+        digests.add(load_backbone(NAME, weights=f"{address}/{k}/model.pth").weights.digest)
+    assert len(digests) == 2
+
+
+class Hub(Silent):
+    """As much of the Hugging Face hub as one file needs."""
+
+    def end_headers(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            claimed = "0" * 64 if "damaged" in self.path else digest
+            self.send_header("ETag", f'"{claimed}"')
+            self.send_header("X-Repo-Commit", "c" * 40)
+        super().end_headers()
+
+
+@pytest.fixture
+def hub(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    handler = functools.partial(Hub, directory=str(server[1]))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{running.server_port}")
+        yield server[1]
+        running.shutdown()
+
+
+def test_weights_of_timm_come_from_the_hub_once(hub: Path, state: dict[str, Tensor]) -> None:
+    folder = hub / "timm" / "test_resnet.r160_in1k" / "resolve" / "main"
+    folder.mkdir(parents=True)
+    save_file(state, folder / "model.safetensors")
+    first = load_backbone(NAME)
+    (folder / "model.safetensors").unlink()
+    assert load_backbone(NAME).weights == first.weights
+    assert first.weights.digest == digest_state(state)
+    assert first.weights.licence == "apache-2.0"
+
+
+def test_a_file_of_the_hub_with_another_sha256_is_thrown_away(hub: Path) -> None:
+    folder = hub / "some" / "damaged" / "resolve" / "main"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"not what was promised")
+    file = HubFile("some/damaged", "model.safetensors")
+    with pytest.raises(WeightsError, match="SHA-256"):
+        obtain((file,), "net")
+    assert file.local() is None
+
+
 def test_a_download_with_another_sha256_is_thrown_away(server: tuple[str, Path]) -> None:
     address, folder = server
     (folder / "net-0badc0de.pth").write_bytes(b"something else")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featx.backbones.reader import Normalize, TapReader
+from featx.backbones.reader import TapReader
 from featx.backbones.sizes import net_for_size
 from featx.backbones.taps import PRE_LOGITS, Tap, select_taps
 from featx.backbones.weights import Weights
@@ -142,10 +141,10 @@ class Backbone:
         -------
         logits : float32, shape (n, n_classes)
         """
-        device = next(self.net.parameters()).device
-        normalize = Normalize(self.preprocess, self.net, self.in_chans).to(device)
+        normalize = self.reader((self.default,)).normalize
         with torch.inference_mode():
-            logits: Tensor = self.net(normalize(torch.as_tensor(pixels).to(device)))
+            images = torch.as_tensor(pixels).to(normalize.mean.device)
+            logits: Tensor = self.net(normalize(images))
         return logits.float()
 
     def describe(self, preprocess: Preprocess | None = None) -> list[LayerRow]:
@@ -176,8 +175,3 @@ def _row(name: str, kind: str, shape: tuple[int, ...], reader: TapReader) -> Lay
         channels_last = len(shape) != 4 or reader.is_nhwc(shape)
         length = shape[-1] if channels_last else shape[1]
     return LayerRow(name, kind, shape[1:], length)
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Number of parameters of a network."""
-    return sum(math.prod(p.shape) for p in net.parameters())

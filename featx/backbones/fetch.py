@@ -47,10 +47,12 @@ class WeightsFile(Protocol):
 class UrlFile:
     """A file at an address, kept where torch keeps it: ``TORCH_HOME/hub/checkpoints``.
 
-    A name such as ``resnet18-f37072fd.pth`` carries the first digits of its SHA-256.
+    A name such as ``resnet18-f37072fd.pth`` carries the first digits of its SHA-256. An address
+    that a user gives gets a folder of its own: many files are called ``model.pth``.
     """
 
     url: str
+    own_folder: bool = False
 
     @property
     def where(self) -> str:
@@ -64,7 +66,8 @@ class UrlFile:
 
     @property
     def _path(self) -> Path:
-        return checkpoints() / Path(urlsplit(self.url).path).name
+        folder = hashlib.sha256(self.url.encode()).hexdigest()[:16] if self.own_folder else ""
+        return checkpoints() / folder / Path(urlsplit(self.url).path).name
 
     def local(self) -> Path | None:
         """The file, if it is on this machine."""
@@ -190,6 +193,8 @@ def obtain(files: tuple[WeightsFile, ...], network: str) -> tuple[Path, WeightsF
 def _reach(url: str) -> None:
     """Open a connection, or fail at once; a dead resolver alone could take many seconds."""
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
         parts = urlsplit(proxy)

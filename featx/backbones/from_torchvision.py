@@ -10,6 +10,7 @@ from torch import nn
 from featx.backbones.fetch import UrlFile
 from featx.backbones.recipe import Recipe
 from featx.backbones.taps import Tap
+from featx.backbones.weights import State
 from featx.errors import BackboneError
 from featx.preprocess import Preprocess
 
@@ -107,6 +108,16 @@ def default_tap(net: nn.Module) -> Tap:
     return Tap.at(next(n for n in _CLASSIFIERS if n in children), "input")
 
 
+def _resized(state: State, net: Any) -> State:
+    """Resize the position embedding of a vision transformer that was built for another size."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    own, found = net.encoder.pos_embedding.shape, state.get("encoder.pos_embedding")
+    if found is None or found.shape == own or found.shape[-1] != own[-1]:
+        return state
+    return dict(interpolate_embeddings(net.image_size, net.patch_size, dict(state)))
+
+
 def recipe(name: str, tag: str | None = None) -> Recipe:
     """Torchvision's network, weights and preprocessing.
 
@@ -125,6 +136,7 @@ def recipe(name: str, tag: str | None = None) -> Recipe:
         licence_of(entry),
         _CLASSIFIERS,
         _AUXILIARY if name in _FROM_TENSORFLOW else (),
+        _resized if name.startswith("vit_") else None,
     )
 
 

@@ -137,7 +137,7 @@ def _file(recipe: Recipe, weights: str | None) -> tuple[Path, str, str, str]:
         path, file = _obtain(recipe)
         return path, file.where, recipe.tag, recipe.licence
     if "://" in weights:
-        files: tuple[WeightsFile, ...] = (UrlFile(weights),)
+        files: tuple[WeightsFile, ...] = (UrlFile(weights, own_folder=True),)
         return obtain(files, recipe.name)[0], weights, "", ""
     return Path(weights), weights, "", ""
 

@@ -129,7 +129,8 @@ class TapReader(nn.Module):
         self.preprocess = preprocess
         self.network = network
         self.net = net
-        self.normalize = Normalize(preprocess, net, in_chans)
+        weight = next(net.parameters(), torch.empty(0))
+        self.normalize = Normalize(preprocess, net, in_chans).to(weight.device)
         self._hint = nhwc
         self._probed: _Probe | None = None
         self.train(False)
@@ -170,7 +171,7 @@ class TapReader(nn.Module):
         def take(k: int, call: int, value: Any) -> None:
             if call != probe.calls[k]:
                 return
-            vector = pool_map(value, self.taps[k].pool, probe.nhwc[k])
+            vector = self._pool(k, value, probe.nhwc[k])
             if vector.shape != (images.shape[0], probe.n_features[k]):
                 raise BackboneError(
                     f"layer {self.taps[k].layer} of {self.network} varies with the image: "
@@ -244,8 +245,14 @@ class TapReader(nn.Module):
                 self.run_one(take, classifier=True)
         self._check(calls, values)
         nhwc = tuple(self.is_nhwc(values[k].shape) for k in range(len(self.taps)))
-        pooled = [pool_map(values[k], t.pool, nhwc[k]) for k, t in enumerate(self.taps)]
+        pooled = [self._pool(k, values[k], nhwc[k]) for k in range(len(self.taps))]
         return _Probe(tuple(calls), nhwc, tuple(v.shape[1] for v in pooled), head)
+
+    def _pool(self, k: int, value: Tensor, nhwc: bool) -> Tensor:
+        try:
+            return pool_map(value, self.taps[k].pool, nhwc)
+        except BackboneError as error:
+            raise BackboneError(f"layer {self.taps[k].layer} of {self.network}: {error}") from None
 
     def run_one(
         self, take: Callable[[int, int, Any], None] | None = None, classifier: bool = False

@@ -46,7 +46,7 @@ class Recipe:
     ignored
         Prefixes of entries that are dropped, those of auxiliary classifiers.
     rename
-        Gives a file's entries the network's names, if they have others.
+        Gives a file's entries the network's names, or the size of its position embedding.
     convert
         The library's own way to load a foreign file; raises if it cannot.
     own_weights, own_digest
