@@ -67,6 +67,15 @@ def device_memory(device: str) -> int:
     return memory_bytes()
 
 
+def device_name(device: str) -> str:
+    """Name a device as its maker does."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
 def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -104,9 +113,8 @@ def processor() -> str:
     """
     import torch
 
-    name = _cpuinfo("model name") or platform.processor() or platform.machine()
     flags = _cpuinfo("flags") or _cpuinfo("Features")
-    return "|".join((name, torch.backends.cpu.get_cpu_capability(), flags))
+    return "|".join((device_name("cpu"), torch.backends.cpu.get_cpu_capability(), flags))
 
 
 @functools.cache

