@@ -221,3 +221,37 @@ def test_backbones_of_the_library_run_in_threads() -> None:
     for taps in found:
         for a, b in zip(exact, taps, strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+class Small(TinyReader):
+    """A reader on a card that holds two pictures, or none."""
+
+    room = 2
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("tried to allocate")
+        return super().forward(images)
+
+
+def test_out_of_memory_halves_the_batch_and_remembers(caplog) -> None:
+    images = pictures(19)
+    with Runner(Small(), plan(batch_size=16), SHAPE) as runner:
+        runner.prepare(images[:1], 19)
+        found = runner(images)
+        assert runner.batch_size == 2
+        runner(images)
+    np.testing.assert_allclose(found[1], expected(TinyReader(), images)[1], rtol=1e-5, atol=1e-6)
+    assert [r.message for r in caplog.records if r.name == "featx"] == [
+        f"out of memory on cpu; batches of {n}" for n in (8, 4, 2)
+    ]
+
+
+def test_one_picture_that_does_not_fit_is_an_error() -> None:
+    reader = Small()
+    reader.room = 0
+    with (
+        Runner(reader, plan(), SHAPE) as runner,
+        pytest.raises(DeviceError, match="not even one picture fits"),
+    ):
+        runner(pictures(2))

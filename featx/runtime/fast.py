@@ -1,11 +1,11 @@
-"""Copies of a reader in another precision, and the check that they still say the same."""
+"""Copies of a reader in another type or on another device, and running them as they are."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-MIN_COSINE = 0.999
 
 
 class EagerForward:
@@ -82,38 +81,3 @@ def true_fp32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def lowest_cosine(reference: Sequence[Floats], found: Sequence[Floats]) -> float:
-    """Compare every row of every tap and return the least similar pair.
-
-    Parameters
-    ----------
-    reference, found
-        One float32 array of shape (n, d_k) a tap.
-
-    Returns
-    -------
-    cosine
-        In [-1, 1]; -1 where a value is not finite, or the shapes differ. Two rows of zeros agree.
-
-    Examples
-    --------
-    >>> row = [np.ones((1, 3), np.float32)]
-    >>> round(lowest_cosine(row, row), 6)
-    1.0
-    """
-    if [a.shape for a in reference] != [b.shape for b in found]:
-        return -1.0
-    return min((_rowwise(a, b) for a, b in zip(reference, found, strict=True)), default=1.0)
-
-
-def _rowwise(a: Floats, b: Floats) -> float:
-    a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    if not np.isfinite(b64).all():
-        return -1.0
-    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
-    same = (a64 == b64).all(axis=1)
-    dots = (a64 * b64).sum(axis=1)
-    cosines = np.where(same, 1.0, dots / np.where(norms > 0, norms, 1.0))
-    return float(cosines.min(initial=1.0))

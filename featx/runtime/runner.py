@@ -6,8 +6,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,23 @@ import torch
 from torch import nn
 
 from featx.errors import DeviceError
+from featx.runtime.batches import bounded_batch, halved, joined
+from featx.runtime.checking import Check, Forward
 from featx.runtime.compiling import compile_library, find_compiler, repays
 from featx.runtime.cuda import CudaForward, compiled_for_cuda
 from featx.runtime.fast import (
-    MIN_COSINE,
     EagerForward,
     Floats,
     Pixels,
     converted,
-    lowest_cosine,
     true_fp32,
 )
-from featx.runtime.machine import device_memory
 from featx.runtime.native import NativeForward
 from featx.runtime.packages import is_sound, keep, package_path
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 
 log = logging.getLogger("featx")
 
-Forward = Callable[[Pixels], list[Floats]]
-_BYTES_PER_PIXEL = 64 * 4 * 3  # three float32 activations of 64 channels at full resolution
 _REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
 
 
@@ -45,27 +41,6 @@ def enter_worker_thread() -> None:
     N workers with one thread each keep N cores busy without a barrier in any operator.
     """
     torch.set_num_threads(1)
-
-
-@dataclass(frozen=True)
-class _Check:
-    """The first batch and what float32, operator by operator, makes of it."""
-
-    images: Pixels
-    reference: list[Floats]
-
-    def passes(self, forward: Forward, what: str) -> bool:
-        found = forward(self.images)
-        cosine = lowest_cosine(self.reference, found)
-        if cosine < MIN_COSINE:
-            log.warning(
-                "%s features differ from fp32 (cosine %.4f, at least %s expected); going on "
-                "without",
-                what,
-                cosine,
-                MIN_COSINE,
-            )
-        return cosine >= MIN_COSINE
 
 
 class Runner:
@@ -104,7 +79,7 @@ class Runner:
         self.precision: Precision = plan.precision
         self.compiled = False
         self.compile_seconds = 0.0
-        self.batch_size = _bounded_batch(plan, image_shape)
+        self.batch_size = bounded_batch(plan, image_shape)
         self._key = key
         self._reader: nn.Module | None = reader
         self._forward: Forward | None = None
@@ -166,7 +141,7 @@ class Runner:
 
     def _build(self, first: Pixels, n_waiting: int) -> None:
         exact = self._copy(self._require_reader(), "fp32")
-        check = _Check(first, self._reference(exact, first))
+        check = Check(first, self._reference(exact, first))
         if self._use_package(check):
             return
         module = self._choose_precision(exact, check)
@@ -180,11 +155,18 @@ class Runner:
 
     def _reference(self, exact: nn.Module, first: Pixels) -> list[Floats]:
         forward = EagerForward(exact, self.plan.device)
-        starts = range(0, len(first), _REFERENCE_BATCH)
-        with true_fp32():
-            return _joined([forward(first[i : i + _REFERENCE_BATCH]) for i in starts])
+        size = _REFERENCE_BATCH
+        while True:
+            try:
+                with true_fp32():
+                    return joined(
+                        [forward(first[i : i + size]) for i in range(0, len(first), size)]
+                    )
+            except torch.OutOfMemoryError as error:
+                reason = _line(error)
+            size = halved(size, self.plan, reason)
 
-    def _choose_precision(self, exact: nn.Module, check: _Check) -> nn.Module:
+    def _choose_precision(self, exact: nn.Module, check: Check) -> nn.Module:
         """Take the plan's precision if it agrees with float32, else float32."""
         if self.precision != "fp32":
             module = self._copy(exact, self.precision)
@@ -216,7 +198,7 @@ class Runner:
             self._key, replace(self.plan, precision=self.precision), self._batch_shape
         )
 
-    def _use_package(self, check: _Check) -> bool:
+    def _use_package(self, check: Check) -> bool:
         """Take the package of an earlier run if it is there and agrees."""
         package = self._package()
         if package is None or not is_sound(package):
@@ -226,7 +208,7 @@ class Runner:
         package.unlink(missing_ok=True)
         return False
 
-    def _adopt(self, library: Path, check: _Check) -> bool:
+    def _adopt(self, library: Path, check: Check) -> bool:
         start = time.perf_counter()
         try:
             forward = NativeForward(library, self._batch_shape, self.plan.streams)
@@ -253,7 +235,7 @@ class Runner:
             return False
         return True
 
-    def _compile(self, module: nn.Module, check: _Check) -> None:
+    def _compile(self, module: nn.Module, check: Check) -> None:
         log.info("compiling the network; the next run of it starts at once")
         start = time.perf_counter()
         try:
@@ -265,7 +247,7 @@ class Runner:
             log.warning("compiling failed (%s); running uncompiled, which is slower", _line(error))
         self.compile_seconds = time.perf_counter() - start
 
-    def _compile_and_keep(self, module: nn.Module, check: _Check) -> None:
+    def _compile_and_keep(self, module: nn.Module, check: Check) -> None:
         with tempfile.TemporaryDirectory(prefix="featx-", ignore_cleanup_errors=True) as folder:
             library = Path(folder) / "network.so"
             compile_library(module, self._batch_shape, library)
@@ -276,7 +258,7 @@ class Runner:
                 except OSError as error:
                     log.warning("the compiled network could not be kept (%s)", _line(error))
 
-    def _compile_for_card(self, module: nn.Module, check: _Check) -> None:
+    def _compile_for_card(self, module: nn.Module, check: Check) -> None:
         uncompiled = self._forward
         graph = compiled_for_cuda(module, self.plan.device, self._batch_shape)
         try:
@@ -291,7 +273,8 @@ class Runner:
         done: list[list[Floats]] = []
         start = 0
         while start < len(images):
-            forward, size = self._forward, self.batch_size
+            with self._lock:  # the two change together
+                forward, size = self._forward, self.batch_size
             if forward is None:
                 self._require_reader()
                 raise AssertionError("prepare was not called")
@@ -302,18 +285,13 @@ class Runner:
             except torch.OutOfMemoryError as error:
                 reason = _line(error)
             self._halve(size, reason)
-        return _joined(done)
+        return joined(done)
 
     def _halve(self, size: int, reason: str) -> None:
         with self._lock:
             if self.batch_size != size:
                 return  # another thread has done it
-            if size == 1:
-                raise DeviceError(
-                    f"one picture of {self.image_shape[0]}x{self.image_shape[1]} does not fit "
-                    f"into the memory of {self.plan.device}; use a smaller size ({reason})"
-                )
-            self.batch_size = size // 2
+            self.batch_size = halved(size, self.plan, reason)
             log.warning("out of memory on %s; batches of %d", self.plan.device, self.batch_size)
             if self._on_smaller is not None:
                 torch.cuda.empty_cache()
@@ -334,25 +312,6 @@ class Runner:
         return array
 
 
-def _joined(pieces: list[list[Floats]]) -> list[Floats]:
-    if len(pieces) == 1:
-        return pieces[0]
-    return [np.concatenate(tap) for tap in zip(*pieces, strict=True)]
-
-
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:160]}"
-
-
-def _bounded_batch(plan: RuntimePlan, image_shape: tuple[int, int, int]) -> int:
-    """Choose a batch for the pictures' size, and keep all concurrent ones within the memory."""
-    pixels = image_shape[0] * image_shape[1]
-    share = device_memory(plan.device) // (4 if plan.probe else 2)
-    fitting = max(1, share // (pixels * _BYTES_PER_PIXEL * plan.streams))
-    if plan.probe:
-        wanted = plan.batch_size * 224 * 224 // pixels
-        return max(1, min(max(32, plan.batch_size), fitting, wanted))
-    if fitting < plan.batch_size:
-        log.warning("batches of %d do not fit into the memory; taking %d", plan.batch_size, fitting)
-    return min(plan.batch_size, fitting)

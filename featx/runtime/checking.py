@@ -1,0 +1,73 @@
+"""Whether a fast path still says what float32, operator by operator, says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featx.runtime.fast import Floats, Pixels
+
+log = logging.getLogger("featx")
+
+Forward = Callable[[Pixels], list[Floats]]
+MIN_COSINE = 0.999
+
+
+@dataclass(frozen=True)
+class Check:
+    """The first batch and what float32, operator by operator, makes of it."""
+
+    images: Pixels
+    reference: list[Floats]
+
+    def passes(self, forward: Forward, what: str) -> bool:
+        """Whether `forward` agrees in every row of every tap; the log says where it does not."""
+        found = forward(self.images)
+        cosine = lowest_cosine(self.reference, found)
+        if cosine < MIN_COSINE:
+            log.warning(
+                "%s features differ from fp32 (cosine %.4f, at least %s expected); going on "
+                "without",
+                what,
+                cosine,
+                MIN_COSINE,
+            )
+        return cosine >= MIN_COSINE
+
+
+def lowest_cosine(reference: Sequence[Floats], found: Sequence[Floats]) -> float:
+    """Compare every row of every tap and return the least similar pair.
+
+    Parameters
+    ----------
+    reference, found
+        One float32 array of shape (n, d_k) a tap.
+
+    Returns
+    -------
+    cosine
+        In [-1, 1]; -1 where a value is not finite, or the shapes differ. Two rows of zeros agree.
+
+    Examples
+    --------
+    >>> row = [np.ones((1, 3), np.float32)]
+    >>> round(lowest_cosine(row, row), 6)
+    1.0
+    """
+    if [a.shape for a in reference] != [b.shape for b in found]:
+        return -1.0
+    return min((_rowwise(a, b) for a, b in zip(reference, found, strict=True)), default=1.0)
+
+
+def _rowwise(a: Floats, b: Floats) -> float:
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    if not np.isfinite(b64).all():
+        return -1.0
+    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
+    same = (a64 == b64).all(axis=1)
+    dots = (a64 * b64).sum(axis=1)
+    cosines = np.where(same, 1.0, dots / np.where(norms > 0, norms, 1.0))
+    return float(cosines.min(initial=1.0))
