@@ -87,7 +87,7 @@ class _Run:
         if self.options.dry_run:
             return self._predict(old)
         with WriterLock(self.cache):
-            remove_unfinished(parts_folder(self.cache))
+            remove_unfinished(self.cache)
             self._require_match(old)
             return self._extract(old)
 

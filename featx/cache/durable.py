@@ -193,7 +193,7 @@ def require_writable(path: Path, what: str) -> None:
     probe = folder / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
     try:
         probe.touch(exist_ok=False)
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,10 @@ def remove_parts(cache: Path) -> None:
     shutil.rmtree(parts_folder(cache), ignore_errors=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove files that a killed writer left under a temporary name; needs the writer's lock."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
+def remove_unfinished(cache: Path) -> None:
+    """Remove what a killed writer left under a temporary name; needs the writer's lock."""
+    beside = cache.parent.glob(f".{escape(cache.name)}.*{TEMPORARY}")
+    for path in [*beside, *parts_folder(cache).rglob(f".*{TEMPORARY}")]:
         with contextlib.suppress(OSError):
             path.unlink()
 

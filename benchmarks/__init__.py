@@ -1,0 +1,1 @@
+"""Measurements and endurance runs; outside the tests' fast tier."""

@@ -1,0 +1,206 @@
+"""Kill a run with SIGKILL at random writes, flushes and renames, and compare with a clean run.
+
+    python -m benchmarks.torture --kills 200
+
+Each trial starts from a published cache and a folder that has changed since; one run, sometimes
+two, die at a random call, before or after it takes effect; the next run ends the work. The cache in
+place must open and verify after every death, and the last one must equal a clean run row by row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from featx.cache import durable, shards
+from featx.cache.reader import open_cache
+from featx.extraction import extract
+
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+"""
+SHARD_ROWS = 24  # many shards from few pictures
+
+
+@dataclass
+class Tally:
+    """What all trials together came to."""
+
+    kills: int = 0
+    moments: int = 0
+    rows: int = 0
+    lost: int = 0
+    doubled: int = 0
+    different: int = 0
+    unreadable: int = 0
+    leftovers: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not (
+            self.lost or self.doubled or self.different or self.unreadable or self.leftovers
+        )
+
+
+def picture(path: Path, seed: int) -> None:
+    """Write a small picture that no other seed gives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(path)
+
+
+class Trials:
+    """One folder with a source, a base cache and the cache of a clean run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        module = folder / "network.py"
+        module.write_text(NETWORK)
+        self.options: dict[str, Any] = {
+            "backbone": f"file:{module}:build",
+            "weights": "random",
+            "layers": ("1",),
+            "input_size": 32,
+            "precision": "fp32",
+            "progress": False,
+            "threads": 2,
+            "batch_size": 8,
+        }
+        shards.SHARD_ROWS = SHARD_ROWS
+        for k in range(120):
+            picture(self.source / "ab"[k % 2] / f"{k:03d}.bmp", k)
+        self.base = folder / "base.h5"
+        self.run(self.base)
+        for k in range(120, 200):
+            picture(self.source / "ab"[k % 2] / f"{k:03d}.bmp", k)
+        for k in range(20):
+            picture(self.source / "ab"[k % 2] / f"{k:03d}.bmp", 1000 + k)
+        (self.source / "a" / "bad.bmp").write_bytes(b"BM no picture")
+        self.clean = folder / "clean.h5"
+        self.run(self.clean)
+
+    def run(self, cache: Path, die_at: int = 0, after: bool = False) -> tuple[int, int]:
+        """Run `extract` in a child that dies at a call; its status and number of calls."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            os._exit(self._child(cache, die_at, after, writer))
+        os.close(writer)
+        _, status = os.waitpid(child, 0)
+        with os.fdopen(reader, "rb") as pipe:
+            calls = pipe.read()
+        return status, int(calls or b"0")
+
+    def _child(self, cache: Path, die_at: int, after: bool, writer: int) -> int:
+        count = 0
+
+        def fatal(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **options: Any) -> Any:
+                nonlocal count
+                count += 1
+                now = count == die_at
+                if now and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = function(*args, **options)
+                if now:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return call
+
+        os.fsync = fatal(os.fsync)
+        os.replace = fatal(os.replace)
+        durable._Sink.write = fatal(durable._Sink.write)
+        try:
+            extract(self.source, cache, **self.options)
+        except BaseException as error:
+            print(f"child: {error!r}", file=sys.stderr)
+            return 1
+        os.write(writer, str(count).encode())
+        return 0
+
+    def trial(self, rng: random.Random, tally: Tally, calls: int) -> None:
+        """Kill once or twice, finish, and count what differs from the clean run."""
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        cache = place / "c.h5"
+        if rng.random() < 0.5:
+            shutil.copy(self.base, cache)
+        for _ in range(rng.choice((1, 1, 2))):
+            status, _ = self.run(cache, rng.randint(1, calls), rng.random() < 0.5)
+            tally.kills += os.WIFSIGNALED(status)
+            if cache.exists() and not _verifies(cache):
+                tally.unreadable += 1
+        status, _ = self.run(cache)
+        tally.unreadable += status != 0
+        self._compare(cache, tally)
+        tally.leftovers += len(list(place.iterdir())) - 1
+        shutil.rmtree(place)
+
+    def _compare(self, cache: Path, tally: Tally) -> None:
+        with open_cache(self.clean) as wanted, open_cache(cache) as found:
+            rows = {name: row for row, name in enumerate(found.ids)}
+            tally.rows += len(wanted)
+            tally.doubled += len(found.ids) - len(rows)
+            tally.lost += sum(name not in rows for name in wanted.ids)
+            X, Y = np.asarray(wanted.X), np.asarray(found.X)
+            same = found.ids == wanted.ids and found.failed == wanted.failed
+            tally.different += not same
+            for row, name in enumerate(wanted.ids):
+                if name in rows:
+                    tally.different += not np.allclose(X[row], Y[rows[name]], rtol=1e-5, atol=1e-6)
+
+
+def _verifies(cache: Path) -> bool:
+    with open_cache(cache) as found:
+        return found.verify().ok
+
+
+def torture(kills: int, seed: int) -> Tally:
+    """Run trials until there were so many kills."""
+    rng, tally, start = random.Random(seed), Tally(), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        trials = Trials(Path(name))
+        probe = Path(name) / "probe.h5"
+        _, calls = trials.run(probe)
+        tally.moments = calls
+        while tally.kills < kills:
+            trials.trial(rng, tally, calls)
+            if sys.stderr.isatty():
+                print(f"\r{tally.kills} kills", end="", file=sys.stderr)
+    tally.seconds = time.monotonic() - start
+    return tally
+
+
+def main() -> None:
+    """Print the tally as one JSON object; exit status 1 unless nothing was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    tally = torture(asked.kills, asked.seed)
+    print(json.dumps(asdict(tally) | {"ok": tally.ok}))
+    sys.exit(not tally.ok)
+
+
+if __name__ == "__main__":
+    main()
