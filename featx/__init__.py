@@ -16,6 +16,7 @@ from featx.errors import FeatxError
 if TYPE_CHECKING:
     from featx.backbones import load_backbone
     from featx.cache import open_cache
+    from featx.comparing import compare
     from featx.evaluating import evaluate
     from featx.extraction import extract
     from featx.fitting import fit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
+    "compare": "featx.comparing",
     "evaluate": "featx.evaluating",
     "extract": "featx.extraction",
     "fit": "featx.fitting",
@@ -33,6 +35,7 @@ _PUBLIC = {
 
 __all__ = [
     "FeatxError",
+    "compare",
     "evaluate",
     "extract",
     "fit",

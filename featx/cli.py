@@ -241,6 +241,56 @@ def predict(
         raise typer.Exit(SOME_FAILED)
 
 
+@command
+def compare(
+    caches: Annotated[list[Path], typer.Argument(help="HDF5 files of the same images.")],
+    heads: Annotated[str, typer.Option(help="Names, separated by commas.")] = "svm,logreg",
+    out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
+    from featx.comparing import compare as run
+
+    names = [name.strip() for name in heads.split(",") if name.strip()]
+    found = run(caches, names, out=out, label=label, groups=groups, folds=folds, seed=seed)
+    _print(found.to_dict(), as_json, _leaderboard_text(found.to_dict()))
+
+
+def _leaderboard_text(found: dict[str, Any]) -> str:
+    names = ("cache", "tap", "head")
+    shown = [{**row, "cache": Path(row["cache"]).name} for row in found["rows"]]
+    width = {n: max(len(n), *(len(row[n]) for row in shown)) for n in names}
+    title = "  ".join(f"{n:<{width[n]}}" for n in names)
+    lines = [
+        f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front",
+        f"  {title}  {found['metric']:>8}  {'95 % interval':<15}  {'LogME':>7}  {'fit s':>6}  "
+        f"{'bytes':>6}  {'ms':>6}",
+    ]
+    for row in shown:
+        score, ms = row["score"], row["ms_per_image"]
+        cells = "  ".join(f"{row[n]:<{width[n]}}" for n in names)
+        lines.append(
+            f"{'*' if row['pareto'] else ' '} {cells}  {score['value']:>8.4f}  "
+            f"{score['low']:.4f} - {score['high']:.4f}  {row['logme']:>7.3f}  "
+            f"{row['fit_seconds']:>6.2f}  {row['bytes_per_image']:>6}  "
+            f"{'' if ms is None else format(ms, '.2f'):>6}"
+        )
+    best = found["selected"]["score"]
+    base = found["baseline"][found["metric"]]["value"]
+    lines.append(
+        f"  choosing the best of these is worth {best['value']:.4f} "
+        f"({best['low']:.4f} - {best['high']:.4f}); baseline {base:.4f}"
+    )
+    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+    return "\n".join(lines)
+
+
 def _figures_text(found: dict[str, Any]) -> str:
     """A table of metrics with the baseline beside, and the warnings below."""
     params = ", ".join(f"{k}={_short(v)}" for k, v in found["chosen"].get("params", {}).items())

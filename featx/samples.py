@@ -113,15 +113,17 @@ class Samples:
 
     def keep(self, mask: NDArray[np.bool_], why: str) -> Samples:
         """Leave out what `mask` does not name, and count it."""
-        values: dict[str, Any] = {
-            name: None if (given := getattr(self, name)) is None else given[mask]
-            for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
-        }
         left = int((~mask).sum())
         excluded = {**self.excluded, why: left} if left else self.excluded
-        return Samples(
-            task=self.task, tap=self.tap, excluded=excluded, features=self.features, **values
-        )
+        return replace(self.at(np.flatnonzero(mask)), excluded=excluded)
+
+    def at(self, at: NDArray[Any]) -> Samples:
+        """Give some of these samples, in the order of the positions `at`."""
+        values: dict[str, Any] = {
+            name: None if (given := getattr(self, name)) is None else given[at]
+            for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
+        }
+        return replace(self, **values)
 
     def overruled(self) -> Samples:
         """Forget the manifest's split."""

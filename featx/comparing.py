@@ -1,0 +1,325 @@
+"""A leaderboard: caches x taps x heads, measured on the same outer folds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.durable import require_writable, write_bytes
+from featx.cache.reader import Cache
+from featx.errors import FitError
+from featx.evaluation import baseline, evaluate
+from featx.fitting import opened
+from featx.heads import Head, get_head
+from featx.measuring import Scores, score_rows
+from featx.samples import Columns, Samples, load_samples
+from featx.selection import make_folds, search
+from featx.selection.checks import Warn, check_groups
+from featx.selection.splits import Folds
+from featx.transferability import logme
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the leaderboard.
+
+    Parameters
+    ----------
+    score
+        Accuracy, or R2 for a regression, on outer folds: ``{"value", "low", "high"}``.
+    logme
+        Transferability score of the features, from no fit at all.
+    fit_seconds
+        Of one search with its refit, mean over the outer folds.
+    bytes_per_image
+        On disk, of this tap.
+    ms_per_image
+        Of the extraction that made the cache, all its taps together; None if it embedded nothing.
+    pareto
+        Whether no other line is better in one of score, bytes and ms, and as good in the others.
+    """
+
+    cache: str
+    backbone: str
+    tap: str
+    head: str
+    n_features: int
+    score: dict[str, float]
+    logme: float
+    fit_seconds: float
+    bytes_per_image: int
+    ms_per_image: float | None
+    pareto: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A leaderboard; `to_dict` is the JSON of ``featx compare --json``.
+
+    Parameters
+    ----------
+    rows
+        Best first.
+    selected
+        What choosing the best is worth: each outer fold is predicted by the line that did best in
+        the search on its training rows, so this score is not the best of many.
+    metric
+        ``accuracy`` or ``r2``.
+    """
+
+    rows: list[Entry]
+    selected: dict[str, Any]
+    baseline: dict[str, Any]
+    metric: str
+    folds: int
+    n_samples: int
+    excluded: dict[str, int]
+    warnings: list[Warn] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row for each line."""
+        import pandas as pd
+
+        lines = []
+        for row in self.rows:
+            line = asdict(row)
+            figure = line.pop("score")
+            names = {"value": self.metric, "low": "low", "high": "high"}
+            lines.append(line | {name: figure[key] for key, name in names.items()})
+        first = ["cache", "backbone", "tap", "head", self.metric, "low", "high"]
+        table = pd.DataFrame(lines)
+        return table[[*first, *(c for c in table.columns if c not in first)]]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What was measured of one cache, tap and head."""
+
+    entry: Entry
+    inner: list[float]
+    held: list[Scores]
+
+
+def compare(
+    caches: Sequence[str | os.PathLike[str] | Cache],
+    heads: Sequence[str | Head | Any] = ("svm", "logreg"),
+    *,
+    out: str | os.PathLike[str] | None = None,
+    label: str | None = None,
+    groups: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Comparison:
+    """Measure every tap of every cache with every head, on the same rows and folds.
+
+    Parameters
+    ----------
+    caches
+        Of the same images; rows that not all of them have are left out.
+    heads
+        Names, or estimators.
+    out
+        A CSV file for the table.
+    label, groups
+        As in `featx.fitting.FitOptions`; the manifest's split plays no part.
+    folds
+        Outer folds, and folds of each search.
+    seed
+        Of every shuffle.
+
+    Raises
+    ------
+    FitError
+        If the caches share no labelled row, or disagree about a label.
+
+    Examples
+    --------
+    >>> found = featx.compare(["resnet18.h5", "lite0.h5"], heads=["svm"])  # doctest: +SKIP
+    >>> found.rows[0].tap, found.selected["score"]["value"]  # doctest: +SKIP
+    ('avgpool', 0.91)
+    """
+    if not caches or not heads:
+        raise FitError("there is nothing to compare; name a cache and a head at least")
+    if out is not None:
+        require_writable(Path(out), "table")
+    chosen = [get_head(head) for head in heads]
+    columns = Columns(label=label, groups=groups)
+    shared, excluded = _shared(caches, columns, chosen[0])
+    lines: list[_Line] = []
+    plan: tuple[Folds, list[Warn]] | None = None
+    for given in caches:
+        with opened(given) as cache:
+            for tap in cache.taps:
+                samples = _ordered(cache, replace(columns, tap=tap), chosen[0], shared)
+                if plan is None:
+                    first, plan = samples, _folds(samples, folds, seed)
+                _require_same_labels(first, samples, cache)
+                lines += _lines(cache, samples, chosen, plan[0], seed)
+    assert plan is not None
+    found = _comparison(first, lines, plan, excluded, seed)
+    if out is not None:
+        write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
+    return found
+
+
+def _shared(
+    caches: Sequence[Any], columns: Columns, head: Head
+) -> tuple[list[str], dict[str, int]]:
+    """Names of the labelled rows that every cache has, in the order of the first."""
+    names: list[list[str]] = []
+    for given in caches:
+        with opened(given) as cache:
+            names.append(load_samples(cache, columns, head).ids.tolist())
+    common = set(names[0]).intersection(*names[1:])
+    if not common:
+        raise FitError("the caches share no labelled row; compare caches of the same images")
+    left = len(set().union(*names)) - len(common)
+    return [n for n in names[0] if n in common], {"not in every cache": left} if left else {}
+
+
+def _ordered(cache: Cache, columns: Columns, head: Head, names: list[str]) -> Samples:
+    samples = load_samples(cache, columns, head).overruled()
+    places = {name: k for k, name in enumerate(samples.ids.tolist())}
+    return samples.at(np.array([places[name] for name in names]))
+
+
+def _folds(samples: Samples, folds: int, seed: int) -> tuple[Folds, list[Warn]]:
+    return make_folds(samples.y, folds=folds, groups=samples.groups, seed=seed, task=samples.task)
+
+
+def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
+    differ = first.y != other.y
+    if differ.any():
+        k = int(differ.argmax())
+        raise FitError(
+            f"{cache.path} calls {first.ids[k]!r} {other.y[k]!r}, and the first cache calls it "
+            f"{first.y[k]!r}; compare caches with the same labels"
+        )
+
+
+def _lines(
+    cache: Cache, samples: Samples, heads: list[Head], folds: Folds, seed: int
+) -> list[_Line]:
+    X = samples.take(np.arange(len(samples)))
+    transfer = logme(X, samples.y)
+    found = []
+    for head in heads:
+        start, inner, held = time.perf_counter(), [], []
+        for train, test in folds:
+            result = search(
+                head,
+                X[train],
+                samples.y[train],
+                folds=len(folds),
+                groups=None if samples.groups is None else samples.groups[train],
+                seed=seed,
+            )
+            inner.append(result.best_score)
+            held.append(score_rows(result.estimator, X[test], samples.classes))
+        seconds = (time.perf_counter() - start) / len(folds)
+        entry = Entry(
+            cache=str(cache.path),
+            backbone=cache.spec.architecture,
+            tap=samples.tap,
+            head=head.name,
+            n_features=X.shape[1],
+            score=_measure(samples, folds, held, seed)[_metric(samples)],
+            logme=transfer,
+            fit_seconds=seconds,
+            bytes_per_image=X.shape[1] * np.dtype(cache.spec.dtype).itemsize,
+            ms_per_image=_milliseconds(cache),
+        )
+        found.append(_Line(entry, inner, held))
+    return found
+
+
+def _metric(samples: Samples) -> str:
+    return "r2" if samples.task == "regression" else "accuracy"
+
+
+def _measure(samples: Samples, folds: Folds, held: list[Scores], seed: int) -> dict[str, Any]:
+    predicted = samples.y.copy()
+    for (_, test), scores in zip(folds, held, strict=True):
+        predicted[test] = scores.predicted
+    return evaluate(
+        samples.y,
+        predicted,
+        classes=samples.classes or None,
+        task=samples.task,
+        seed=seed,
+        groups=check_groups(samples.groups, len(samples)),
+    )
+
+
+def _milliseconds(cache: Cache) -> float | None:
+    embedded = cache.provenance.get("embedded", 0)
+    seconds = cache.provenance.get("seconds", {}).get("run")
+    return 1000 * float(seconds) / embedded if embedded and seconds else None
+
+
+def _comparison(
+    samples: Samples,
+    lines: list[_Line],
+    plan: tuple[Folds, list[Warn]],
+    excluded: dict[str, int],
+    seed: int,
+) -> Comparison:
+    folds, notes = plan
+    best = [int(np.argmax([line.inner[k] for line in lines])) for k in range(len(folds))]
+    held = [lines[i].held[k] for k, i in enumerate(best)]
+    how_often = Counter(_name(lines[i].entry) for i in best)
+    metric = _metric(samples)
+    known = baseline(samples.y, samples.y, task=samples.task)
+    entries = [line.entry for line in lines]
+    front = pareto_front(entries)
+    rows = [replace(e, pareto=bool(on)) for e, on in zip(entries, front, strict=True)]
+    return Comparison(
+        rows=sorted(rows, key=lambda row: -row.score["value"]),
+        selected={
+            "score": _measure(samples, folds, held, seed)[metric],
+            "chosen": dict(how_often.most_common()),
+        },
+        baseline=known,
+        metric=metric,
+        folds=len(folds),
+        n_samples=len(samples),
+        excluded=samples.excluded | excluded,
+        warnings=notes,
+    )
+
+
+def _name(entry: Entry) -> str:
+    return f"{Path(entry.cache).name} {entry.tap} {entry.head}"
+
+
+def pareto_front(entries: Sequence[Entry]) -> NDArray[np.bool_]:
+    """Mark the lines that no other beats in score, bytes or ms without losing in another.
+
+    Returns
+    -------
+    front : bool, shape (len(entries),)
+    """
+    timed = all(entry.ms_per_image is not None for entry in entries)
+    costs = np.array(
+        [
+            [-e.score["value"], e.bytes_per_image, (e.ms_per_image or 0.0) if timed else 0.0]
+            for e in entries
+        ]
+    )
+    beaten = [bool(((costs <= own).all(axis=1) & (costs < own).any(axis=1)).any()) for own in costs]
+    return ~np.array(beaten)
