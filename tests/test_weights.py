@@ -138,6 +138,24 @@ def test_a_file_of_another_network_says_which_entries_differ(tmp_path: Path) -> 
         load_backbone(NAME, weights=tmp_path / "vit.pth")
 
 
+def test_a_library_that_loads_only_what_fits_is_not_believed(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    torch.save({f"other.{name}": value for name, value in state.items()}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="does not fit timm:dla46x_c"):
+        load_backbone("timm:dla46x_c", weights=tmp_path / "other.pth")
+
+
+def test_timm_resizes_what_was_trained_at_another_size(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net = build("test_vit", img_size=192)
+    torch.save(net.state_dict(), tmp_path / "large.pth")
+    backbone = load_backbone("timm:test_vit", weights=tmp_path / "large.pth")
+    assert "entries converted by timm" in backbone.weights.notes
+    assert torch.equal(backbone.net.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight)
+    assert backbone.net.pos_embed.shape != net.pos_embed.shape
+
+
 def test_one_entry_too_few_is_an_error(tmp_path: Path, state: dict[str, Tensor]) -> None:
     broken = {n: t for n, t in state.items() if n != "layer1.0.conv1.weight"}
     assert len(broken) == len(state) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, partial
 from typing import Any
 
@@ -19,6 +20,11 @@ from featx.preprocess import Preprocess
 _FROM_TENSORFLOW = ("inception_v3", "googlenet")
 _CLASSIFIERS = ("classifier", "fc", "heads", "head")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+_RENAMED = (  # names in published files that torchvision itself rewrites when it loads them
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(\.mlp)\.linear_2\."), r"\1.3."),
+)
 
 
 @cache
@@ -108,6 +114,13 @@ def default_tap(net: nn.Module) -> Tap:
     return Tap.at(next(n for n in _CLASSIFIERS if n in children), "input")
 
 
+def _up_to_date(state: State, net: Any) -> State:
+    """Give a file's entries the names and sizes that torchvision's networks have today."""
+    for old, new in _RENAMED:
+        state = {old.sub(new, name): tensor for name, tensor in state.items()}
+    return _resized(state, net) if hasattr(net, "image_size") else state
+
+
 def _resized(state: State, net: Any) -> State:
     """Resize the position embedding of a vision transformer that was built for another size."""
     from torchvision.models.vision_transformer import interpolate_embeddings
@@ -136,7 +149,7 @@ def recipe(name: str, tag: str | None = None) -> Recipe:
         licence_of(entry),
         _CLASSIFIERS,
         _AUXILIARY if name in _FROM_TENSORFLOW else (),
-        _resized if name.startswith("vit_") else None,
+        _up_to_date,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from featx.backbones.fetch import WeightsFile
@@ -110,7 +111,10 @@ def fill(recipe: Recipe, state: State, where: str, in_chans: int | None) -> Fill
         return _convert(recipe, state, WeightsError(f"{where} does not fit {recipe.name}: {found}"))
     if found:
         notes += (f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful",)
-    net.load_state_dict(state, strict=False)
+    # Through the network's own dictionary, which carries the versions that some modules ask for.
+    complete = net.state_dict()
+    complete.update(state)
+    net.load_state_dict(complete)
     loaded = {n: t for n, t in net.state_dict().items() if n in state}
     return Filled(net, loaded, notes, in_chans)
 
@@ -143,10 +147,22 @@ def _lacks_classifier(found: Difference, classifiers: tuple[str, ...]) -> bool:
 def _convert(recipe: Recipe, state: State, refusal: WeightsError) -> Filled:
     if recipe.convert is None:
         raise refusal
+    torch.manual_seed(0)
+    untouched = dict(recipe.build().named_parameters())
+    torch.manual_seed(0)
     try:
         net = recipe.convert(state)
     except Exception:  # a foreign file makes each library's conversion fail in its own way
         raise refusal from None
+    # A few of timm's networks load what fits and leave the rest as it was: at random.
+    for name, value in net.named_parameters():
+        spread = value.requires_grad and value.ndim > 1 and float(value.detach().std()) > 0
+        if (
+            spread
+            and not name.startswith(recipe.classifiers)
+            and torch.equal(value, untouched[name])
+        ):
+            raise refusal
     return Filled(net, dict(net.state_dict()), ("entries converted by timm",), None)
 
 
