@@ -72,7 +72,7 @@ torture: install  ## kill a run at 200 random moments and compare with a clean o
 
 notebook: install  ## execute the notebook on real features and leave it as data/explore_features.html
 	@$(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)'
-	@FEATX_CACHE=$$($(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --where) \
+	@FEATX_CACHE=$(CURDIR)/$$($(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --where) \
 	    $(RUN) nbconvert --to html --execute --output-dir data --log-level WARN \
 	    notebooks/explore_features.ipynb
 
