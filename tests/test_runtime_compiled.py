@@ -10,7 +10,7 @@ from test_runtime import SHAPE, TinyReader, expected, pictures, plan
 from torch import Tensor
 
 from featx.runtime import Runner
-from featx.runtime.compiling import find_compiler, repays
+from featx.runtime.compiling import count_layers, find_compiler, repays
 from featx.runtime.packages import cache_home, is_sound, keep, package_path
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
@@ -183,6 +183,8 @@ def test_the_cache_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_compiling_is_for_runs_that_repay_it() -> None:
-    assert not repays(100, 0.01, 2)
-    assert repays(100_000, 0.01, 2)
-    assert not repays(100_000, 0.01, 2000)
+    assert count_layers(TinyReader()) == 2
+    assert not repays(100, 0.01, 2, 50)
+    assert repays(100_000, 0.01, 2, 50)
+    assert not repays(100_000, 0.01, 2000, 50)
+    assert not repays(100_000, 0.01, 2, 5000)

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-# Seen on two server cores: 12-20 s for EfficientNet-Lite0 and ResNet-50, 35-45 % less time an
-# image for the former, 20-45 % for the latter. A package also serves the runs that follow, so
-# the decision leans to compiling.
-COMPILE_SECONDS = 15.0
+# Seen on two idle server cores: 12-15 s for EfficientNet-Lite0 and ResNet-50 with some 50 layers
+# each, several times that for the 120 of DenseNet-121; 35-45 % less time an image for the first,
+# 20-45 % for the second. A package also serves later runs, so the decision leans to compiling.
+SECONDS_TO_START = 8.0
+SECONDS_PER_LAYER = 0.15
 EXPECTED_GAIN = 0.4
 
 _one_at_a_time = threading.Lock()
@@ -38,7 +39,13 @@ def _compiler() -> str:
     return os.environ.get("CXX", "").strip() or standard
 
 
-def repays(n_waiting: int, seconds_per_image: float, streams: int) -> bool:
+def count_layers(module: nn.Module) -> int:
+    """Count convolutions and matrix products, which the time to compile goes with."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return sum(isinstance(part, kinds) for part in module.modules())
+
+
+def repays(n_waiting: int, seconds_per_image: float, streams: int, n_layers: int) -> bool:
     """Whether the images waiting repay a compilation.
 
     Parameters
@@ -49,13 +56,16 @@ def repays(n_waiting: int, seconds_per_image: float, streams: int) -> bool:
         Of one uncompiled forward on one thread.
     streams
         Forwards that run at the same time.
+    n_layers
+        Of the network, from :func:`count_layers`.
 
     Examples
     --------
-    >>> repays(100, 0.01, 2), repays(100_000, 0.01, 2)
+    >>> repays(100, 0.01, 2, 50), repays(100_000, 0.01, 2, 50)
     (False, True)
     """
-    return n_waiting * seconds_per_image / streams * EXPECTED_GAIN > COMPILE_SECONDS
+    cost = SECONDS_TO_START + SECONDS_PER_LAYER * n_layers
+    return n_waiting * seconds_per_image / streams * EXPECTED_GAIN > cost
 
 
 def compile_library(module: nn.Module, batch_shape: tuple[int, ...], target: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from featx.errors import DeviceError
 from featx.runtime.batches import bounded_batch, halved, joined
 from featx.runtime.checking import Check, Forward
-from featx.runtime.compiling import compile_library, find_compiler, repays
+from featx.runtime.compiling import compile_library, count_layers, find_compiler, repays
 from featx.runtime.cuda import CudaForward, compiled_for_cuda
 from featx.runtime.fast import (
     EagerForward,
@@ -147,7 +147,7 @@ class Runner:
         module = self._choose_precision(exact, check)
         if self.precision != self.plan.precision and self._use_package(check):
             return
-        if self._is_worth_compiling(first, n_waiting):
+        if self._is_worth_compiling(first, n_waiting, count_layers(module)):
             self._compile(module, check)
 
     def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
@@ -221,14 +221,14 @@ class Runner:
         self.compile_seconds += time.perf_counter() - start
         return True
 
-    def _is_worth_compiling(self, first: Pixels, n_waiting: int) -> bool:
+    def _is_worth_compiling(self, first: Pixels, n_waiting: int, n_layers: int) -> bool:
         if self.plan.compile == "off" or self.plan.kind == "mps":
             return False
         if self.plan.compile == "auto":
             start = time.perf_counter()
             self._in_pieces(first)
             seconds = (time.perf_counter() - start) / len(first)
-            if not repays(n_waiting, seconds, self.plan.streams):
+            if not repays(n_waiting, seconds, self.plan.streams, n_layers):
                 return False
         if self.plan.kind == "cpu" and find_compiler() is None:
             log.warning("no C++ compiler was found; running uncompiled, which is slower")
