@@ -61,6 +61,7 @@ class Backbone:
 
     Examples
     --------
+    >>> from featx.backbones import load_backbone
     >>> backbone = load_backbone("resnet18", weights="random")
     >>> backbone.select()
     (Tap(name='avgpool', layer='avgpool', side='output', pool='avg'),)
