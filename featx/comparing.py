@@ -207,8 +207,8 @@ def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
     if differ.any():
         k = int(differ.argmax())
         raise FitError(
-            f"{cache.path} calls {first.ids[k]!r} {other.y[k]!r}, and the first cache calls it "
-            f"{first.y[k]!r}; compare caches with the same labels"
+            f"{cache.path} calls {first.ids[k]!r} {str(other.y[k])!r}, and the first cache "
+            f"{str(first.y[k])!r}; compare caches with the same labels"
         )
 
 

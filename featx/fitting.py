@@ -114,7 +114,7 @@ class FitResult:
     warnings
         ``{"code", "message"}`` each.
     model
-        Ready to predict; saved where `path` says.
+        Ready to predict; saved where `path` says. Reference images are added where it is saved.
     """
 
     head: str
@@ -184,6 +184,9 @@ def fit(
         samples = usable(load_samples(file, chosen.columns, found), chosen)
         measured = Measurement(found, samples, chosen.plan, chosen.one_standard_error).run()
         model = _model(file, found, samples, measured, chosen)
+        if out is not None:
+            rows = samples.rows[measured.train]
+            model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
     model.figures.update(result.to_dict())
     if out is not None:
@@ -239,7 +242,6 @@ def _model(
         figures={},
         seen=seen,
         tested=tested,
-        members=make_references(cache, samples.tap, samples.rows[train]),
     )
 
 

@@ -7,9 +7,6 @@ import warnings
 import zipfile
 from typing import Any
 
-import skops.io
-from sklearn.exceptions import InconsistentVersionWarning
-
 from featx.errors import ModelError
 
 TRUSTED = (
@@ -29,6 +26,8 @@ def dump_head(estimator: Any) -> bytes:
     ModelError
         If it holds a type that a model may not hold.
     """
+    import skops.io  # it imports all of scikit-learn, and torch: seconds that errors need not wait
+
     try:
         data: bytes = skops.io.dumps(estimator)
     except Exception as error:  # whatever an estimator of the user's own raises
@@ -46,6 +45,9 @@ def load_head(data: bytes, where: str) -> Any:
     ModelError
         If they are damaged, no skops file, or name a type that a model may not hold.
     """
+    import skops.io
+    from sklearn.exceptions import InconsistentVersionWarning
+
     _require_plain(data, where)
     _require_trusted(data, where)
     try:
@@ -70,6 +72,8 @@ def _require_plain(data: bytes, where: str) -> None:
 
 
 def _require_trusted(data: bytes, where: str) -> None:
+    import skops.io
+
     try:
         found = skops.io.get_untrusted_types(data=data)
     except Exception as error:

@@ -17,7 +17,6 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.model import Model
-from featx.options import DECIDE_VALUES
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
@@ -48,6 +47,8 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     DriftError
         If a vector's cosine with the one in the model is below 0.999.
     """
+    from featx.options import DECIDE_VALUES
+
     kept = {k: v for k, v in model.meta["options"].items() if k in DECIDE_VALUES}
     chosen = {**kept, **_same(model, options), **options}
     _require_no_code(model, chosen, options)

@@ -1,0 +1,151 @@
+"""The shell's fit, evaluate, predict and compare: the keys, the exit status, one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from coloured import save_coloured
+from typer.testing import CliRunner
+
+import featx
+from featx.cli import app
+
+Shell = Callable[..., Result]
+CODE = ("--batch-size", "8", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    found = tmp_path_factory.mktemp("shell")
+    save_coloured(found / "photos", 40)
+    featx.extract(found / "photos", found / "c.h5", **tiny)
+    featx.fit(found / "c.h5", out=found / "m.featx")
+    return found
+
+
+@pytest.fixture
+def shell() -> Shell:
+    """Run a command in this process: loading torch for each would take minutes in all."""
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def last_line(done: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_fit_says_what_the_library_says(shell: Shell, folder: Path) -> None:
+    done = shell("fit", folder / "c.h5", "--head", "svm", "--out", folder / "s.featx", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = last_line(done)
+    keys = {"head", "chosen", "test", "baseline", "warnings", "n_train", "n_test", "cv", "classes"}
+    keys |= {"confusion", "per_class", "model", "cache", "fingerprint", "tap", "excluded"}
+    assert keys | {"seconds"} <= set(found)
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss"} <= set(
+        found["test"]
+    )
+    assert all(set(f) == {"value", "low", "high"} for f in found["test"].values())
+    here = featx.fit(folder / "c.h5", "svm").to_dict()
+    for name in ("chosen", "test", "baseline", "confusion", "n_train", "n_test", "warnings"):
+        assert found[name] == here[name]
+    assert featx.load_model(folder / "s.featx").figures["test"] == found["test"]
+
+
+def test_fit_prints_a_table_with_the_baseline(shell: Shell, folder: Path) -> None:
+    done = shell("fit", folder / "c.h5", "--head", "logreg")
+    assert done.exit_code == 0, done.stderr
+    line = next(row for row in done.stdout.splitlines() if row.split()[0] == "accuracy")
+    assert line.split()[-1] == "0.5000"
+    assert "warning (few-test-rows)" in done.stdout
+
+
+def test_evaluate_leaves_out_the_training_rows(shell: Shell, folder: Path) -> None:
+    done = shell("evaluate", folder / "m.featx", folder / "c.h5", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = last_line(done)
+    assert {"head", "chosen", "test", "baseline", "warnings", "n_train", "n_test"} <= set(found)
+    assert found["excluded"] == {"seen in training": 30}
+
+
+def test_predict_with_a_broken_image_ends_with_3(
+    shell: Shell, folder: Path, tiny: dict[str, Any]
+) -> None:
+    shutil.copytree(folder / "photos" / "red", folder / "new")
+    (folder / "new" / "broken.png").write_bytes(b"no picture")
+    flags = ("--backbone", tiny["backbone"], *CODE, "--out", folder / "p.csv", "--json")
+    done = shell("predict", folder / "m.featx", folder / "new", *flags)
+    assert done.exit_code == 3, done.stderr
+    found = last_line(done)
+    assert (found["predicted"], found["failed"]) == (20, 1)
+    assert found["out"] == str(folder / "p.csv")
+    assert sum(found["labels"].values()) == 20
+    assert "failed: broken.png" in done.stderr
+    assert len(pd.read_csv(folder / "p.csv")) == 21
+
+
+def test_stopped_prediction_goes_on_where_it_was(
+    shell: Shell, folder: Path, tiny: dict[str, Any]
+) -> None:
+    """What ends a run part of the way leaves its rows beside the target, until it is done."""
+    source, target = folder / "stopped", folder / "stopped.csv"
+    shutil.copytree(folder / "photos" / "blue", source)
+    (source / "zzz.png").write_bytes(b"no picture")
+    flags = ("--backbone", tiny["backbone"], *CODE, "--out", target)
+    done = shell("predict", folder / "m.featx", source, *flags, "--on-error", "fail")
+    assert done.exit_code == 1
+    assert not target.exists()
+    assert [p for p in folder.iterdir() if p.name.startswith(".stopped.csv")]
+    (source / "zzz.png").unlink()
+    done = shell("predict", folder / "m.featx", source, *flags)
+    assert done.exit_code == 0, done.stderr
+    assert len(pd.read_csv(target)) == 20
+    assert not [p for p in folder.iterdir() if p.name.startswith(".stopped.csv")]
+
+
+def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
+    table = folder / "board.csv"
+    flags = ("--heads", "svm,ridge", "--folds", "3", "--out", table, "--json")
+    done = shell("compare", folder / "c.h5", *flags)
+    assert done.exit_code == 0, done.stderr
+    found = last_line(done)
+    assert [row["head"] for row in found["rows"]] == list(pd.read_csv(table)["head"])
+    assert {"value", "low", "high"} == set(found["selected"]["score"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "c.h5", "--head", "svn"], "did you mean"),
+        (["fit", "c.h5", "--tap", "flat"], "has no tap 'flat'"),
+        (["fit", "c.h5", "--label", "nope"], "--label 'nope'"),
+        (["fit", "c.h5", "--folds", "31"], "31 folds"),
+        (["fit", "m.featx"], "m.featx"),
+        (["fit", "none.h5"], "no such cache"),
+        (["fit", "c.h5", "--out", "no/m.featx"], "does not exist"),
+        (["evaluate", "c.h5", "c.h5"], "is not a whole featx model"),
+        (["predict", "m.featx", "photos", "--out", "p.doc"], "names no format"),
+        (["predict", "m.featx", "nowhere", "--out", "p.csv"], "may not run|no such folder"),
+    ],
+)
+def test_known_errors_are_one_line_and_status_1(
+    shell: Shell,
+    folder: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    done = shell(*arguments)
+    assert done.exit_code == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("featx: ")
+    assert re.search(message, lines[0])
