@@ -1,0 +1,22 @@
+"""Reports: what was measured, as one self-contained HTML page that holds its numbers as JSON."""
+
+from featx.reporting.data import FeatureMap, ReportData
+from featx.reporting.learning import Part, learning_curve
+from featx.reporting.page import numbers, render, write_report
+from featx.reporting.pictures import least_certain, thumbnail, worst_mistakes
+from featx.reporting.projection import choose_points, project
+
+__all__ = [
+    "FeatureMap",
+    "Part",
+    "ReportData",
+    "choose_points",
+    "learning_curve",
+    "least_certain",
+    "numbers",
+    "project",
+    "render",
+    "thumbnail",
+    "worst_mistakes",
+    "write_report",
+]

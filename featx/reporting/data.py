@@ -1,0 +1,171 @@
+"""What a report is made of, as plain values: arrays, dicts, and small JPEG pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import FitError
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Features of some images in two dimensions.
+
+    Parameters
+    ----------
+    ids
+        Names of the images, n of them.
+    xy
+        float, shape (n, 2).
+    labels
+        True label of each, as text or number.
+    predicted
+        What was predicted for each.
+    method
+        ``PCA`` or ``UMAP``.
+    explained
+        Share of the variance along each axis; empty for UMAP.
+    """
+
+    ids: list[str]
+    xy: NDArray[np.float64] = field(repr=False)
+    labels: list[Any] = field(repr=False)
+    predicted: list[Any] = field(repr=False)
+    method: str = "PCA"
+    explained: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xy", np.asarray(self.xy, dtype=np.float64))
+        object.__setattr__(self, "explained", tuple(self.explained))
+        n = len(self.ids)
+        if self.xy.shape != (n, 2) or len(self.labels) != n or len(self.predicted) != n:
+            raise FitError(
+                f"a map of {n} images has coordinates {self.xy.shape}, {len(self.labels)} labels "
+                f"and {len(self.predicted)} predictions; expected as many"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "ids": self.ids,
+            "xy": np.round(self.xy, 4).tolist(),
+            "labels": self.labels,
+            "predicted": self.predicted,
+            "method": self.method,
+            "explained": list(self.explained),
+        }
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a page needs; `to_dict` and `from_dict` carry it through JSON.
+
+    Parameters
+    ----------
+    figures
+        What ``featx fit --json`` prints: ``test``, ``baseline``, ``confusion``, ``per_class``...
+    ids
+        Names of the test images, n of them.
+    y_true, y_pred
+        Shape (n,): class names, or numbers for a regression.
+    probabilities
+        Shape (n, n_classes), columns in the order of ``figures["classes"]``; or None.
+    task
+        ``classification`` or ``regression``.
+    paths
+        Where each test image lay; shown in place of its id where given.
+    pictures
+        JPEG bytes of some images by id, at most about 96 pixels a side.
+    search
+        The candidates: ``{"params", "mean", "std"}`` each.
+    learning
+        As `featx.reporting.learning_curve` gives it.
+    points
+        The map of the features.
+    spec, provenance
+        What the fingerprint covers, and what else is recorded.
+    commands
+        Lines of the shell that make the model again.
+    created
+        Time of the fit, ISO 8601.
+
+    Raises
+    ------
+    FitError
+        If lengths do not fit.
+    """
+
+    figures: dict[str, Any] = field(repr=False)
+    ids: list[str] = field(repr=False)
+    y_true: NDArray[Any] = field(repr=False)
+    y_pred: NDArray[Any] = field(repr=False)
+    probabilities: NDArray[np.float64] | None = field(default=None, repr=False)
+    task: str = "classification"
+    paths: list[str] = field(default_factory=list, repr=False)
+    pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    search: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    learning: dict[str, Any] | None = field(default=None, repr=False)
+    points: FeatureMap | None = field(default=None, repr=False)
+    spec: dict[str, Any] = field(default_factory=dict, repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    commands: tuple[str, ...] = ()
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        kind = np.float64 if self.task == "regression" else np.str_
+        object.__setattr__(self, "y_true", np.asarray(self.y_true).astype(kind))
+        object.__setattr__(self, "y_pred", np.asarray(self.y_pred).astype(kind))
+        object.__setattr__(self, "commands", tuple(self.commands))
+        if self.probabilities is not None:
+            table = np.asarray(self.probabilities, dtype=np.float64)
+            object.__setattr__(self, "probabilities", table)
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        n = len(self.ids)
+        sizes = {"labels": len(self.y_true), "predictions": len(self.y_pred)}
+        if self.paths:
+            sizes["paths"] = len(self.paths)
+        for what, size in sizes.items():
+            if size != n:
+                raise FitError(f"a report of {n} test images has {size} {what}; expected as many")
+        shape = (n, len(self.classes))
+        if self.probabilities is not None and self.probabilities.shape != shape:
+            raise FitError(
+                f"a report's probabilities have shape {self.probabilities.shape}; expected {shape}"
+            )
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty for a regression."""
+        return [str(name) for name in self.figures.get("classes", [])]
+
+    def shown(self, row: int) -> str:
+        """How a test image is named on the page."""
+        return str(self.paths[row] if self.paths else self.ids[row])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; pictures as base64."""
+        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        found |= {"y_true": self.y_true.tolist(), "y_pred": self.y_pred.tolist()}
+        if self.probabilities is not None:
+            found["probabilities"] = np.round(self.probabilities, 6).tolist()
+        found["points"] = None if self.points is None else self.points.to_dict()
+        found["pictures"] = {k: base64.b64encode(v).decode() for k, v in self.pictures.items()}
+        return found | {"commands": list(self.commands)}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> ReportData:
+        """Build from what `to_dict` gave."""
+        values = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+        pictures = values.get("pictures", {})
+        values["pictures"] = {k: base64.b64decode(v) for k, v in pictures.items()}
+        if values.get("points") is not None:
+            values["points"] = FeatureMap(**values["points"])
+        return cls(**values)

@@ -1,0 +1,238 @@
+"""Would twice the labels help? The head fitted on ever more of its training rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+
+from featx.errors import FitError
+from featx.evaluation.resampling import draw_weights
+
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+_N_BOOT = 1000
+_SMALL = {"accuracy": 0.005, "mae": 0.01}
+"""Gains below these are called small: half a point, or a hundredth of the error."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows on one side of a split.
+
+    Parameters
+    ----------
+    X
+        Shape (n_samples, n_features).
+    y
+        Shape (n_samples,).
+    groups
+        Group of each row, or None.
+    """
+
+    X: NDArray[Any]
+    y: NDArray[Any]
+    groups: NDArray[Any] | None = None
+
+
+def learning_curve(
+    estimator: Any,
+    train: Part,
+    test: Part,
+    *,
+    task: str = "classification",
+    fractions: tuple[float, ...] = FRACTIONS,
+    repeats: int = 3,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fit a head on parts of its training rows and measure each on the same test rows.
+
+    The parameters are those chosen on all training rows. A calibrated classifier is fitted without
+    its calibration. Whole groups are drawn where there are groups.
+
+    Parameters
+    ----------
+    estimator
+        Cloned, never fitted itself.
+    fractions
+        Shares of the training rows, the last one 1.
+    repeats
+        Random subsets a share, whose scores are averaged.
+
+    Returns
+    -------
+    curve : dict
+        ``metric`` (``accuracy`` or ``mae``); ``points``: ``{"n", "value", "low", "high"}`` each;
+        ``gain``: what the last doubling brought, positive for better; ``doubled``: what a power
+        law gives for twice the labels; ``verdict`` (``yes``, ``little``, ``unclear``) and
+        ``answer``, a sentence. Intervals are of the test rows: 95 %, bootstrap.
+
+    Raises
+    ------
+    FitError
+        If there are too few rows for any part, or no test row.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import RidgeClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> rows = np.random.default_rng(0).permutation(150)
+    >>> train, test = (Part(X[r], y[r]) for r in (rows[:100], rows[100:]))
+    >>> found = learning_curve(RidgeClassifier(), train, test)
+    >>> [point["n"] for point in found["points"]]
+    [12, 25, 50, 100]
+    """
+    if not len(test.y):
+        raise FitError("a learning curve needs test rows, and there is none")
+    plain = estimator.estimator if isinstance(estimator, CalibratedClassifierCV) else estimator
+    rng = np.random.default_rng(seed)
+    sizes: list[int] = []
+    errors: list[Floats] = []
+    for share in fractions:
+        done = [
+            one
+            for _ in range(1 if share >= 1 else repeats)
+            if (one := _errors(plain, train, test, _subset(train, share, task, rng), task))
+        ]
+        if done:
+            sizes.append(round(float(np.mean([n for n, _ in done]))))
+            errors.append(np.mean([row for _, row in done], axis=0))
+    if len(sizes) < 2:
+        raise FitError(f"{len(train.y)} training rows are too few for a learning curve")
+    return _summary(np.array(sizes), np.array(errors), test, task, seed)
+
+
+def _subset(train: Part, share: float, task: str, rng: np.random.Generator) -> NDArray[np.intp]:
+    n = len(train.y)
+    if share >= 1:
+        return np.arange(n)
+    if train.groups is not None:
+        codes = np.unique(train.groups, return_inverse=True)[1]
+        units = rng.permutation(int(codes.max()) + 1)
+        return np.flatnonzero(np.isin(codes, units[: max(1, round(share * len(units)))]))
+    order = rng.permutation(n)
+    if task == "regression":
+        return order[: max(2, int(share * n))]
+    # Every class keeps its share: the k-th of n_c rows is taken at (k + u) / n_c.
+    codes = np.unique(train.y, return_inverse=True)[1][order]
+    rank = np.empty(n)
+    for code in np.unique(codes):
+        at = np.flatnonzero(codes == code)
+        rank[at] = (np.arange(len(at)) + rng.random()) / len(at)
+    return order[np.argsort(rank, kind="stable")[: max(2, int(share * n))]]
+
+
+def _errors(
+    estimator: Any, train: Part, test: Part, at: NDArray[np.intp], task: str
+) -> tuple[int, Floats] | None:
+    """Fit on some rows and give each test row's error; None where they hold one class only."""
+    if task != "regression" and len(np.unique(train.y[at])) < 2:
+        return None
+    try:
+        predicted = clone(estimator).fit(train.X[at], train.y[at]).predict(test.X)
+    except ValueError:
+        return None  # such as fewer rows than neighbours
+    if task == "regression":
+        return len(at), np.abs(np.asarray(predicted, dtype=np.float64) - test.y)
+    return len(at), (np.asarray(predicted) != test.y).astype(np.float64)
+
+
+def _summary(
+    sizes: NDArray[np.int_], errors: Floats, test: Part, task: str, seed: int
+) -> dict[str, Any]:
+    metric = "mae" if task == "regression" else "accuracy"
+    drawn = np.concatenate(
+        [
+            (w @ errors.T) / w.sum(axis=1, keepdims=True)
+            for w in draw_weights(len(test.y), _N_BOOT, seed, test.groups)
+        ]
+    )
+    means = errors.mean(axis=1)
+    last, samples = _step(means), _step(drawn)
+    found: dict[str, Any] = {
+        "metric": metric,
+        "points": [
+            {"n": int(n), **_figure(_shown(means[k], metric), _shown(drawn[:, k], metric))}
+            for k, n in enumerate(sizes)
+        ],
+        "gain": _figure(last, samples),
+        "ratio": float(sizes[-1] / sizes[-2]),
+        "doubled": None,
+    }
+    if len(sizes) >= 3:
+        ahead, spread = _ahead(sizes, means), _ahead(sizes, drawn)
+        found["doubled"] = {
+            "n": int(2 * sizes[-1]),
+            "gain": _figure(ahead, spread),
+            **_figure(_shown(means[-1] - ahead, metric), _shown(drawn[:, -1] - spread, metric)),
+        }
+    verdict, answer = _answer(found, means[-1])
+    return found | {"verdict": verdict, "answer": answer}
+
+
+def _shown(error: Any, metric: str) -> Any:
+    return 1 - error if metric == "accuracy" else error
+
+
+def _step(errors: Floats) -> Any:
+    return errors[..., -2] - errors[..., -1]
+
+
+def _ahead(sizes: NDArray[np.int_], errors: Floats) -> Any:
+    """How much the error would fall with twice the rows, if it is a power of their number.
+
+    A line through the logarithms of error and number; half a test row's error stands for none.
+    """
+    logs = np.log(sizes) - np.log(sizes).mean()
+    slopes = np.log(np.maximum(errors, 1e-4)) @ logs / (logs @ logs)
+    return errors[..., -1] * (1 - 2.0**slopes)
+
+
+def _figure(value: Any, samples: Any) -> dict[str, float]:
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return {
+        "value": float(value),
+        "low": float(min(low, value)),
+        "high": float(max(high, value)),
+    }
+
+
+def _answer(found: dict[str, Any], error: float) -> tuple[str, str]:
+    metric, doubled, points = found["metric"], found["doubled"], found["points"]
+    n, was, gain = points[-1]["n"], points[-2]["n"], found["gain"]
+    grew = (
+        f"Going from {was:,} to {n:,} labels changed the {_NAMES[metric]} by "
+        f"{_signed(gain, metric)}."
+    )
+    if doubled is None:
+        return "unclear", f"Too few sizes for a forecast. {grew}"
+    ahead = doubled["gain"]
+    small = _SMALL[metric] * (error if metric == "mae" else 1.0)
+    forecast = (
+        f"if the trend of the curve goes on, {doubled['n']:,} labels would change it by "
+        f"{_signed(ahead, metric)}: an extrapolation, not a measurement."
+    )
+    if ahead["low"] > 0 and gain["value"] > 0 and ahead["value"] >= small:
+        return "yes", f"Probably. {grew} And {forecast}"
+    if ahead["high"] < 2 * small:
+        return "little", f"Hardly. {grew} And {forecast}"
+    return "unclear", (
+        f"It cannot be told from {len(points)} sizes and these test rows. {grew} And {forecast}"
+    )
+
+
+_NAMES = {"accuracy": "accuracy", "mae": "mean absolute error"}
+
+
+def _signed(gain: dict[str, float], metric: str) -> str:
+    """A gain with its interval: points of accuracy, or units of the error (less is better)."""
+    if metric == "accuracy":
+        value, low, high = (100 * gain[k] for k in ("value", "low", "high"))
+        return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"{-gain['value']:+.3g} (95 % interval {-gain['high']:+.3g} to {-gain['low']:+.3g})"

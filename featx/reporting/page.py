@@ -1,0 +1,272 @@
+"""One self-contained HTML page of a `ReportData`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from featx.errors import CacheError
+from featx.reporting import plots, words
+from featx.reporting.charts import SHAPES, shape
+from featx.reporting.curves import calibration_bins, ranking_curves
+from featx.reporting.data import ReportData
+from featx.reporting.pictures import least_certain, worst_mistakes
+
+_MOST_ROWS = 5000
+"""Predictions of more test images than these are not repeated in the page's JSON."""
+_MOST_CELLS = 20
+"""Classes up to which the confusion matrix is shown whole."""
+_MOST_CANDIDATES = 12
+
+
+def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
+    """Write the page; a file that is there is replaced only by a whole one.
+
+    Parameters
+    ----------
+    path
+        An .html file; its folder must exist.
+
+    Returns
+    -------
+    path : where it is
+
+    Raises
+    ------
+    CacheError
+        If it cannot be written.
+    """
+    place, text = Path(path), render(data)
+    try:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(name).chmod(0o644)
+            Path(name).replace(place)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CacheError(f"report {place} cannot be written: {error.strerror or error}") from None
+    return place
+
+
+def render(data: ReportData) -> str:
+    """Make the page's text; everything from names or labels is escaped."""
+    env = Environment(
+        loader=PackageLoader("featx.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {"percent": words.percent, "number": _number}
+    folder = Path(__file__).parent
+    script = (folder / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return env.get_template("page.html.j2").render(
+        # Both are files of this package: the only texts on the page that are not escaped.
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
+        data=data,
+        figures=data.figures,
+        classes=data.classes,
+        verdict=words.verdict(data),
+        metrics=_metrics(data),
+        confusion=_confusion(data),
+        curves=_curves(data),
+        learning=data.learning,
+        learning_chart=plots.learning_chart(data.learning) if data.learning else None,
+        map=_map(data),
+        galleries=_galleries(data),
+        scatter=_scatter(data),
+        search=_search(data),
+        provenance=_flat({**data.provenance, "spec": data.spec}),
+        numbers=numbers(data),
+        pictures=_map_pictures(data),
+    )
+
+
+def numbers(data: ReportData) -> dict[str, Any]:
+    """Give every number of the page as JSON-ready values."""
+    found: dict[str, Any] = {
+        "verdict": words.verdict(data),
+        **data.figures,
+        "task": data.task,
+        "created": data.created,
+        "learning_curve": data.learning,
+        "search": data.search,
+        "spec": data.spec,
+        "provenance": data.provenance,
+        "commands": list(data.commands),
+    }
+    if data.probabilities is not None:
+        found["curves"] = ranking_curves(data.y_true, data.probabilities, data.classes)
+        found["calibration"] = calibration_bins(data.y_true, data.y_pred, data.probabilities)
+    if len(data.ids) <= _MOST_ROWS:
+        found["predictions"] = {
+            "ids": data.ids,
+            "true": data.y_true.tolist(),
+            "predicted": data.y_pred.tolist(),
+            "probabilities": None
+            if data.probabilities is None
+            else np.round(data.probabilities, 4).tolist(),
+        }
+    return found
+
+
+def _metrics(data: ReportData) -> list[dict[str, Any]]:
+    rows = words.metric_rows(data)
+    for row in rows:
+        text = f"{row['title']} {row['value']}, interval {row['span']}"
+        row["chart"] = (
+            plots.interval_chart(row["figure"], row["beside"], text) if row["drawn"] else ""
+        )
+    return rows
+
+
+def _confusion(data: ReportData) -> dict[str, Any] | None:
+    counts = np.asarray(data.figures.get("confusion", []))
+    if counts.size == 0:
+        return None
+    sums = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    pairs = [
+        (data.classes[i], data.classes[j], int(wrong[i, j]))
+        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[i, j]
+    ]
+    return {
+        "counts": counts.tolist(),
+        "shares": (counts / sums).tolist(),
+        "whole": len(counts) <= _MOST_CELLS,
+        "pairs": pairs if len(counts) > 2 else [],
+    }
+
+
+def _curves(data: ReportData) -> dict[str, Any] | None:
+    if data.probabilities is None or not data.classes:
+        return None
+    found = ranking_curves(data.y_true, data.probabilities, data.classes)
+    bins = calibration_bins(data.y_true, data.y_pred, data.probabilities)
+    error = data.figures["test"].get("calibration_error", {}).get("value", float("nan"))
+    return {
+        "each": found,
+        "roc": plots.roc_chart(found, data.classes) if found else None,
+        "pr": plots.precision_recall_chart(found, data.classes) if found else None,
+        "calibration": plots.calibration_chart(bins, error),
+        "error": error,
+        "legend": _legend([c["class"] for c in found], data.classes) if len(found) > 1 else [],
+    }
+
+
+def _legend(names: list[str], classes: list[str]) -> list[dict[str, str]]:
+    """Entries of a legend: a class, its colour and its shape."""
+    found = []
+    for name in names:
+        k = classes.index(name)
+        drawn = shape(SHAPES[k] if k < len(SHAPES) else "circle", 8, 8, 4.5)
+        found.append({"name": name, "kind": plots.colour(k), "shape": drawn})
+    return found[: plots.MOST_COLOURS]
+
+
+def _map(data: ReportData) -> dict[str, Any] | None:
+    points = data.points
+    if points is None or not points.ids:
+        return None
+    return {
+        "chart": plots.map_chart(points, data.classes),
+        "legend": _legend(data.classes, data.classes),
+        "more": max(0, len(data.classes) - plots.MOST_COLOURS),
+        "n": len(points.ids),
+        "method": points.method,
+        "share": sum(points.explained) if points.explained else None,
+    }
+
+
+def _map_pictures(data: ReportData) -> list[str | None]:
+    """Give the picture of each point of the map as base64, in its order."""
+    if data.points is None:
+        return []
+    found = (data.pictures.get(name) for name in data.points.ids)
+    return [None if one is None else base64.b64encode(one).decode() for one in found]
+
+
+def _galleries(data: ReportData) -> list[dict[str, Any]]:
+    worst = worst_mistakes(data.y_true, data.y_pred, data.probabilities)
+    if data.task == "regression":
+        made = [("Largest errors", "Test images whose prediction is furthest off.", worst)]
+    else:
+        most = "most confident first" if data.probabilities is not None else "in no order"
+        made = [
+            ("Worst mistakes", f"Test images that are labelled wrong, {most}.", worst),
+            (
+                "Least certain",
+                "Test images whose two most likely classes are closest: the ones worth a second "
+                "look, and the best ones to label next.",
+                least_certain(data.probabilities),
+            ),
+        ]
+    return [
+        {"title": title, "text": text, "items": [_tile(data, int(row)) for row in rows]}
+        for title, text, rows in made
+        if len(rows)
+    ]
+
+
+def _tile(data: ReportData, row: int) -> dict[str, Any]:
+    picture = data.pictures.get(data.ids[row])
+    true, called = data.y_true[row], data.y_pred[row]
+    if data.task == "regression":
+        said = {"true": f"{true:.4g}", "called": f"{called:.4g}", "sure": "", "wrong": False}
+    else:
+        sure = "" if data.probabilities is None else words.percent(data.probabilities[row].max(), 0)
+        said = {"true": str(true), "called": str(called), "sure": sure, "wrong": true != called}
+    uri = "" if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    return {"name": data.shown(row), "uri": uri, **said}
+
+
+def _scatter(data: ReportData) -> dict[str, Any] | None:
+    if data.task != "regression":
+        return None
+    return {"predicted": plots.scatter_chart(data), "residuals": plots.residual_chart(data)}
+
+
+def _search(data: ReportData) -> dict[str, Any] | None:
+    if not data.search:
+        return None
+    chosen = data.figures.get("chosen", {}).get("params")
+    best = sorted(data.search, key=lambda row: -row["mean"])
+    names = sorted({name for row in data.search for name in row["params"]})
+    rows = [{**row, "chosen": row["params"] == chosen} for row in best]
+    top = rows[:_MOST_CANDIDATES]
+    top += [row for row in rows[_MOST_CANDIDATES:] if row["chosen"]]
+    return {"names": names, "rows": top, "n": len(rows), "hidden": len(rows) - len(top)}
+
+
+def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
+    """Write nested values as lines of a table."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            found += _flat(value, f"{head}{name}.")
+        elif value not in (None, "", {}, []):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found.append((f"{head}{name}", text))
+    return found
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

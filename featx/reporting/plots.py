@@ -1,0 +1,219 @@
+"""The charts of the page, each from plain numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from featx.reporting.charts import (
+    SHAPES,
+    Axis,
+    Frame,
+    bar,
+    curve,
+    dot,
+    draw,
+    label_at,
+    make_axis,
+    shape,
+    unit_axis,
+    whisker,
+)
+from featx.reporting.data import FeatureMap, ReportData
+from featx.reporting.words import figure_text
+
+MOST_COLOURS = len(SHAPES)
+
+
+def colour(k: int) -> str:
+    """Name the CSS class of the k-th class; all beyond the eighth share one."""
+    return f"c{k}" if k < MOST_COLOURS else "other"
+
+
+def interval_chart(figure: dict[str, float], beside: float | None, text: str) -> Markup:
+    """Draw a value, its interval and the baseline on a line from 0 to 1."""
+    frame = Frame(Axis(0, 1), Axis(0, 1), 180, 20, 6, 6, 0, 0)
+    low, high = frame.px(figure["low"]), frame.px(figure["high"])
+    base = "" if beside is None else f"M{frame.px(beside):g} 3V17"
+    return Markup(
+        '<svg class="whiskers" viewBox="0 0 180 20" role="img" aria-label="{}">'
+        '<path class="grid" d="M6 10H174M6 7v6M174 7v6M90 7v6"/><path class="base" d="{}"/>'
+        '<path class="interval c0" d="M{:g} 10H{:g}"/><circle class="dot c0" cx="{:g}" cy="10" '
+        'r="4.5"/></svg>'
+    ).format(text, base, low, high, frame.px(figure["value"]))
+
+
+def roc_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
+    """Draw false against true positive rate."""
+    frame = Frame(unit_axis("False positive rate"), unit_axis("True positive rate"))
+    marks = [curve(frame, [0, 1], [0, 1], "chance")]
+    marks += [_traced(frame, one, "roc", _kind(one, curves, classes)) for one in curves]
+    said = ", ".join(f"{one['class']}: area {one['auc']:.3f}" for one in curves)
+    return draw(frame, "ROC curve", said, marks)
+
+
+def precision_recall_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
+    """Draw recall against precision; the dashed line is the share of positives."""
+    frame = Frame(unit_axis("Recall"), unit_axis("Precision"))
+    marks = []
+    if len(curves) == 1:
+        marks.append(curve(frame, [0, 1], [curves[0]["prevalence"]] * 2, "chance"))
+    marks += [_traced(frame, one, "pr", _kind(one, curves, classes)) for one in curves]
+    said = ", ".join(
+        f"{c['class']}: average precision {c['average_precision']:.3f}" for c in curves
+    )
+    return draw(frame, "Precision and recall", said, marks)
+
+
+def _traced(frame: Frame, one: dict[str, Any], name: str, kind: str) -> Markup:
+    xs, ys = one[name]
+    return curve(frame, xs, ys, kind)
+
+
+def _kind(one: dict[str, Any], curves: list[dict[str, Any]], classes: list[str]) -> str:
+    return colour(0 if len(curves) == 1 else classes.index(one["class"]))
+
+
+def calibration_chart(bins: list[dict[str, float]], error: float) -> Markup:
+    """Draw confidence against the share that is right, and how many rows lie where."""
+    frame = Frame(unit_axis("Confidence"), unit_axis("Share that is right"))
+    most = max(b["n"] for b in bins)
+    bars = [
+        bar(frame, (b["low"], b["high"]), 0.16 * b["n"] / most, "count", f"{b['n']} images")
+        for b in bins
+    ]
+    marks = [curve(frame, [0, 1], [0, 1], "chance")]
+    for b in bins:
+        text = f"confidence {b['confidence']:.2f}: {b['accuracy']:.2f} right of {b['n']} images"
+        marks.append(whisker(frame, b["confidence"], b["accuracy_low"], b["accuracy_high"], "c0"))
+        marks.append(dot(frame, b["confidence"], b["accuracy"], "c0", text))
+    return draw(frame, "Calibration", f"Expected calibration error {error:.3f}", bars, marks)
+
+
+def learning_chart(found: dict[str, Any]) -> Markup:
+    """Draw the score against the number of labels, and what twice as many might give."""
+    points, ahead, name = found["points"], found["doubled"], found["metric"]
+    every = [*points, ahead] if ahead else points
+    low, high = min(p["low"] for p in every), max(p["high"] for p in every)
+    pad = (high - low) * 0.08 or 0.01
+    top = min(1.0, high + pad) if name == "accuracy" else high + pad
+    ticks = tuple((float(p["n"]), f"{p['n']:,}") for p in every)
+    title = "Accuracy" if name == "accuracy" else "Mean absolute error"
+    frame = Frame(
+        Axis(
+            every[0]["n"] * 0.85, every[-1]["n"] * 1.15, "Training labels (log scale)", ticks, True
+        ),
+        make_axis(low - pad, top, title, percent=name == "accuracy"),
+        width=460,
+        left=62,
+    )
+    marks = [curve(frame, [p["n"] for p in points], [p["value"] for p in points], "c0")]
+    if ahead:
+        pair = (points[-1], ahead)
+        marks.append(curve(frame, [p["n"] for p in pair], [p["value"] for p in pair], "ahead"))
+    for p in every:
+        kind = "ahead" if p is ahead else "c0"
+        text = f"{p['n']:,} labels: {figure_text(name, p['value'])}"
+        marks.append(whisker(frame, p["n"], p["low"], p["high"], kind))
+        marks.append(dot(frame, p["n"], p["value"], kind, text))
+    said = "; ".join(f"{p['n']} labels {figure_text(name, p['value'])}" for p in points)
+    return draw(frame, "Learning curve", said, marks, kind="wide")
+
+
+def map_chart(points: FeatureMap, classes: list[str]) -> Markup:
+    """Draw the map; a point carries its number, by which the page finds its picture."""
+    ends = [(float(c.min()), float(c.max())) for c in points.xy.T]
+    x, y = (Axis(low - (high - low) * 0.03, high + (high - low) * 0.03) for low, high in ends)
+    frame = Frame(x, y, 860, 560, 14, 14, 14, 34)
+    ranks = _ranks(points.labels)
+    marks = []
+    for k, (place, label) in enumerate(zip(points.xy, points.labels, strict=True)):
+        wrong = bool(classes) and str(label) != str(points.predicted[k])
+        number = classes.index(str(label)) if classes else 0
+        kind = colour(number) if classes else f"q{ranks[k]}"
+        drawn = shape(SHAPES[number] if number < MOST_COLOURS else "circle", *_at(frame, place))
+        marks.append(
+            Markup('<path class="pt {}{}" data-k="{}" d="{}"><title>{}</title></path>').format(
+                kind, " wrong" if wrong else "", k, drawn, _point_text(points, k, wrong)
+            )
+        )
+    names = _map_axes(points)
+    marks.append(label_at(430, 552, names[0], "name mid"))
+    said = (
+        f"{len(points.ids)} images. Focus the map and use the arrow keys to go from one to the next"
+    )
+    return Markup('<div class="map" tabindex="0" role="group" aria-label="{}">{}</div>').format(
+        f"Map of the features. {said}", _plain(frame, marks, names[1])
+    )
+
+
+def _plain(frame: Frame, marks: list[Markup], ylabel: str) -> Markup:
+    """A chart without axes: the coordinates of a map mean nothing by themselves."""
+    box = Markup('<rect class="frame" x="14" y="4" width="832" height="530" rx="6"/>')
+    side = Markup('<text class="name mid" transform="translate(8 270) rotate(-90)">{}</text>')
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true">{}{}{}</svg>').format(
+        frame.width, frame.height, box, side.format(ylabel), Markup("").join(marks)
+    )
+
+
+def _map_axes(points: FeatureMap) -> tuple[str, str]:
+    if len(points.explained) == 2:
+        first, second = (f"{100 * share:.0f} %" for share in points.explained)
+        return f"First component ({first} of the variance)", f"Second component ({second})"
+    return f"{points.method}, first axis", f"{points.method}, second axis"
+
+
+def _at(frame: Frame, place: Any) -> tuple[float, float]:
+    return frame.px(float(place[0])), frame.py(float(place[1]))
+
+
+def _point_text(points: FeatureMap, k: int, wrong: bool) -> str:
+    label, called = points.labels[k], points.predicted[k]
+    if isinstance(label, float):
+        return f"{points.ids[k]}: {label:.3g}, predicted {float(called):.3g}"
+    return f"{points.ids[k]}: {label}{f', called {called}' if wrong else ''}"
+
+
+def _ranks(labels: list[Any]) -> list[int]:
+    """Which fifth a number lies in, 0 to 4; all 0 for text."""
+    if not labels or not isinstance(labels[0], float):
+        return [0] * len(labels)
+    cuts = np.quantile(labels, [0.2, 0.4, 0.6, 0.8])
+    return [int(k) for k in np.searchsorted(cuts, labels)]
+
+
+def scatter_chart(data: ReportData) -> Markup:
+    """Draw predicted against true numbers."""
+    both = np.concatenate([data.y_true, data.y_pred])
+    low, high = float(both.min()), float(both.max())
+    pad = (high - low) * 0.04 or 1.0
+    frame = Frame(
+        make_axis(low - pad, high + pad, "True"), make_axis(low - pad, high + pad, "Predicted"),
+        width=400, height=380, left=58,
+    )  # fmt: skip
+    marks = [curve(frame, [low - pad, high + pad], [low - pad, high + pad], "chance")]
+    marks += _cloud(frame, data.y_true, data.y_pred, data)
+    return draw(frame, "Predicted against true", f"{len(data.ids)} test images", marks)
+
+
+def residual_chart(data: ReportData) -> Markup:
+    """Draw what is left over: predicted less true, against predicted."""
+    left = data.y_pred - data.y_true
+    reach = float(np.abs(left).max()) * 1.08 or 1.0
+    low, high = float(data.y_pred.min()), float(data.y_pred.max())
+    pad = (high - low) * 0.04 or 1.0
+    frame = Frame(
+        make_axis(low - pad, high + pad, "Predicted"),
+        make_axis(-reach, reach, "Predicted less true"),
+        width=400, height=380, left=58,
+    )  # fmt: skip
+    marks = [curve(frame, [low - pad, high + pad], [0, 0], "chance")]
+    marks += _cloud(frame, data.y_pred, left, data)
+    return draw(frame, "Residuals", f"largest {np.abs(left).max():.3g}", marks)
+
+
+def _cloud(frame: Frame, xs: Any, ys: Any, data: ReportData, most: int = 2000) -> list[Markup]:
+    at = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
+    return [dot(frame, float(xs[k]), float(ys[k]), "c0 faint", data.shown(int(k)), 3) for k in at]

@@ -1,0 +1,147 @@
+"""What the page says in words, and how it writes numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featx.reporting.data import ReportData
+
+NARROW = "\u202f"  # narrow no-break space between a number and its unit
+LEAKS = ("duplicates-across-split", "groups-across-split")
+
+METRICS: dict[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", "share of test images labelled right"),
+    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes"),
+    "macro_f1": ("Macro F1", "mean F1 of the classes"),
+    "roc_auc": ("ROC AUC", "chance that a positive ranks above a negative"),
+    "average_precision": ("Average precision", "area under precision and recall"),
+    "log_loss": ("Log loss", "of the probabilities; lower is better"),
+    "brier": ("Brier score", "squared error of the probabilities; lower is better"),
+    "calibration_error": ("Calibration error", "expected, 15 bins (ECE); lower is better"),
+    "r2": ("R²", "share of the variance explained"),
+    "mae": ("Mean absolute error", "lower is better"),
+    "rmse": ("Root mean squared error", "lower is better"),
+}
+PERCENT = ("accuracy", "balanced_accuracy")
+ON_UNIT = (*PERCENT, "macro_f1", "roc_auc", "average_precision")
+"""Metrics from 0 to 1 where more is better: these are drawn on one scale."""
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share in per cent.
+
+    Examples
+    --------
+    >>> percent(0.8384).replace(NARROW, " ")
+    '83.8 %'
+    """
+    return f"{100 * share:.{digits}f}{NARROW}%"
+
+
+def figure_text(name: str, value: float) -> str:
+    """Write a metric's value: per cent for accuracies, three figures for the rest."""
+    if name in PERCENT:
+        return percent(value)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def span_text(name: str, figure: dict[str, float]) -> str:
+    """Write an interval."""
+    low, high = figure_text(name, figure["low"]), figure_text(name, figure["high"])
+    return f"{low.removesuffix(NARROW + '%')} to {high}"
+
+
+def verdict(data: ReportData) -> str:
+    """Say in one sentence what the head is worth."""
+    return _regression(data) if data.task == "regression" else _classification(data)
+
+
+def _regression(data: ReportData) -> str:
+    test, base = data.figures["test"], data.figures["baseline"]
+    error = test["mae"]
+    beside = base["mae"]["value"]
+    better = (
+        "clearly better than"
+        if error["high"] < beside
+        else "worse than"
+        if error["low"] > beside
+        else "not to be told from"
+    )
+    return (
+        f"On {len(data.ids):,} test images the predictions are off by {error['value']:.3g} on "
+        f"average (95{NARROW}% interval {error['low']:.3g} to {error['high']:.3g}), {better} the "
+        f"{beside:.3g} of always answering the mean{_caution(data)}."
+    )
+
+
+def _classification(data: ReportData) -> str:
+    accuracy, base = data.figures["test"]["accuracy"], data.figures["baseline"]
+    beside = base["accuracy"]["value"]
+    better = (
+        "clearly better than"
+        if accuracy["low"] > beside
+        else "worse than"
+        if accuracy["high"] < beside
+        else "not to be told from"
+    )
+    return (
+        f"{percent(accuracy['value'])} of {data.figures['n_test']:,} test images are labelled "
+        f"right (95{NARROW}% interval {span_text('accuracy', accuracy)}), {better} the "
+        f"{percent(beside)} of always answering “{base.get('class', '')}”"
+        f"{_weakest(data)}{_caution(data)}."
+    )
+
+
+def _weakest(data: ReportData) -> str:
+    """Name the class that is found least often, where it matters."""
+    recalls = {
+        name: one["recall"]["value"]
+        for name, one in data.figures.get("per_class", {}).items()
+        if one.get("recall")
+    }
+    if len(recalls) < 2:
+        return ""
+    worst = min(recalls, key=lambda name: recalls[name])
+    if recalls[worst] > data.figures["test"]["accuracy"]["value"] - 0.05:
+        return ""
+    return f"; of “{worst}” it finds {percent(recalls[worst], 0)}"
+
+
+def _caution(data: ReportData) -> str:
+    codes = [w["code"] for w in data.figures.get("warnings", [])]
+    if any(code in LEAKS for code in codes):
+        return "; the split leaks, so this is too good to be true of new images"
+    return "; read the warnings" if codes else ""
+
+
+def chance(name: str, data: ReportData) -> float | None:
+    """Give a metric of the constant answer: measured, or what it must be."""
+    measured = data.figures["baseline"].get(name)
+    if isinstance(measured, dict):
+        return float(measured["value"])
+    known: dict[str, float] = {"roc_auc": 0.5}
+    if data.classes:
+        known["balanced_accuracy"] = 1 / len(data.classes)
+    return known.get(name)
+
+
+def metric_rows(data: ReportData) -> list[dict[str, Any]]:
+    """Make the rows of the table of metrics."""
+    rows = []
+    for name, figure in data.figures["test"].items():
+        title, meaning = METRICS.get(name, (name.replace("_", " "), ""))
+        beside = chance(name, data)
+        rows.append(
+            {
+                "name": name,
+                "title": title,
+                "meaning": meaning,
+                "value": figure_text(name, figure["value"]),
+                "span": span_text(name, figure),
+                "baseline": "" if beside is None else figure_text(name, beside),
+                "figure": figure,
+                "beside": beside,
+                "drawn": name in ON_UNIT,
+            }
+        )
+    return rows
