@@ -277,7 +277,7 @@ def _leaderboard_text(found: dict[str, Any]) -> str:
         cells = "  ".join(f"{row[n]:<{width[n]}}" for n in names)
         lines.append(
             f"{'*' if row['pareto'] else ' '} {cells}  {score['value']:>8.4f}  "
-            f"{score['low']:.4f} - {score['high']:.4f}  {row['logme']:>7.3f}  "
+            f"{_end(score['low'])} - {_end(score['high'])}  {row['logme']:>7.3f}  "
             f"{row['fit_seconds']:>6.2f}  {row['bytes_per_image']:>6}  "
             f"{'' if ms is None else format(ms, '.2f'):>6}"
         )
@@ -285,7 +285,7 @@ def _leaderboard_text(found: dict[str, Any]) -> str:
     base = found["baseline"][found["metric"]]["value"]
     lines.append(
         f"  choosing the best of these is worth {best['value']:.4f} "
-        f"({best['low']:.4f} - {best['high']:.4f}); baseline {base:.4f}"
+        f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}"
     )
     lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
     return "\n".join(lines)
@@ -301,7 +301,7 @@ def _figures_text(found: dict[str, Any]) -> str:
         f"  {'metric':<20}{'value':>8}  {'95 % interval':<17}{'baseline':>9}",
     ]
     for name, figure in found["test"].items():
-        interval = f"{figure['low']:.4f} - {figure['high']:.4f}"
+        interval = f"{_end(figure['low'])} - {_end(figure['high'])}"
         beside = found["baseline"].get(name)
         base = f"{beside['value']:.4f}" if beside else ""
         lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
@@ -311,6 +311,10 @@ def _figures_text(found: dict[str, Any]) -> str:
     if found.get("measured_by") and found["model"]:
         lines.append(f"  model: {found['model']}")
     return "\n".join(lines)
+
+
+def _end(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.4f}"
 
 
 def _short(value: Any) -> str:

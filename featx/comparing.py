@@ -19,7 +19,7 @@ from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
 from featx.fitting import opened
 from featx.heads import Head, get_head
-from featx.measuring import Scores, score_rows
+from featx.measuring import Scores, json_ready, score_rows
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import make_folds, search
 from featx.selection.checks import Warn, check_groups
@@ -89,7 +89,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return asdict(self)
+        ready: dict[str, Any] = json_ready(asdict(self))
+        return ready
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each line."""

@@ -14,7 +14,7 @@ from featx.evaluation import baseline
 from featx.evaluation import evaluate as measure
 from featx.fitting import opened
 from featx.heads import HEADS, Head
-from featx.measuring import joined
+from featx.measuring import joined, json_ready
 from featx.model import Model, load_model
 from featx.samples import Columns, Samples, load_samples
 from featx.selection.checks import Warn, check_groups, warn
@@ -53,7 +53,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return asdict(self)
+        ready: dict[str, Any] = json_ready(asdict(self))
+        return ready
 
 
 def evaluate(

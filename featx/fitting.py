@@ -18,7 +18,7 @@ from featx.cache.reader import Cache, open_cache
 from featx.errors import FitError, nearest
 from featx.headfile import dump_head
 from featx.heads import Head, get_head
-from featx.measuring import Measured, Measurement
+from featx.measuring import Measured, Measurement, json_ready
 from featx.model import Model, describe_model, digest_seen, save_model
 from featx.references import make_references
 from featx.samples import Columns, Samples, load_samples
@@ -140,7 +140,8 @@ class FitResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; ``model`` is the file."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
-        return found | {"model": found.pop("path")}
+        ready: dict[str, Any] = json_ready(found | {"model": found.pop("path")})
+        return ready
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,6 +228,15 @@ class Measurement:
         if len(test) >= 30:
             return []
         return [warn("few-test-rows", f"{len(test)} test rows leave every figure uncertain")]
+
+
+def json_ready(value: Any) -> Any:
+    """Replace what JSON has no number for by None: the end of an interval may be infinite."""
+    if isinstance(value, dict):
+        return {key: json_ready(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def joined(parts: list[Scores]) -> Scores:

@@ -15,15 +15,25 @@ from numpy.typing import ArrayLike, NDArray
 from featx.archive import FORMAT_VERSION, dump, load, read_archive, write_archive
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache
-from featx.errors import ModelError
+from featx.errors import FeatxError, ModelError
 from featx.headfile import dump_head, load_head
 from featx.measuring import Scores, score_rows
+from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
 if TYPE_CHECKING:
     from featx.manifest import Source
     from featx.prediction import Prediction
 
+_NEEDED: dict[str, tuple[type, ...]] = {
+    "head": (str,),
+    "task": (str,),
+    "classes": (list,),
+    "tap": (str,),
+    "options": (dict,),
+    "n_train": (int,),
+    "typical": (str, int, float),
+}
 _SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
 
 
@@ -245,8 +255,10 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     seen = members.pop("seen.bin")
     if len(seen) % _SEEN.itemsize:
         raise ModelError(f"{file} is damaged: seen.bin is cut off")
+    estimator = load_head(members.pop("head.skops"), str(file))
+    _check_head(file, estimator, meta["classes"])
     return Model(
-        estimator=load_head(members.pop("head.skops"), str(file)),
+        estimator=estimator,
         spec=_spec(file, meta, members.pop("spec.json")),
         meta=meta,
         figures=load(file, "figures.json", members.pop("figures.json")),
@@ -266,24 +278,29 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
             f"{file} has model format {version}, and this featx reads up to {FORMAT_VERSION}; "
             "update featx"
         )
-    needed = {
-        "head": str,
-        "task": str,
-        "classes": list,
-        "tap": str,
-        "options": dict,
-        "n_train": int,
-    }
-    for name, kind in needed.items():
-        if not isinstance(meta.get(name), kind):
+    for name, kinds in _NEEDED.items():
+        if not isinstance(meta.get(name), kinds):
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
+    named = {"classes": meta["classes"], "options": [meta["options"].get("backbone")]}
+    for name, values in named.items():
+        if not all(isinstance(value, str) for value in values):
+            raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
+
+
+def _check_head(file: Path, estimator: Any, classes: list[str]) -> None:
+    known = [str(name) for name in getattr(estimator, "classes_", [])]
+    width = getattr(estimator, "n_features_in_", None)
+    if not isinstance(width, int) or not hasattr(estimator, "predict") or set(known) - {*classes}:
+        raise ModelError(f"{file} is damaged: its head does not fit what meta.json says of it")
 
 
 def _spec(file: Path, meta: dict[str, Any], data: bytes) -> ExtractSpec:
     try:
         spec = ExtractSpec.from_json(data.decode())
         fingerprint = spec.fingerprint
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        spec_difference(spec, spec)  # walks through all of it
+        Preprocess.from_dict(spec.preprocess), spec.decode["mode"]
+    except (FeatxError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{file} is damaged: spec.json is no spec ({error})") from None
     if fingerprint != meta.get("fingerprint"):
         raise ModelError(f"{file} is damaged: spec and fingerprint disagree")

@@ -163,7 +163,7 @@ def reference_vectors(model: Model) -> NDArray[np.float32]:
     """
     try:
         found = np.load(io.BytesIO(model.members[_VECTORS]), allow_pickle=False)
-    except (KeyError, ValueError, EOFError, OSError) as error:
+    except (KeyError, ValueError, EOFError, OSError, MemoryError) as error:
         raise ModelError(f"{model.name} is damaged: {_VECTORS}: {error}") from None
     return np.asarray(found, dtype=np.float32)
 

@@ -151,6 +151,20 @@ def test_split_column_is_followed(cache: Cache) -> None:
     assert result.cv["folds"] == 1
 
 
+def test_class_that_only_the_test_rows_have(cache: Cache) -> None:
+    """It counts as a mistake, and the probabilities keep a column for it."""
+    samples = samples_of(cache)
+    y, part = samples.y.astype("U6"), np.full(len(samples), "train", dtype=object)
+    part[40:], y[50:] = "test", "green"
+    changed = replace(samples, y=y, split=part)
+    measured = Measurement(get_head("svm"), changed, SplitPlan()).run()
+    assert measured.metrics["classes"] == ["blue", "green", "red"]
+    assert measured.metrics["accuracy"]["value"] == pytest.approx(10 / 16)
+    assert measured.scores.probabilities is not None
+    assert (measured.scores.probabilities[:, 1] == 0).all()
+    assert np.isfinite(measured.metrics["log_loss"]["value"])
+
+
 def test_number_column_needs_a_regression_head(cache: Cache) -> None:
     result = fit(cache, "ridge-reg", label="value")
     assert {"r2", "mae"} <= set(result.test)

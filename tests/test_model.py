@@ -304,6 +304,10 @@ def test_member_larger_than_it_may_be(file: Path, tmp_path: Path) -> None:
         ({"encoding-version": 2}, "reads up to 1; update featx"),
         ({"encoding-type": "other"}, "not a featx model"),
         ({"classes": "red"}, "no proper 'classes'"),
+        ({"classes": ["red", 1]}, "no proper 'classes'"),
+        ({"classes": ["red", "green"]}, "its head does not fit"),
+        ({"options": {"backbone": ["x"]}}, "no proper 'options'"),
+        ({"typical": None}, "no proper 'typical'"),
         ({"fingerprint": "0" * 64}, "spec and fingerprint disagree"),
     ],
 )
@@ -313,6 +317,14 @@ def test_meta_that_does_not_fit(
     meta = json.loads(read_archive(file)["meta.json"]) | change
     with pytest.raises(ModelError, match=message):
         load_model(rewritten(file, tmp_path / "m.featx", meta__json=dump(meta)))
+
+
+def test_spec_that_is_no_spec(file: Path, tmp_path: Path) -> None:
+    members = read_archive(file)
+    for change in ({"taps": [1]}, {"preprocess": {}}, {"decode": {}}, {"extra": 1}):
+        spec = dump(json.loads(members["spec.json"]) | change)
+        with pytest.raises(ModelError, match=r"spec\.json is no spec"):
+            load_model(rewritten(file, tmp_path / "m.featx", spec__json=spec))
 
 
 def test_file_that_is_missing_or_something_else(cache: Cache, tmp_path: Path) -> None:
