@@ -14,31 +14,36 @@ from typing import TYPE_CHECKING, Any
 from featx.errors import FeatxError
 
 if TYPE_CHECKING:
-    from featx.backbones import load_backbone
+    from featx.backbones import list_backbones, load_backbone
     from featx.cache import open_cache
     from featx.comparing import compare
     from featx.evaluating import evaluate
     from featx.extraction import extract
     from featx.fitting import fit
     from featx.model import load_model
+    from featx.transformer import FeatureExtractor
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
+    "FeatureExtractor": "featx.transformer",
     "compare": "featx.comparing",
     "evaluate": "featx.evaluating",
     "extract": "featx.extraction",
     "fit": "featx.fitting",
+    "list_backbones": "featx.backbones",
     "load_backbone": "featx.backbones",
     "load_model": "featx.model",
     "open_cache": "featx.cache",
 }
 
 __all__ = [
+    "FeatureExtractor",
     "FeatxError",
     "compare",
     "evaluate",
     "extract",
     "fit",
+    "list_backbones",
     "load_backbone",
     "load_model",
     "open_cache",

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,10 +135,11 @@ def _extract_text(found: dict[str, Any]) -> str:
 def info(cache: CacheFile, as_json: Json = False) -> None:
     """Show what is inside CACHE: spec, provenance, counts, classes, sizes."""
     from featx.cache import open_cache
+    from featx.printing import tree
 
     with open_cache(cache) as found:
         summary = found.info()
-    _print(summary, as_json, _tree(summary))
+    _print(summary, as_json, tree(summary))
 
 
 @command
@@ -262,6 +264,54 @@ def compare(
     _print(found.to_dict(), as_json, _leaderboard_text(found.to_dict()))
 
 
+@command
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a glob.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the networks that can be used, with what is known of each."""
+    from featx.backbones import list_backbones
+    from featx.printing import backbones_text
+
+    found = list_backbones(pattern)
+    if not found:
+        raise FeatxError(f"no network matches {pattern!r}; `featx backbones` lists all")
+    _print({"backbones": [asdict(info) for info in found]}, as_json, backbones_text(found))
+
+
+@command
+def layers(
+    name: Annotated[str, typer.Argument(help="Network; see `featx backbones`.")],
+    weights: Annotated[str | None, typer.Option(help="File, URL or tag; shapes need none.")] = None,
+    input_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the layers of a network with their shapes and sizes; any of them can be read."""
+    from featx.backbones import load_backbone
+    from featx.printing import layers_text
+
+    shapes_only = None if name.endswith(".onnx") else "random"  # an ONNX file brings its weights
+    backbone = load_backbone(name, weights=weights or shapes_only)
+    rows = backbone.describe(backbone.preprocess.override(input_size=input_size))
+    found = {
+        "backbone": backbone.name,
+        "default": backbone.default.to_dict(),
+        "layers": [asdict(row) | {"n_bytes": row.n_bytes} for row in rows],
+    }
+    default = f"default: {backbone.default.layer} ({backbone.default.side})"
+    _print(found, as_json, f"{layers_text(rows)}\n{default}")
+
+
+@command
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do: versions, devices, precision, weights, folders."""
+    from featx.doctor import diagnose
+    from featx.printing import tree
+
+    found = diagnose()
+    _print(found, as_json, tree(found))
+
+
 def _leaderboard_text(found: dict[str, Any]) -> str:
     names = ("cache", "tap", "head")
     shown = [{**row, "cache": Path(row["cache"]).name} for row in found["rows"]]
@@ -354,16 +404,6 @@ def _print(found: dict[str, Any], as_json: bool, text: str) -> None:
         print(json.dumps(found, allow_nan=False))
     else:
         print(text)
-
-
-def _tree(values: dict[str, Any], indent: str = "") -> str:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", _tree(value, indent + "  ")] if value else []
-        else:
-            lines.append(f"{indent}{name}: {value}")
-    return "\n".join(lines)
 
 
 def main() -> None:

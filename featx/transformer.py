@@ -1,0 +1,172 @@
+"""`FeatureExtractor`: a backbone as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from featx.errors import ImageError, SourceError
+from featx.manifest import Manifest, Stamp, printable, read_file
+
+if TYPE_CHECKING:
+    from featx.engines.arrays import Network
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turn images into features inside a scikit-learn Pipeline.
+
+    There is nothing to fit. The network is loaded when it is first used, once a process for equal
+    parameters, so clones, folds and ``memory=`` share it. In float32 by default, so that features
+    do not hang on the machine; `featx.extract` is the faster way to many images.
+
+    Parameters
+    ----------
+    backbone, weights, layer, pool
+        As `featx.extract` takes them; several layers are set side by side.
+    input_size
+        Pixels a side; that of the weights when None.
+    device, precision, batch_size, threads
+        See `featx.runtime.plan_runtime`.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from featx import FeatureExtractor
+    >>> model = make_pipeline(FeatureExtractor("resnet18"), LogisticRegression())
+    >>> model.fit(paths, labels)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_lite0",
+        *,
+        weights: str | None = None,
+        layer: str | Sequence[str] | None = None,
+        pool: str | None = None,
+        input_size: int | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+        batch_size: int | str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pool = pool
+        self.input_size = input_size
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any = None) -> FeatureExtractor:
+        """Do nothing but check that `X` is a sequence of images; the network stays unloaded."""
+        _as_manifest(X)
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Embed images.
+
+        Parameters
+        ----------
+        X
+            Paths, or arrays: uint8 of shape (height, width, 3) or (height, width), as a list or as
+            one array of shape (n, height, width, 3).
+
+        Returns
+        -------
+        features : float32, shape (n_samples, n_features)
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read; the message names it. A transformer must give every row.
+        """
+        return self._network().embed(_as_manifest(X))
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+        """Names of the features: the tap and a number."""
+        return self._network().names
+
+    def _network(self) -> Network:
+        layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer or ())
+        return _load(
+            self.backbone,
+            self.weights,
+            layers,
+            self.pool,
+            self.input_size,
+            (self.device, self.precision, self.batch_size, self.threads),
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+@lru_cache(maxsize=2)
+def _load(
+    backbone: str,
+    weights: str | None,
+    layers: tuple[str, ...],
+    pool: str | None,
+    input_size: int | None,
+    runtime: tuple[str, str, int | str, int | None],
+) -> Network:
+    from featx.engines.arrays import Network
+
+    return Network(backbone, weights, layers, pool, input_size, runtime)
+
+
+def _as_manifest(X: Any) -> Manifest:
+    """Paths or arrays as items; an array is read as the file that holds exactly its pixels."""
+    if isinstance(X, (str, bytes, os.PathLike)):
+        raise SourceError(f"expected a sequence of images, got the single path {X!r}")
+    images = list(np.ravel(X)) if _is_table_of_paths(X) else list(X)
+    if not images:
+        raise SourceError("expected at least one image, got none")
+    shown = [printable(os.fspath(x)) if _is_path(x) else f"image {i}" for i, x in enumerate(images)]
+
+    def read(i: int) -> tuple[bytes, Stamp]:
+        image = images[i]
+        return read_file(os.fspath(image)) if _is_path(image) else (_encode(image), Stamp())
+
+    return Manifest("images", [str(i) for i in range(len(images))], shown, read)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_table_of_paths(X: Any) -> bool:
+    """A column of paths with one or two dimensions, as from a data frame."""
+    array = np.asarray(X, dtype=object) if hasattr(X, "columns") or hasattr(X, "dtype") else None
+    return array is not None and array.ndim <= 2 and array.size > 0 and _is_path(array.flat[0])
+
+
+def _encode(image: Any) -> bytes:
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ImageError(
+            f"expected uint8 of shape (height, width, 3) or (height, width), got {pixels.dtype} "
+            f"of shape {pixels.shape}"
+        )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
