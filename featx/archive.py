@@ -20,7 +20,8 @@ N_REFERENCES = 8
 DIGESTS = "digests.json"
 REQUIRED = ("meta.json", "spec.json", "figures.json", "seen.bin", "head.skops")
 REFERENCES = tuple(f"reference-{k}.png" for k in range(N_REFERENCES))
-OPTIONAL = ("tested.json", "references.npy", *REFERENCES)
+REPORT = "report.json"
+OPTIONAL = ("tested.json", REPORT, "references.npy", *REFERENCES)
 """What a model may hold beside what it must."""
 
 _SMALL = 64 << 20  # bytes of any member but the head

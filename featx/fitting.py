@@ -20,7 +20,9 @@ from featx.headfile import dump_head
 from featx.heads import Head, get_head
 from featx.measuring import Measured, Measurement, json_ready
 from featx.model import Model, describe_model, digest_seen, save_model
+from featx.publishing import fit_command, keep_for_report, report_data
 from featx.references import make_references
+from featx.reporting import write_report
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import SplitPlan
 
@@ -148,6 +150,8 @@ def fit(
     cache: str | os.PathLike[str] | Cache,
     head: str | Head | Any = "svm",
     out: str | os.PathLike[str] | None = None,
+    *,
+    report: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> FitResult:
     """Choose a head's hyperparameters on training rows, fit it, and measure it on the others.
@@ -160,6 +164,8 @@ def fit(
         A name (`featx.heads.HEADS`), an import path, or a scikit-learn estimator.
     out
         Where to save the model, if anywhere.
+    report
+        Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
     **options
         The fields of `FitOptions`.
 
@@ -168,7 +174,7 @@ def fit(
     FitError
         If the head cannot be fitted or measured on these rows.
     CacheError
-        If the cache cannot be read, or `out` cannot be written.
+        If the cache cannot be read, or `out` or `report` cannot be written.
 
     Examples
     --------
@@ -181,6 +187,8 @@ def fit(
     if out is not None:
         require_writable(Path(out), "model")
         dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
+    if report is not None:
+        require_writable(Path(report), "report")
     with opened(cache) as file:
         samples = usable(load_samples(file, chosen.columns, found), chosen)
         measured = Measurement(found, samples, chosen.plan, chosen.one_standard_error).run()
@@ -189,9 +197,15 @@ def fit(
             rows = samples.rows[measured.train]
             model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
+        if out is not None or report is not None:
+            command = fit_command(file, found.name, out, options)
+            kept = keep_for_report(file, samples, measured, command, chosen.seed)
+            model.members.update(kept)
     model.figures.update(result.to_dict())
     if out is not None:
         save_model(model, out)
+    if report is not None:
+        write_report(report, report_data(model))
     return result
 
 

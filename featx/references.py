@@ -186,7 +186,7 @@ def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str
     preprocess = Preprocess.from_dict(cache.spec.preprocess)
     if any(view.scale != 1 for view in preprocess.views):
         return {}  # a larger view is not made of the resized picture
-    read = _reader(cache)
+    read = image_reader(cache)
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, 4 * N_REFERENCES).astype(int))]
     images: list[bytes] = []
     kept: list[int] = []
@@ -204,8 +204,8 @@ def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str
     return {**dict(zip(REFERENCES, images, strict=False)), _VECTORS: file.getvalue()}
 
 
-def _reader(cache: Cache) -> Callable[[int], bytes]:
-    """Reads the image of a row: from a built-in set, or from its path."""
+def image_reader(cache: Cache) -> Callable[[int], bytes]:
+    """Give what reads the image of a row: from a built-in set, or from its path."""
     from featx.datasets import BUILT_IN
     from featx.manifest import read_file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
@@ -33,11 +35,14 @@ class Part:
         Shape (n_samples,).
     groups
         Group of each row, or None.
+    weights
+        Weight of each row in the fitting of a pipeline whose last step is ``clf``, or None.
     """
 
     X: NDArray[Any]
     y: NDArray[Any]
     groups: NDArray[Any] | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 def learning_curve(
@@ -134,8 +139,13 @@ def _errors(
     """Fit on some rows and give each test row's error; None where they hold one class only."""
     if task != "regression" and len(np.unique(train.y[at])) < 2:
         return None
+    weighted = {} if train.weights is None else {"clf__sample_weight": train.weights[at]}
     try:
-        predicted = clone(estimator).fit(train.X[at], train.y[at]).predict(test.X)
+        with warnings.catch_warnings():
+            # The search has said so already, of the fit that counts.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = clone(estimator).fit(train.X[at], train.y[at], **weighted)
+            predicted = fitted.predict(test.X)
     except ValueError:
         return None  # such as fewer rows than neighbours
     if task == "regression":
@@ -234,5 +244,8 @@ def _signed(gain: dict[str, float], metric: str) -> str:
     """A gain with its interval: points of accuracy, or units of the error (less is better)."""
     if metric == "accuracy":
         value, low, high = (100 * gain[k] for k in ("value", "low", "high"))
-        return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-    return f"{-gain['value']:+.3g} (95 % interval {-gain['high']:+.3g} to {-gain['low']:+.3g})"
+        text = f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    else:
+        value, low, high = (-gain[k] for k in ("value", "high", "low"))
+        text = f"{value:+.3g} (95 % interval {low:+.3g} to {high:+.3g})"
+    return text.replace("-", "\N{MINUS SIGN}").replace(" %", "\N{NARROW NO-BREAK SPACE}%")

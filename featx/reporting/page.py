@@ -70,7 +70,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"percent": words.percent, "number": _number}
+    env.filters |= {"percent": words.percent, "number": _number, "span": _span}
     folder = Path(__file__).parent
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -84,9 +84,11 @@ def render(data: ReportData) -> str:
         classes=data.classes,
         verdict=words.verdict(data),
         metrics=_metrics(data),
+        several=" times " in str(data.figures.get("measured_by", "")),
         confusion=_confusion(data),
         curves=_curves(data),
         learning=data.learning,
+        answer=data.learning["answer"].split(". ", 1) if data.learning else (),
         learning_chart=plots.learning_chart(data.learning) if data.learning else None,
         map=_map(data),
         galleries=_galleries(data),
@@ -214,8 +216,8 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
             ("Worst mistakes", f"Test images that are labelled wrong, {most}.", worst),
             (
                 "Least certain",
-                "Test images whose two most likely classes are closest: the ones worth a second "
-                "look, and the best ones to label next.",
+                "Test images whose two most likely classes are closest: worth a second look, as "
+                "some may be labelled wrong.",
                 least_certain(data.probabilities),
             ),
         ]
@@ -235,7 +237,8 @@ def _tile(data: ReportData, row: int) -> dict[str, Any]:
         sure = "" if data.probabilities is None else words.percent(data.probabilities[row].max(), 0)
         said = {"true": str(true), "called": str(called), "sure": sure, "wrong": true != called}
     uri = "" if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-    return {"name": data.shown(row), "uri": uri, **said}
+    name = data.shown(row)
+    return {"name": name, "short": name.rsplit("/", 1)[-1], "uri": uri, **said}
 
 
 def _scatter(data: ReportData) -> dict[str, Any] | None:
@@ -266,6 +269,10 @@ def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             found.append((f"{head}{name}", text))
     return found
+
+
+def _span(figure: dict[str, Any]) -> str:
+    return words.span_text("accuracy", figure)
 
 
 def _number(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from featx.reporting.data import ReportData
@@ -45,10 +46,19 @@ def figure_text(name: str, value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def span_text(name: str, figure: dict[str, float]) -> str:
+def span_text(name: str, figure: dict[str, Any]) -> str:
     """Write an interval."""
-    low, high = figure_text(name, figure["low"]), figure_text(name, figure["high"])
+    low, high = (
+        "no end" if end is None else figure_text(name, end)
+        for end in (figure["low"], figure["high"])
+    )
     return f"{low.removesuffix(NARROW + '%')} to {high}"
+
+
+def ends(figure: dict[str, Any]) -> tuple[float, float]:
+    """Give an interval's ends; one that has none is infinite."""
+    low, high = figure["low"], figure["high"]
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def verdict(data: ReportData) -> str:
@@ -60,16 +70,11 @@ def _regression(data: ReportData) -> str:
     test, base = data.figures["test"], data.figures["baseline"]
     error = test["mae"]
     beside = base["mae"]["value"]
-    better = (
-        "clearly better than"
-        if error["high"] < beside
-        else "worse than"
-        if error["low"] > beside
-        else "not to be told from"
-    )
+    low, high = ends(error)
+    better = _beside(low > beside, high < beside)
     return (
         f"On {len(data.ids):,} test images the predictions are off by {error['value']:.3g} on "
-        f"average (95{NARROW}% interval {error['low']:.3g} to {error['high']:.3g}), {better} the "
+        f"average (95{NARROW}% interval {span_text('mae', error)}), {better} the "
         f"{beside:.3g} of always answering the mean{_caution(data)}."
     )
 
@@ -77,19 +82,18 @@ def _regression(data: ReportData) -> str:
 def _classification(data: ReportData) -> str:
     accuracy, base = data.figures["test"]["accuracy"], data.figures["baseline"]
     beside = base["accuracy"]["value"]
-    better = (
-        "clearly better than"
-        if accuracy["low"] > beside
-        else "worse than"
-        if accuracy["high"] < beside
-        else "not to be told from"
-    )
+    low, high = ends(accuracy)
+    better = _beside(high < beside, low > beside)
     return (
         f"{percent(accuracy['value'])} of {data.figures['n_test']:,} test images are labelled "
         f"right (95{NARROW}% interval {span_text('accuracy', accuracy)}), {better} the "
         f"{percent(beside)} of always answering “{base.get('class', '')}”"
         f"{_weakest(data)}{_caution(data)}."
     )
+
+
+def _beside(worse: bool, better: bool) -> str:
+    return "clearly better than" if better else "worse than" if worse else "not to be told from"
 
 
 def _weakest(data: ReportData) -> str:
@@ -119,9 +123,14 @@ def chance(name: str, data: ReportData) -> float | None:
     measured = data.figures["baseline"].get(name)
     if isinstance(measured, dict):
         return float(measured["value"])
-    known: dict[str, float] = {"roc_auc": 0.5}
-    if data.classes:
-        known["balanced_accuracy"] = 1 / len(data.classes)
+    k = len(data.classes)
+    if not k:
+        return None
+    share = float(data.figures["baseline"]["accuracy"]["value"])
+    # A constant answer has recall 1 and precision `share` in one class, and nothing in the others.
+    known = {"roc_auc": 0.5, "balanced_accuracy": 1 / k, "macro_f1": 2 * share / (1 + share) / k}
+    if k == 2 and (one := data.figures.get("per_class", {}).get(data.classes[1])):
+        known["average_precision"] = one["support"] / data.figures["n_test"]
     return known.get(name)
 
 

@@ -1,0 +1,254 @@
+"""What a model keeps for its report, and the report made of it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.archive import REPORT, dump, load
+from featx.cache.reader import Cache
+from featx.errors import FeatxError, FitError, ModelError
+from featx.measuring import Measured, json_ready
+from featx.model import Model, load_model
+from featx.references import image_reader
+from featx.reporting import (
+    FeatureMap,
+    Part,
+    ReportData,
+    choose_points,
+    learning_curve,
+    least_certain,
+    project,
+    thumbnail,
+    worst_mistakes,
+    write_report,
+)
+from featx.reporting.pictures import GALLERY_SIDE, MAP_SIDE
+from featx.samples import Samples
+from featx.selection import SplitPlan, make_split
+
+_N_MAP = 400
+_MOST_TRAIN, _MOST_TEST = 20_000, 10_000
+"""Rows that a learning curve reads at most."""
+
+Rows = NDArray[np.intp]
+
+
+def report(
+    model: Model | str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write the report of a model as one self-contained HTML page.
+
+    Parameters
+    ----------
+    model
+        A model, or its file. Cache and images are not needed any more.
+    out
+        Where the page goes; beside the model when None.
+
+    Returns
+    -------
+    path : of the page
+
+    Raises
+    ------
+    ModelError
+        If the model is damaged, or keeps no test rows.
+    CacheError
+        If the page cannot be written.
+
+    Examples
+    --------
+    >>> featx.report("cells.featx", "cells.html")  # doctest: +SKIP
+    """
+    chosen = model if isinstance(model, Model) else load_model(model)
+    if out is None and chosen.path is None:
+        raise ModelError("the model was never saved, so say where its report goes: out=...")
+    place = Path(out) if out is not None else Path(str(chosen.path)).with_suffix(".html")
+    return write_report(place, report_data(chosen))
+
+
+def report_data(model: Model) -> ReportData:
+    """Gather a report from what a model keeps.
+
+    Raises
+    ------
+    ModelError
+        If it keeps no test rows, or what it keeps does not fit together.
+    """
+    tested = model.tested
+    if not tested.get("ids") or not model.figures:
+        raise ModelError(f"{model.name} keeps no test rows to report on; fit it again")
+    kept: dict[str, Any] = {}
+    if REPORT in model.members:
+        kept = load(model.name, REPORT, model.members[REPORT])
+    try:
+        return ReportData.from_dict(
+            {
+                **kept,
+                "figures": model.figures,
+                "ids": tested["ids"],
+                "y_true": tested["y"],
+                "y_pred": tested["predicted"],
+                "probabilities": tested.get("probabilities"),
+                "task": model.task,
+                "spec": json.loads(model.spec.to_json()),
+                "created": model.meta.get("created", ""),
+            }
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{model.name} is damaged: {REPORT} does not fit ({error})") from None
+
+
+def keep_for_report(
+    cache: Cache, samples: Samples, measured: Measured, command: str, seed: int = 0
+) -> dict[str, bytes]:
+    """Make the member of a model from which `report` can be made without cache and images.
+
+    Parameters
+    ----------
+    command
+        Of the fit, as the shell takes it.
+
+    Returns
+    -------
+    members : ``report.json``: candidates, learning curve, map, small pictures, provenance
+    """
+    points = choose_points(samples.y[measured.test], _N_MAP, seed)
+    kept = {
+        "search": measured.found.table,
+        "learning": _learning(samples, measured, seed),
+        "points": _map(samples, measured, points),
+        "pictures": _pictures(cache, samples, measured, points),
+        "paths": [str(cache.paths[row]) for row in samples.rows[measured.test]],
+        "provenance": cache.provenance,
+        "commands": [extract_command(cache), command],
+    }
+    return {REPORT: dump(json_ready(kept))}
+
+
+def _map(samples: Samples, measured: Measured, points: Rows) -> dict[str, Any] | None:
+    if len(points) < 2:
+        return None
+    at = measured.test[points]
+    xy, method, explained = project(samples.take(at))
+    return FeatureMap(
+        ids=samples.ids[at].tolist(),
+        xy=xy,
+        labels=samples.y[at].tolist(),
+        predicted=measured.scores.predicted[points].tolist(),
+        method=method,
+        explained=explained,
+    ).to_dict()
+
+
+def _learning(samples: Samples, measured: Measured, seed: int) -> dict[str, Any] | None:
+    train, test = measured.train, measured.test
+    if len(np.intersect1d(train, test)):  # nested: the kept head saw every row
+        plan = SplitPlan(seed=seed)
+        parts = make_split(
+            samples.y,
+            groups=samples.groups,
+            test_size=plan.test_size,
+            seed=seed,
+            task=samples.task,
+        )
+        train, test = parts.train, parts.test
+    rng = np.random.default_rng(seed)
+    train, test = rng.permutation(train)[:_MOST_TRAIN], rng.permutation(test)[:_MOST_TEST]
+    try:
+        return learning_curve(
+            measured.found.estimator,
+            _part(samples, train),
+            _part(samples, test),
+            task=samples.task,
+            seed=seed,
+        )
+    except FitError:
+        return None  # too few rows for parts of them
+
+
+def _part(samples: Samples, at: Rows) -> Part:
+    def some(column: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if column is None else column[at]
+
+    groups = some(samples.groups)
+    return Part(
+        samples.take(at),
+        samples.y[at],
+        None if groups is None else groups.astype(str),
+        some(samples.weights),
+    )
+
+
+def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) -> dict[str, str]:
+    """Give small pictures by id, as base64; those that cannot be read any more are left out."""
+    import base64
+
+    scores = measured.scores
+    y = samples.y[measured.test]
+    sides = dict.fromkeys(points.tolist(), MAP_SIDE)
+    large = (
+        *worst_mistakes(y, scores.predicted, scores.probabilities).tolist(),
+        *least_certain(scores.probabilities).tolist(),
+    )
+    sides |= dict.fromkeys(large, GALLERY_SIDE)
+    read = image_reader(cache)
+    found = {}
+    for k, side in sides.items():
+        at = measured.test[k]
+        data = _picture(cache, int(samples.rows[at]), read, side)
+        if data is not None:
+            found[str(samples.ids[at])] = base64.b64encode(data).decode()
+    return found
+
+
+def _picture(cache: Cache, row: int, read: Any, side: int) -> bytes | None:
+    from featx.images import decode
+
+    try:
+        data = read(row)
+        if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
+            return None  # another picture lies there now
+        return thumbnail(decode(data, "fast", side), side)
+    except (FeatxError, KeyError, OSError):
+        return None
+
+
+def extract_command(cache: Cache) -> str:
+    """Write the line of the shell that makes a cache of the same features."""
+    known = cache.provenance
+    words = ["featx", "extract", str(known.get("source") or "SOURCE"), str(cache.path)]
+    for name, value in (known.get("options") or {}).items():
+        if value in (None, [], ()) or (name, value) in _DEFAULTS:
+            continue
+        flag = "--layer" if name == "layers" else "--" + name.replace("_", "-")
+        if name == "layers":
+            words += [part for layer in value for part in (flag, str(layer))]
+        elif isinstance(value, list | tuple):
+            words += [flag, ",".join(map(str, value))]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+_DEFAULTS = (("view_merge", "mean"), ("dtype", "float32"))
+
+
+def fit_command(cache: Cache, head: str, out: Any, given: dict[str, Any]) -> str:
+    """Write the line of the shell that fits the same head; `given` are the user's options."""
+    words = ["featx", "fit", str(cache.path), "--head", head]
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif value is not None:
+            words += [flag, str(value)]
+    return shlex.join([*words, *([] if out is None else ["--out", os.fspath(out)])])
