@@ -98,37 +98,15 @@ def extract(
     if batch_size != "auto":
         options["batch_size"] = _whole("batch-size", batch_size)
     from featx.extraction import extract as run
+    from featx.printing import extract_text
 
     result = run(source, cache, **options)
     _say_failures(result.failures)
     found = result.to_dict()
     failures = found.pop("failures")
-    _print(found, as_json, _extract_text(found))
+    _print(found, as_json, extract_text(found))
     if failures:
         raise typer.Exit(SOME_FAILED)
-
-
-def _extract_text(found: dict[str, Any]) -> str:
-    changes = ", ".join(f"{n} {name}" for name, n in found["difference"].items() if n)
-    if found["dry_run"]:
-        return (
-            f"{found['cache']}: would embed {found['embedded']}, reuse {found['reused']}, "
-            f"drop {found['removed']} ({changes or 'no difference'})"
-        )
-    if not found["embedded"]:
-        did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
-    else:
-        did = (
-            f"{found['embedded']} embedded at {found['images_per_second']:.1f} img/s "
-            f"({found['device']}, {found['precision']}), {found['reused']} reused"
-        )
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
-    return (
-        f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
-        f"{found['n_features']} features\n"
-        f"  since last time: {changes or 'no difference'}\n"
-        f"  {found['seconds']['total']:.1f} s in all; time of the threads: {shares or 'none'}"
-    )
 
 
 @command
@@ -181,9 +159,10 @@ def fit(
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
     options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
     from featx.fitting import fit as run
+    from featx.printing import figures_text
 
     found = run(cache, head, out, **options).to_dict()
-    _print(found, as_json, _figures_text(found))
+    _print(found, as_json, figures_text(found))
 
 
 @command
@@ -198,9 +177,10 @@ def evaluate(
 ) -> None:
     """Measure MODEL on the rows of CACHE that it never saw."""
     from featx.evaluating import evaluate as run
+    from featx.printing import figures_text
 
     found = run(model, cache, groups=groups, seed=seed).to_dict()
-    _print(found, as_json, _figures_text(found))
+    _print(found, as_json, figures_text(found))
 
 
 @command
@@ -258,10 +238,11 @@ def compare(
 ) -> None:
     """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
     from featx.comparing import compare as run
+    from featx.printing import leaderboard_text
 
     names = [name.strip() for name in heads.split(",") if name.strip()]
     found = run(caches, names, out=out, label=label, groups=groups, folds=folds, seed=seed)
-    _print(found.to_dict(), as_json, _leaderboard_text(found.to_dict()))
+    _print(found.to_dict(), as_json, leaderboard_text(found.to_dict()))
 
 
 @command
@@ -310,65 +291,6 @@ def doctor(as_json: Json = False) -> None:
 
     found = diagnose()
     _print(found, as_json, tree(found))
-
-
-def _leaderboard_text(found: dict[str, Any]) -> str:
-    names = ("cache", "tap", "head")
-    shown = [{**row, "cache": Path(row["cache"]).name} for row in found["rows"]]
-    width = {n: max(len(n), *(len(row[n]) for row in shown)) for n in names}
-    title = "  ".join(f"{n:<{width[n]}}" for n in names)
-    lines = [
-        f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front",
-        f"  {title}  {found['metric']:>8}  {'95 % interval':<15}  {'LogME':>7}  {'fit s':>6}  "
-        f"{'bytes':>6}  {'ms':>6}",
-    ]
-    for row in shown:
-        score, ms = row["score"], row["ms_per_image"]
-        cells = "  ".join(f"{row[n]:<{width[n]}}" for n in names)
-        lines.append(
-            f"{'*' if row['pareto'] else ' '} {cells}  {score['value']:>8.4f}  "
-            f"{_end(score['low'])} - {_end(score['high'])}  {row['logme']:>7.3f}  "
-            f"{row['fit_seconds']:>6.2f}  {row['bytes_per_image']:>6}  "
-            f"{'' if ms is None else format(ms, '.2f'):>6}"
-        )
-    best = found["selected"]["score"]
-    base = found["baseline"][found["metric"]]["value"]
-    lines.append(
-        f"  choosing the best of these is worth {best['value']:.4f} "
-        f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}"
-    )
-    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
-    return "\n".join(lines)
-
-
-def _figures_text(found: dict[str, Any]) -> str:
-    """A table of metrics with the baseline beside, and the warnings below."""
-    params = ", ".join(f"{k}={_short(v)}" for k, v in found["chosen"].get("params", {}).items())
-    left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())
-    lines = [
-        f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
-        f"{found['n_train']} training rows, {found['n_test']} test rows{left_out}",
-        f"  {'metric':<20}{'value':>8}  {'95 % interval':<17}{'baseline':>9}",
-    ]
-    for name, figure in found["test"].items():
-        interval = f"{_end(figure['low'])} - {_end(figure['high'])}"
-        beside = found["baseline"].get(name)
-        base = f"{beside['value']:.4f}" if beside else ""
-        lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
-    if "measured_by" in found:
-        lines.append(f"  measured by {found['measured_by']}")
-    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
-    if found.get("measured_by") and found["model"]:
-        lines.append(f"  model: {found['model']}")
-    return "\n".join(lines)
-
-
-def _end(value: float | None) -> str:
-    return "no end" if value is None else f"{value:.4f}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:

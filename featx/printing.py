@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from featx.cache.durable import size_text
@@ -102,3 +103,87 @@ def tree(values: dict[str, Any], indent: str = "") -> str:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{name}: {'none' if shown == '' else shown}")
     return "\n".join(lines)
+
+
+def extract_text(found: dict[str, Any]) -> str:
+    """Render what a run of `featx.extract` did."""
+    changes = ", ".join(f"{n} {name}" for name, n in found["difference"].items() if n)
+    if found["dry_run"]:
+        return (
+            f"{found['cache']}: would embed {found['embedded']}, reuse {found['reused']}, "
+            f"drop {found['removed']} ({changes or 'no difference'})"
+        )
+    if not found["embedded"]:
+        did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
+    else:
+        did = (
+            f"{found['embedded']} embedded at {found['images_per_second']:.1f} img/s "
+            f"({found['device']}, {found['precision']}), {found['reused']} reused"
+        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
+    return (
+        f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
+        f"{found['n_features']} features\n"
+        f"  since last time: {changes or 'no difference'}\n"
+        f"  {found['seconds']['total']:.1f} s in all; time of the threads: {shares or 'none'}"
+    )
+
+
+def leaderboard_text(found: dict[str, Any]) -> str:
+    """Render a comparison, the best line first."""
+    names = ("cache", "tap", "head")
+    shown = [{**row, "cache": Path(row["cache"]).name} for row in found["rows"]]
+    width = {n: max(len(n), *(len(row[n]) for row in shown)) for n in names}
+    title = "  ".join(f"{n:<{width[n]}}" for n in names)
+    lines = [
+        f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front",
+        f"  {title}  {found['metric']:>8}  {'95 % interval':<15}  {'LogME':>7}  {'fit s':>6}  "
+        f"{'bytes':>6}  {'ms':>6}",
+    ]
+    for row in shown:
+        score, ms = row["score"], row["ms_per_image"]
+        cells = "  ".join(f"{row[n]:<{width[n]}}" for n in names)
+        lines.append(
+            f"{'*' if row['pareto'] else ' '} {cells}  {score['value']:>8.4f}  "
+            f"{_end(score['low'])} - {_end(score['high'])}  {row['logme']:>7.3f}  "
+            f"{row['fit_seconds']:>6.2f}  {row['bytes_per_image']:>6}  "
+            f"{'' if ms is None else format(ms, '.2f'):>6}"
+        )
+    best = found["selected"]["score"]
+    base = found["baseline"][found["metric"]]["value"]
+    lines.append(
+        f"  choosing the best of these is worth {best['value']:.4f} "
+        f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}"
+    )
+    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+    return "\n".join(lines)
+
+
+def figures_text(found: dict[str, Any]) -> str:
+    """A table of metrics with the baseline beside, and the warnings below."""
+    params = ", ".join(f"{k}={_short(v)}" for k, v in found["chosen"].get("params", {}).items())
+    left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())
+    lines = [
+        f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
+        f"{found['n_train']} training rows, {found['n_test']} test rows{left_out}",
+        f"  {'metric':<20}{'value':>8}  {'95 % interval':<17}{'baseline':>9}",
+    ]
+    for name, figure in found["test"].items():
+        interval = f"{_end(figure['low'])} - {_end(figure['high'])}"
+        beside = found["baseline"].get(name)
+        base = f"{beside['value']:.4f}" if beside else ""
+        lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
+    if "measured_by" in found:
+        lines.append(f"  measured by {found['measured_by']}")
+    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+    if found.get("measured_by") and found["model"]:
+        lines.append(f"  model: {found['model']}")
+    return "\n".join(lines)
+
+
+def _end(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.4f}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

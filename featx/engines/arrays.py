@@ -67,8 +67,8 @@ class Network:
                 found[int(row.item)] = np.concatenate(row.vectors)
 
         def fail(_: int, what: str) -> None:
-            number, _, reason = what.partition(": ")
-            raise ImageError(f"{manifest.paths[int(number)]}: {reason}")
+            name, _, reason = what.partition(": ")
+            raise ImageError(f"{manifest.paths[int(name)]}: {reason}")
 
         job = Job(
             manifest=manifest,
