@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 
+import featx
+from featx.printing import figures_text
 from pipelines.places import cache_of
 
 
 def main() -> None:
-    """Run ``pipelines.features`` and ``featx fit``, and keep the figures as JSON."""
+    """Run ``pipelines.features`` and `featx.fit`, and keep the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="elpv")
     parser.add_argument("--backbone", default="efficientnet_lite0")
@@ -23,12 +26,14 @@ def main() -> None:
     extracted = subprocess.run([sys.executable, "-m", "pipelines.features", *shared], check=False)
     if extracted.returncode not in (0, 3):  # 3: some images failed, and are listed
         sys.exit(extracted.returncode)
-    sys.exit(_fit(str(cache), asked.head, str(model)))
-
-
-def _fit(cache: str, head: str, model: str) -> int:
-    command = [sys.executable, "-m", "featx", "fit", cache, "--head", head, "--out", model]
-    return subprocess.run(command, check=False).returncode
+    try:
+        figures = featx.fit(cache, head=asked.head, out=model).to_dict()
+    except featx.FeatxError as error:
+        sys.exit(f"featx: {error}")
+    text = json.dumps(figures, indent=1)
+    model.with_suffix(".json").write_text(f"{text}\n")
+    print(figures_text(figures))
+    print(f"  figures: {model.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

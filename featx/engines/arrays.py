@@ -66,7 +66,7 @@ class Network:
             for row in rows:
                 found[int(row.item)] = np.concatenate(row.vectors)
 
-        def fail(_: int, what: str) -> None:
+        def fail(count: int, what: str) -> None:
             name, _, reason = what.partition(": ")
             raise ImageError(f"{manifest.paths[int(name)]}: {reason}")
 
