@@ -199,8 +199,7 @@ def fit(
         result = _result(file, samples, measured, model, chosen, start, out)
         if out is not None or report is not None:
             command = fit_command(file, found.name, out, options)
-            kept = keep_for_report(file, samples, measured, command, chosen.seed)
-            model.members.update(kept)
+            model.kept.update(keep_for_report(file, samples, measured, command, chosen.seed))
     model.figures.update(result.to_dict())
     if out is not None:
         save_model(model, out)

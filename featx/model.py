@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.archive import FORMAT_VERSION, dump, load, read_archive, write_archive
+from featx.archive import FORMAT_VERSION, REPORT, dump, load, read_archive, write_archive
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, ModelError
@@ -57,6 +57,8 @@ class Model:
         Ids, labels and predictions of the test rows.
     members
         The files of the reference images and their vectors.
+    kept
+        What its report needs beside the figures; empty if it was made without.
     checked
         Devices on which the reference images still have their vectors.
 
@@ -73,6 +75,7 @@ class Model:
     seen: NDArray[Any] = field(repr=False)
     tested: dict[str, Any] = field(default_factory=dict, repr=False)
     members: dict[str, bytes] = field(default_factory=dict, repr=False)
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
     path: Path | None = None
     checked: set[str] = field(default_factory=set, repr=False)
 
@@ -225,6 +228,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
         "tested.json": dump(model.tested),
         "seen.bin": model.seen.tobytes(),
         "head.skops": dump_head(model.estimator),
+        **({REPORT: dump(model.kept)} if model.kept else {}),
         **model.members,
     }
     write_archive(Path(path), members)
@@ -264,6 +268,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         figures=load(file, "figures.json", members.pop("figures.json")),
         seen=np.frombuffer(seen, _SEEN),
         tested=load(file, "tested.json", members.pop("tested.json", b"{}")),
+        kept=load(file, REPORT, members.pop(REPORT, b"{}")),
         members=members,
         path=file,
     )

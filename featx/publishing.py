@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.archive import REPORT, dump, load
+from featx.archive import REPORT
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.measuring import Measured, json_ready
@@ -86,13 +86,10 @@ def report_data(model: Model) -> ReportData:
     tested = model.tested
     if not tested.get("ids") or not model.figures:
         raise ModelError(f"{model.name} keeps no test rows to report on; fit it again")
-    kept: dict[str, Any] = {}
-    if REPORT in model.members:
-        kept = load(model.name, REPORT, model.members[REPORT])
     try:
         return ReportData.from_dict(
             {
-                **kept,
+                **model.kept,
                 "figures": model.figures,
                 "ids": tested["ids"],
                 "y_true": tested["y"],
@@ -109,8 +106,8 @@ def report_data(model: Model) -> ReportData:
 
 def keep_for_report(
     cache: Cache, samples: Samples, measured: Measured, command: str, seed: int = 0
-) -> dict[str, bytes]:
-    """Make the member of a model from which `report` can be made without cache and images.
+) -> dict[str, Any]:
+    """Gather, for `Model.kept`, what `report` needs when cache and images are gone.
 
     Parameters
     ----------
@@ -119,7 +116,7 @@ def keep_for_report(
 
     Returns
     -------
-    members : ``report.json``: candidates, learning curve, map, small pictures, provenance
+    kept : candidates, learning curve, map, small pictures, provenance; JSON-ready
     """
     points = choose_points(samples.y[measured.test], _N_MAP, seed)
     kept = {
@@ -131,7 +128,8 @@ def keep_for_report(
         "provenance": cache.provenance,
         "commands": [extract_command(cache), command],
     }
-    return {REPORT: dump(json_ready(kept))}
+    ready: dict[str, Any] = json_ready(kept)
+    return ready
 
 
 def _map(samples: Samples, measured: Measured, points: Rows) -> dict[str, Any] | None:

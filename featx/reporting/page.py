@@ -82,6 +82,7 @@ def render(data: ReportData) -> str:
         data=data,
         figures=data.figures,
         classes=data.classes,
+        source=Path(str(data.provenance.get("source") or "")).name,
         verdict=words.verdict(data),
         metrics=_metrics(data),
         several=" times " in str(data.figures.get("measured_by", "")),

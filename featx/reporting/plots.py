@@ -34,12 +34,12 @@ def colour(k: int) -> str:
 
 def interval_chart(figure: dict[str, Any], beside: float | None, text: str) -> Markup:
     """Draw a value, its interval and the baseline on a line from 0 to 1."""
-    frame = Frame(Axis(0, 1), Axis(0, 1), 180, 20, 6, 6, 0, 0)
+    frame = Frame(Axis(0, 1), Axis(0, 1), 230, 20, 6, 6, 0, 0)
     low, high = (frame.px(min(max(end, 0.0), 1.0)) for end in ends(figure))
     base = "" if beside is None else f"M{frame.px(beside):g} 3V17"
     return Markup(
-        '<svg class="whiskers" viewBox="0 0 180 20" role="img" aria-label="{}">'
-        '<path class="grid" d="M6 10H174M6 7v6M174 7v6M90 7v6"/><path class="base" d="{}"/>'
+        '<svg class="whiskers" viewBox="0 0 230 20" role="img" aria-label="{}">'
+        '<path class="grid" d="M6 10H224M6 7v6M224 7v6M115 7v6"/><path class="base" d="{}"/>'
         '<path class="interval c0" d="M{:g} 10H{:g}"/><circle class="dot c0" cx="{:g}" cy="10" '
         'r="3.2"/></svg>'
     ).format(text, base, low, high, frame.px(figure["value"]))
