@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featx.errors import FeatxError, nearest
+from featx.planning import Plan
 from featx.sync import Difference
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -127,7 +128,7 @@ class ExtractResult:
     ``embedded`` rows were computed now, ``reused`` rows were taken from the cache in place or from
     shards left behind; embedded + reused + failed = discovered. ``images_per_second`` counts from
     the first read to publication, without loading and compiling. ``shares`` are those of the
-    threads' busy time.
+    threads' busy time. ``plan`` is what the first batches let expect, None for a short run.
     """
 
     cache: str
@@ -148,6 +149,7 @@ class ExtractResult:
     shares: dict[str, float]
     difference: Difference = field(default_factory=Difference)
     failures: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
     dry_run: bool = False
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.cache.durable import size_text
+from featx.planning import Plan
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -112,6 +113,7 @@ def extract_text(found: dict[str, Any]) -> str:
         return (
             f"{found['cache']}: would embed {found['embedded']}, reuse {found['reused']}, "
             f"drop {found['removed']} ({changes or 'no difference'})"
+            + (f"\n  {Plan(**found['plan']).describe()}" if found["plan"] else "")
         )
     if not found["embedded"]:
         did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
@@ -125,7 +127,8 @@ def extract_text(found: dict[str, Any]) -> str:
         f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
         f"{found['n_features']} features\n"
         f"  since last time: {changes or 'no difference'}\n"
-        f"  {found['seconds']['total']:.1f} s in all; time of the threads: {shares or 'none'}"
+        f"  {found['seconds']['total']:.1f} s in all"
+        + (f"; time of the threads: {shares}" if found["embedded"] else "")
     )
 
 

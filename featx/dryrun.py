@@ -1,0 +1,90 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from featx.cache.fingerprint import ExtractSpec
+from featx.cache.format import CONTENT_DTYPE
+from featx.cache.known import KnownRows
+from featx.engines.threads import Outcome, digest_bytes
+from featx.errors import ImageError
+from featx.options import ExtractResult
+from featx.planning import PROBE_IMAGES
+from featx.progress import Progress
+from featx.runs import Run
+from featx.runtime import Runner
+from featx.sync import difference, untouched_content
+
+
+class DryRun(Run):
+    """Read and digest what is not known, embed a few images for their time, write nothing."""
+
+    def execute(self) -> ExtractResult:
+        """Say what `featx.extract` would do."""
+        return self._predict(self.prepare())
+
+    def _predict(self, old: ExtractSpec | None) -> ExtractResult:
+        """Say what a run would do: read and digest what is not known, and embed nothing."""
+        spec = self.spec(self.plan.precision)
+        in_place = old is not None and not self.options.force
+        if in_place:
+            self.require_match(old)
+        known = self.known(spec, in_place=in_place)
+        content = untouched_content(self.manifest, known)
+        failed = dict(self.manifest.refused)
+        show = Progress(len(self.manifest), "dry run", show=self.options.progress)
+        for item in np.flatnonzero(content == b"").tolist():
+            try:
+                content[item] = digest_bytes(self.manifest.read(item)[0])
+            except ImageError as error:
+                failed[self.manifest.ids[item]] = str(error)
+            show.update(item + 1)
+        show.close()
+        there = np.flatnonzero(content != b"").tolist()
+        new = [item for item in there if content[item] not in known]
+        reused = len(there) - len(new)
+        self._probe(new, known)
+        changes = difference(
+            self.manifest, content, self.cache if in_place else None, known.damaged
+        )
+        widths = dict(zip((tap.name for tap in self.taps), self.reader.n_features, strict=True))
+        return ExtractResult(
+            cache=str(self.cache),
+            fingerprint=spec.fingerprint,
+            discovered=len(self.manifest) + len(self.manifest.refused),
+            embedded=len(new),
+            reused=reused,
+            failed=len(failed),
+            removed=changes.removed,
+            ignored=self.manifest.ignored,
+            n_features=next(iter(widths.values())),
+            taps=widths,
+            device=self.plan.device,
+            precision=self.plan.precision,
+            compiled=False,
+            images_per_second=0.0,
+            seconds={"total": time.perf_counter() - self.clock, "load": self.load_seconds},
+            shares={},
+            difference=changes,
+            failures=failed,
+            plan=self.expected,
+            dry_run=True,
+        )
+
+    def _probe(self, new: list[int], known: KnownRows) -> None:
+        """Embed a few images for their time alone, so that the plan rests on something."""
+        if not new:
+            return
+        step = max(1, len(new) // PROBE_IMAGES)
+        outcome = Outcome(np.zeros(len(self.manifest), CONTENT_DTYPE))
+        shape = (*self.preprocess.input_size, 3)
+        with Runner(self.reader, replace(self.plan, compile="off"), shape) as runner:
+            self.first_read = time.perf_counter()
+            loop = self.loop(new[::step][:PROBE_IMAGES], outcome, known, runner, lambda _: None)
+            loop.run(lambda _: None)
+        if outcome.embedded:
+            self.expected = self.expect(outcome, loop, len(new))

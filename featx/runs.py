@@ -1,0 +1,186 @@
+"""One run, prepared: its images, network, taps and plan, and what exists already."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.backbones import load_backbone
+from featx.cache.durable import require_writable
+from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.known import KnownRows
+from featx.cache.reader import open_cache
+from featx.cache.shards import Row, parts_folder
+from featx.engines.threads import Job, Outcome, ThreadLoop
+from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
+from featx.images import DecodeMode, decoder_spec
+from featx.manifest import Source, load_manifest
+from featx.options import ExtractOptions
+from featx.planning import Plan, make_plan
+from featx.runtime import Runner, RuntimePlan, plan_runtime
+
+log = logging.getLogger("featx")
+
+
+class Run:
+    """What a real run and a dry run have in common; `prepare` fills it step by step."""
+
+    def __init__(self, source: Source, cache: Path, options: ExtractOptions) -> None:
+        self.source, self.cache, self.options = source, cache, options
+        self.started = datetime.now(UTC)
+        self.clock = time.perf_counter()
+        self.expected: Plan | None = None
+        self.first_read = self.clock
+
+    def prepare(self) -> ExtractSpec | None:
+        """List the images, decide the plan, load the network; the spec of the cache in place."""
+        require_writable(self.cache, "cache")
+        self.manifest = load_manifest(self.source)
+        old = self._spec_in_place()
+        self.plan, self.decode = self._plan(old)
+        self._load()
+        return old
+
+    def _spec_in_place(self) -> ExtractSpec | None:
+        if not self.cache.exists():
+            return None
+        try:
+            with open_cache(self.cache) as found:
+                return found.spec
+        except CacheFormatError as error:
+            if self.options.force:
+                return None
+            raise CacheFormatError(
+                f"{error}; pass --force to write a new cache in its place, or name another file"
+            ) from None
+
+    def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodeMode]:
+        options = self.options
+        old = None if options.force else old or self._spec_of_parts()
+        precision, decode = options.precision, options.decode
+        if old is not None:
+            precision = old.precision if precision == "auto" else precision
+            decode = decode or old.decode["mode"]
+        plan = plan_runtime(
+            device=options.device,
+            precision=precision,
+            batch_size=options.batch_size,
+            compile=options.compile,
+            threads=options.threads,
+        )
+        return plan, decode or "exact"
+
+    def _spec_of_parts(self) -> ExtractSpec | None:
+        """Spec of the only unfinished run beside the cache."""
+        found = list(parts_folder(self.cache).glob("*/spec.json"))
+        try:
+            return ExtractSpec.from_json(found[0].read_text()) if len(found) == 1 else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _load(self) -> None:
+        options, start = self.options, time.perf_counter()
+        self.backbone = load_backbone(options.backbone, weights=options.weights)
+        self.preprocess = self.backbone.preprocess.override(
+            input_size=options.input_size,
+            crop_pct=options.crop_pct,
+            resize=options.resize,
+            interpolation=options.interpolation,
+            mean=options.mean,
+            std=options.std,
+            views=options.views,
+        )
+        self.taps = self.backbone.select(options.layers, options.pool)
+        self.reader = self.backbone.reader(self.taps, self.preprocess)
+        self.load_seconds = time.perf_counter() - start
+
+    def spec(self, precision: str) -> ExtractSpec:
+        """What the features are computed by, at a precision."""
+        return ExtractSpec(
+            architecture=self.backbone.architecture,
+            weights_digest=self.backbone.weights.digest,
+            taps=tuple(tap.to_dict() for tap in self.taps),
+            preprocess=self.preprocess.to_dict(),
+            decode=decoder_spec(self.decode),
+            precision=precision,
+            dtype=self.options.dtype,
+            view_merge=self.options.view_merge if len(self.preprocess.views) > 1 else "mean",
+        )
+
+    def require_match(self, old: ExtractSpec | None) -> None:
+        """Refuse a cache in place that was computed otherwise."""
+        if old is None or self.options.force:
+            return
+        if changed := spec_difference(old, self.spec(self.plan.precision)):
+            raise CacheMismatchError(
+                f"cache {self.cache} was computed otherwise: {'; '.join(changed)}; "
+                "write to another file, or pass --force to replace it"
+            )
+
+    def known(self, spec: ExtractSpec, *, in_place: bool) -> KnownRows:
+        """Rows of this spec that exist: those of the shards, and of the cache if it counts."""
+        shards = parts_folder(self.cache) / spec.fingerprint
+        try:
+            return KnownRows(spec, self.cache if in_place else None, shards)
+        except CacheFormatError as error:
+            raise CacheFormatError(f"{error}; pass --force to write a new cache") from None
+
+    def loop(
+        self,
+        pending: list[int],
+        outcome: Outcome,
+        known: KnownRows,
+        runner: Runner,
+        store: Callable[[list[Row]], None],
+    ) -> ThreadLoop:
+        """Threads for the pending items, which hand their rows to `store`."""
+        job = Job(
+            manifest=self.manifest,
+            preprocess=self.preprocess,
+            decode=self.decode,
+            runner=runner,
+            known=known.__contains__,
+            store=store,
+            merge=self._merge,
+            check=self._check_failures,
+            n_threads=max(1, min(self.plan.threads, len(pending))),
+        )
+        return ThreadLoop(job, pending, outcome)
+
+    def _merge(self, taps: list[NDArray[np.float32]], n_views: int) -> list[NDArray[Any]]:
+        """Turn the vectors of all views into what is stored, one array a tap."""
+        merged: list[NDArray[Any]] = []
+        for vectors in taps:
+            views = vectors.reshape(-1, n_views, vectors.shape[1])
+            if n_views == 1 or self.options.view_merge == "concat":
+                merged.append(views.reshape(len(views), -1))
+            elif self.options.view_merge == "mean":
+                merged.append(views.mean(axis=1))
+            else:
+                merged.extend(views[:, k] for k in range(n_views))
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as that
+            return [vectors.astype(self.options.dtype, copy=False) for vectors in merged]
+
+    def _check_failures(self, count: int, what: str) -> None:
+        if self.options.on_error == "fail":
+            raise ExtractError(f"{what} (--on-error fail)")
+        if self.options.max_failed is not None and count > self.options.max_failed:
+            limit = self.options.max_failed
+            raise ExtractError(f"more than {limit} images failed, the last {what}")
+
+    def expect(self, outcome: Outcome, loop: ThreadLoop, waiting: int) -> Plan:
+        """Extend what the first batches took to what is waiting."""
+        elapsed = time.perf_counter() - self.first_read - loop.prepare_seconds
+        width = sum(self.reader.n_features)
+        if self.options.view_merge != "mean":
+            width *= len(self.preprocess.views)
+        row_bytes = width * np.dtype(self.options.dtype).itemsize
+        rows = len(self.manifest)
+        return make_plan(outcome.busy, outcome.embedded, elapsed, waiting, rows, row_bytes)
