@@ -1,5 +1,8 @@
 (() => {
   "use strict";
+  addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
+  });
   const map = document.querySelector(".map");
   if (!map) return;
   const pictures = JSON.parse(document.getElementById("featx-pictures").textContent);
@@ -41,10 +44,30 @@
     tip.style.left = left + "px";
     tip.style.top = (above > 0 ? above : y + at.height + 10) + "px";
   };
-  map.addEventListener("pointerover", (e) => {
-    const p = e.target.closest("[data-k]");
-    if (p) show(p);
+  // The nearest point answers: a finger, or a small screen, seldom hits one.
+  const svg = map.querySelector("svg");
+  const centres = points.map((p) => {
+    const b = p.getBBox();
+    return [b.x + b.width / 2, b.y + b.height / 2];
   });
+  const nearest = (e) => {
+    const matrix = svg.getScreenCTM();
+    const at = new DOMPoint(e.clientX, e.clientY).matrixTransform(matrix.inverse());
+    let best = null;
+    let least = (22 / matrix.a) ** 2;
+    centres.forEach(([x, y], k) => {
+      const far = (x - at.x) ** 2 + (y - at.y) ** 2;
+      if (far < least) [best, least] = [points[k], far];
+    });
+    return best;
+  };
+  const follow = (e) => {
+    const p = nearest(e);
+    if (p) show(p);
+    else hide();
+  };
+  map.addEventListener("pointermove", follow);
+  map.addEventListener("pointerdown", follow);
   map.addEventListener("pointerleave", () => { if (document.activeElement !== map) hide(); });
   map.addEventListener("blur", hide);
   map.addEventListener("focus", () => { if (!shown && order.length && map.matches(":focus-visible")) show(order[0]); });

@@ -1,0 +1,505 @@
+"""The report: its numbers, its words, its safety, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coloured import save_coloured
+from PIL import Image
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from featx import fit, load_model
+from featx.errors import CacheError, FitError, MissingExtraError, ModelError
+from featx.evaluation import baseline, evaluate
+from featx.extraction import extract
+from featx.publishing import report, report_data
+from featx.reporting import (
+    FeatureMap,
+    Part,
+    ReportData,
+    choose_points,
+    learning_curve,
+    least_certain,
+    project,
+    render,
+    thumbnail,
+    worst_mistakes,
+    write_report,
+)
+from featx.reporting.charts import make_axis
+from featx.reporting.curves import calibration_bins, ranking_curves
+from featx.reporting.words import verdict
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = "<script>alert(1)</script>"
+
+
+def make_figures(y: Any, predicted: Any, probabilities: Any, classes: list[str]) -> dict[str, Any]:
+    """The figures of a fit, as `FitResult.to_dict` names them."""
+    task = "classification" if classes else "regression"
+    found = evaluate(
+        y, predicted, probabilities=probabilities, classes=classes or None, task=task, n_boot=50
+    )
+    return {
+        "head": "logreg",
+        "tap": "pool",
+        "test": {k: v for k, v in found.items() if isinstance(v, dict) and "low" in v},
+        "baseline": baseline(y, y, task=task),
+        "warnings": [],
+        "n_train": 30,
+        "n_test": len(y),
+        "classes": classes,
+        "confusion": found.get("confusion", []),
+        "per_class": found.get("per_class", {}),
+        "chosen": {"params": {"C": 1.0}},
+        "cv": {"scoring": "accuracy", "folds": 3},
+        "fingerprint": "f" * 64,
+        "measured_by": "25% of the rows held out",
+    }
+
+
+def make_data(classes: tuple[str, ...] = ("cat", "dog"), n: int = 60) -> ReportData:
+    rng = np.random.default_rng(0)
+    names = np.array(classes)
+    codes = np.arange(n) % len(names)
+    table = rng.dirichlet(np.ones(len(names)), n) + np.eye(len(names))[codes] / len(names)
+    table /= table.sum(axis=1, keepdims=True)
+    y, predicted = names[codes], names[table.argmax(axis=1)]
+    ids = [f"{k:03d}.png" for k in range(n)]
+    picture = thumbnail(np.full((80, 60, 3), 90, np.uint8))
+    return ReportData(
+        figures=make_figures(y, predicted, table, list(classes)),
+        ids=ids,
+        y_true=y,
+        y_pred=predicted,
+        probabilities=table,
+        pictures=dict.fromkeys(ids, picture),
+        search=[
+            {"params": {"C": 1.0}, "mean": 0.9, "std": 0.01},
+            {"params": {"C": 0.1}, "mean": 0.8, "std": 0.02},
+        ],
+        points=FeatureMap(ids, rng.normal(size=(n, 2)), y.tolist(), predicted.tolist()),
+        spec={"architecture": "tiny"},
+        provenance={"source": "photos/", "versions": {"numpy": "2"}},
+        commands=("featx extract photos c.h5", "featx fit c.h5"),
+        created="2026-01-02T03:04:05+00:00",
+    )
+
+
+def make_regression() -> ReportData:
+    X, y = load_diabetes(return_X_y=True)
+    predicted = Ridge(0.1).fit(X[100:], y[100:]).predict(X[:100])
+    ids = [f"r{k}" for k in range(100)]
+    xy, method, explained = project(X[:100], "pca")
+    return ReportData(
+        figures=make_figures(y[:100], predicted, None, []),
+        ids=ids,
+        y_true=y[:100],
+        y_pred=predicted,
+        task="regression",
+        points=FeatureMap(ids, xy, y[:100].tolist(), predicted.tolist(), method, explained),
+        learning=learning_curve(
+            Ridge(0.1), Part(X[100:], y[100:]), Part(X[:100], y[:100]), task="regression"
+        ),
+    )
+
+
+class Page(HTMLParser):
+    """Tags, texts and data of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.words = ""
+        self._script: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self._script = dict(attrs).get("id") or "code"
+            self.scripts[self._script] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script is None:
+            self.words += data
+        else:
+            self.scripts[self._script] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.scripts["featx-report"])
+        return found
+
+
+def test_the_page_needs_nothing_else() -> None:
+    page = Page(render(make_data()))
+    for tag, attrs in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            value = attrs.get(name) or ""
+            assert value.startswith(("data:image/jpeg;base64,", "#")) or not value, (tag, value)
+    style = render(make_data()).split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_page_has_its_parts() -> None:
+    page = Page(render(make_data()))
+    for title in (
+        "How good it is", "What it confuses", "Thresholds and probabilities",
+        "What the network sees", "Worst mistakes", "Least certain",
+        "How it was chosen", "How to make it again",
+    ):  # fmt: skip
+        assert title in page.words
+    for attrs in page.all("img"):
+        assert "alt" in attrs
+    assert all("scope" in attrs for attrs in page.all("th"))
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in page.all("svg"))
+    assert "numpy" in page.words
+    assert "featx fit c.h5" in page.words
+
+
+def test_the_numbers_are_those_of_the_figures() -> None:
+    data = make_data()
+    page = Page(render(data))
+    found = page.numbers
+    assert found["test"] == data.figures["test"]
+    assert found["confusion"] == data.figures["confusion"]
+    assert found["predictions"]["ids"] == data.ids
+    assert found["commands"] == list(data.commands)
+    assert f"{100 * found['test']['accuracy']['value']:.1f}" in page.words
+
+
+@pytest.mark.parametrize("where", ["id", "path", "class", "warning", "command", "source", "param"])
+def test_names_are_text_wherever_they_stand(where: str) -> None:
+    data = make_data(("cat", HOSTILE)) if where == "class" else make_data()
+    hostile = [HOSTILE, *data.ids[1:]]
+    if where == "id":
+        points = data.points
+        assert points is not None
+        data = replace(data, ids=hostile, points=replace(points, ids=hostile))
+        data = replace(data, y_pred=np.where(np.arange(60) == 0, "dog", data.y_pred))
+    elif where == "path":
+        data = replace(data, paths=['"><img src=x onerror=alert(1)>' + HOSTILE] * 60)
+    elif where == "warning":
+        data.figures["warnings"] = [{"code": "x", "message": HOSTILE}]
+    elif where == "command":
+        data = replace(data, commands=(HOSTILE,))
+    elif where == "source":
+        data = replace(data, provenance={"source": HOSTILE})
+    elif where == "param":
+        data = replace(data, search=[{"params": {HOSTILE: HOSTILE}, "mean": 1.0, "std": 0.0}])
+    text = render(data)
+    assert HOSTILE not in text
+    assert html.escape(HOSTILE) in text.replace("&#39;", "'")
+    page = Page(text)
+    assert [s for s in page.scripts] == ["featx-report", "featx-pictures", "code"]
+    assert not any("onerror" in attrs for _, attrs in page.tags)
+    assert "alert" not in page.scripts["code"]
+
+
+def test_what_comes_back_from_json_makes_the_same_page() -> None:
+    data = make_data()
+    again = ReportData.from_dict(json.loads(json.dumps(data.to_dict())))
+    table = np.round(np.asarray(data.probabilities), 6)
+    points = data.points
+    assert points is not None
+    rounded = replace(data, probabilities=table, points=replace(points, xy=np.round(points.xy, 4)))
+    assert render(again) == render(rounded)
+
+
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    data = make_data()
+    with pytest.raises(FitError, match="a report of 60 test images has 59 predictions"):
+        replace(data, y_pred=data.y_pred[1:])
+    with pytest.raises(FitError, match=r"probabilities have shape \(60, 3\); expected \(60, 2\)"):
+        replace(data, probabilities=np.zeros((60, 3)))
+    with pytest.raises(FitError, match="a map of 2 images has coordinates"):
+        FeatureMap(["a", "b"], np.zeros((3, 2)), ["x", "x"], ["x", "x"])
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"report .* cannot be written: No such file"):
+        write_report(tmp_path / "absent" / "r.html", make_data())
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(CacheError, match="cannot be written"):
+        write_report(tmp_path / "taken", make_data())
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": 0.9, "low": 0.85, "high": 0.95}, "clearly better than"),
+        ({"value": 0.52, "low": 0.4, "high": 0.64}, "not to be told from"),
+        ({"value": 0.2, "low": 0.1, "high": 0.3}, "worse than"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_interval(change: dict[str, float], said: str) -> None:
+    data = make_data()
+    data.figures["test"]["accuracy"] = change
+    data.figures["baseline"]["accuracy"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert said in verdict(data)
+
+
+def test_a_leak_is_in_the_verdict_and_on_top() -> None:
+    data = make_data()
+    note = {"code": "duplicates-across-split", "message": "3 of 60 test images are twins"}
+    data.figures["warnings"] = [note]
+    assert "the split leaks" in verdict(data)
+    words = Page(render(data)).words
+    assert words.index("3 of 60 test images are twins") < words.index("How good it is")
+
+
+def test_curves_agree_with_scikit_learn() -> None:
+    data = make_data(("a", "b", "c"), 90)
+    table = np.asarray(data.probabilities)
+    for one in ranking_curves(data.y_true, table, data.classes):
+        scores = table[:, data.classes.index(one["class"])]
+        positive = data.y_true == one["class"]
+        assert one["auc"] == pytest.approx(roc_auc_score(positive, scores))
+        assert one["average_precision"] == pytest.approx(average_precision_score(positive, scores))
+        assert np.trapezoid(one["roc"][1], one["roc"][0]) == pytest.approx(one["auc"], abs=0.01)
+    assert [c["class"] for c in ranking_curves(["a", "b"], [[1, 0], [0, 1]], ["a", "b"])] == ["b"]
+    assert ranking_curves(["a"], [[1, 0]], ["a", "b"]) == []
+
+
+def test_bins_make_up_the_calibration_error() -> None:
+    data = make_data(("a", "b", "c"), 90)
+    bins = calibration_bins(data.y_true, data.y_pred, np.asarray(data.probabilities))
+    assert sum(b["n"] for b in bins) == 90
+    error = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / 90
+    assert error == pytest.approx(data.figures["test"]["calibration_error"]["value"])
+
+
+def test_many_classes_have_no_tangle_of_curves() -> None:
+    page = Page(render(make_data(tuple(f"k{k:02d}" for k in range(24)), 240)))
+    assert "Most frequent mistakes" in page.words
+    assert page.numbers["curves"] == []
+    assert "grey: 16 further classes" in page.words
+    assert not any(a.get("class") == "confusion" for a in page.all("table"))
+
+
+def test_a_head_without_probabilities_has_a_page() -> None:
+    data = replace(make_data(), probabilities=None)
+    del data.figures["test"]["calibration_error"]
+    words = Page(render(data)).words
+    assert "Worst mistakes" in words
+    assert "Least certain" not in words
+    assert "Calibration." not in words
+
+
+def test_a_regression_has_a_page() -> None:
+    data = make_regression()
+    page = Page(render(data))
+    assert "Largest errors" in page.words
+    assert "Predicted and true" in page.words
+    assert "What it confuses" not in page.words
+    assert "clearly better than" in page.numbers["verdict"]
+    assert page.numbers["learning_curve"]["metric"] == "mae"
+
+
+def test_an_interval_without_an_end_is_said_so() -> None:
+    data = make_regression()
+    data.figures["test"]["r2"] = {"value": 0.1, "low": None, "high": 0.5}
+    assert "no end to 0.500" in Page(render(data)).words
+
+
+def test_labels_help_where_the_head_still_learns() -> None:
+    X, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(y))
+    X, y = X[rows] / 16, y[rows]
+    head = LogisticRegression(max_iter=300)
+    train, test = Part(X[:250], y[:250]), Part(X[800:], y[800:])
+    found = learning_curve(head, train, test)
+    values = [point["value"] for point in found["points"]]
+    assert values == sorted(values)
+    assert found["verdict"] == "yes"
+    assert found["doubled"]["n"] == 500
+    full = (head.fit(X[:250], y[:250]).predict(X[800:]) == y[800:]).mean()
+    assert values[-1] == pytest.approx(full)
+    # What was extrapolated is near what comes of it.
+    real = (head.fit(X[:500], y[:500]).predict(X[800:]) == y[800:]).mean()
+    assert found["doubled"]["value"] == pytest.approx(real, abs=0.04)
+    assert learning_curve(head, train, test) == found
+
+
+def test_labels_do_not_help_a_head_that_learns_nothing() -> None:
+    y = np.array(["a", "b", "a"] * 100)
+    part = Part(np.zeros((300, 1)), y)
+    found = learning_curve(DummyClassifier(), part, part)
+    assert found["verdict"] == "little"
+    assert found["gain"]["value"] == 0
+    assert found["answer"].startswith("Hardly.")
+
+
+def test_parts_are_whole_groups_and_hold_every_class() -> None:
+    groups = np.repeat(np.arange(20), 6)
+    X, y = groups[:, None].astype(float), np.array(["a", "b"] * 60)
+    seen: list[Any] = []
+
+    class Spy(DummyClassifier):
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+            seen.append((np.asarray(X)[:, 0], set(y)))
+            return super().fit(X, y)
+
+    learning_curve(Spy(), Part(X, y, groups), Part(X, y))
+    for column, _ in seen:
+        assert set(np.unique(column, return_counts=True)[1].tolist()) == {6}
+    seen.clear()
+    rare = np.where(np.arange(120) < 100, "a", "b")
+    learning_curve(Spy(), Part(X, rare), Part(X, rare))
+    assert all(labels == {"a", "b"} for _, labels in seen)
+
+
+def test_too_few_rows_for_a_curve() -> None:
+    part = Part(np.zeros((2, 1)), np.array(["a", "a"]))
+    with pytest.raises(FitError, match="2 training rows are too few"):
+        learning_curve(DummyClassifier(), part, part)
+    empty = Part(np.zeros((0, 1)), np.array([]))
+    with pytest.raises(FitError, match="needs test rows"):
+        learning_curve(DummyClassifier(), part, empty)
+
+
+def test_maps() -> None:
+    X = load_digits().data[:100]
+    xy, method, explained = project(X, "pca")
+    assert (xy.shape, method) == ((100, 2), "PCA")
+    assert 0 < explained[1] <= explained[0] < 1
+    assert not project(np.ones((3, 4)), "pca")[0].any()
+    with pytest.raises(FitError, match="two rows or more"):
+        project(X[:1])
+    with pytest.raises(FitError, match="no map is called 'tsne'"):
+        project(X, "tsne")
+    try:
+        import umap  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError, match="umap-learn"):
+            project(X, "umap")
+        assert project(X)[1] == "PCA"
+
+
+def test_points_of_a_map_keep_the_shares_of_the_classes() -> None:
+    y = np.array(["a"] * 900 + ["b"] * 100)
+    rows = choose_points(y, 100)
+    assert len(set(rows.tolist())) == 100
+    assert (y[rows] == "b").sum() == pytest.approx(10, abs=1)
+    assert choose_points(y[:5], 100).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_pictures_that_are_shown() -> None:
+    table = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]]
+    true, called = ["b", "b", "b", "a"], ["a", "a", "b", "b"]
+    assert worst_mistakes(true, called, table).tolist() == [0, 1, 3]
+    assert worst_mistakes(true, called, None, n=1).tolist() == [0]
+    assert least_certain(table, n=2).tolist() == [3, 1]
+    assert worst_mistakes(np.array([1.0, 2.0]), np.array([1.5, 9.0]), None).tolist() == [1, 0]
+
+
+def test_thumbnails_are_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 255, (300, 200, 1), dtype=np.uint8), 3, axis=2)
+    (tmp_path / "t.jpg").write_bytes(thumbnail(grey, 96))
+    with Image.open(tmp_path / "t.jpg") as image:
+        assert (image.size, image.mode) == ((64, 96), "L")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.793, 0.871), (-3e4, 5e5), (2.0, 2.0)])
+def test_axes_have_a_few_round_ticks(low: float, high: float) -> None:
+    axis = make_axis(low, high)
+    assert 1 <= len(axis.ticks) <= 11
+    assert len({text for _, text in axis.ticks}) == len(axis.ticks)
+    for value, text in axis.ticks:
+        assert float(text) == pytest.approx(value, abs=abs(value) * 1e-6 + 1e-9)
+
+
+def test_reporting_imports_neither_torch_nor_h5py() -> None:
+    code = "import sys, featx.reporting; print(sorted({'torch', 'h5py'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """A model whose cache and pictures are gone, beside the page that its fit wrote."""
+    folder = tmp_path_factory.mktemp("published")
+    save_coloured(folder / "photos", 60)
+    extract(folder / "photos", folder / "c.h5", **tiny)
+    fit(folder / "c.h5", "svm", folder / "m.featx", report=folder / "fit.html", folds=3, seed=1)
+    (folder / "c.h5").unlink()
+    (folder / "photos").rename(folder / "away")
+    return folder / "m.featx"
+
+
+def test_the_report_is_made_again_from_the_model_alone(fitted: Path) -> None:
+    place = report(fitted)
+    assert place == fitted.with_suffix(".html")
+    assert place.read_bytes() == (fitted.parent / "fit.html").read_bytes()
+    page = Page(place.read_text())
+    assert "Would twice the labels help?" in page.words
+    assert page.numbers["test"] == load_model(fitted).figures["test"]
+    first, second = page.numbers["commands"]
+    assert re.fullmatch(r"featx extract \S*photos \S*c\.h5 .*--layer flatten.*", first)
+    assert re.fullmatch(r"featx fit \S*c\.h5 --head svm --folds 3 --seed 1 --out \S*", second)
+    assert len(json.loads(page.scripts["featx-pictures"])) == page.numbers["n_test"]
+    assert all(json.loads(page.scripts["featx-pictures"]))
+
+
+def test_models_without_test_rows_or_with_other_parts(fitted: Path, tmp_path: Path) -> None:
+    model = load_model(fitted)
+    bare = replace(model, kept={})
+    assert "How good it is" in report(bare, tmp_path / "bare.html").read_text()
+    with pytest.raises(ModelError, match="keeps no test rows"):
+        report(replace(model, tested={}), tmp_path / "r.html")
+    with pytest.raises(ModelError, match=r"is damaged: report.json does not fit"):
+        report_data(replace(model, kept={"points": {"ids": ["a"]}}))
+    with pytest.raises(ModelError, match="never saved"):
+        report(replace(model, path=None))
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="/usr/bin/chromium is not installed")
+def test_a_browser_opens_it_without_complaint(fitted: Path, tmp_path: Path) -> None:
+    data = report_data(load_model(fitted))
+    hostile = replace(data, paths=[HOSTILE, *data.paths[1:]])
+    page = write_report(tmp_path / "r.html", hostile)
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+        "--v=0", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in found.stderr
+    dom = Page(found.stdout)
+    n = data.figures["n_test"]
+    points = [a for a in dom.all("path") if "data-k" in a]
+    assert len(points) == n
+    # The page's script ran: it took the titles off the points.
+    assert "<title>" not in found.stdout.split('class="map"')[1].split("</svg>")[0]
+    assert any(a.get("class") == "gallery" for a in dom.all("ul"))
+    assert any(a.get("class") == "metrics" for a in dom.all("table"))
