@@ -1,0 +1,139 @@
+"""Logistic regressions on frozen features: Kornblith, CLIP, DINOv2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+
+from featx.evaluation import evaluate
+from featx.protocols.figures import ap11, mean_precision, precision_figure
+from featx.protocols.rules import N_BOOT, Array, Floats, Protocol, Rows, logspace
+
+PER_CLASS_SETS = frozenset({"aircraft", "pets", "caltech101", "flowers"})
+"""Data sets whose figure is the mean over classes of the accuracy (Kornblith et al. 2019)."""
+
+
+def _kornblith(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+    metric = "accuracy"
+    if rows.dataset in PER_CLASS_SETS:
+        metric = "balanced_accuracy"
+    if rows.dataset == "voc2007" or rows.y.ndim == 2:
+        metric = "map11"
+    return _swept(protocol, rows, metric, [1 / value for value in protocol.values])
+
+
+def _dinov2_logreg(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+    return _swept(protocol, rows, "accuracy", list(protocol.values))
+
+
+def _swept(protocol: Protocol, rows: Rows, metric: str, costs: list[float]) -> dict[str, Any]:
+    train, validation = rows.chosen_on(protocol.validation_share)
+    probe = _Probe(protocol, rows, metric)
+    scores = {cost: probe.score(cost, train, validation) for cost in sorted(costs)}
+    return probe.finish(scores, train, validation)
+
+
+def _clip(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+    """Search from coarse to fine on a grid of eight steps a decade (appendix A.3)."""
+    train, validation = rows.chosen_on(protocol.validation_share)
+    probe = _Probe(protocol, rows, "accuracy")
+    grid, step = protocol.values, (len(protocol.values) - 1) // 6
+    scores: dict[int, float] = {}
+    wanted = set(range(0, len(grid), step))
+    while step >= 1:
+        for at in sorted(wanted - set(scores)):
+            scores[at] = probe.score(1 / grid[at], train, validation)
+        # Of equals the strongest penalty, as in the end.
+        best = max(sorted(scores, reverse=True), key=lambda at: scores[at])
+        step //= 2
+        wanted = {at for at in (best - step, best + step) if 0 <= at < len(grid)}
+    return probe.finish({1 / grid[at]: s for at, s in scores.items()}, train, validation)
+
+
+class _Probe:
+    """Logistic regressions that each start where the one before ended."""
+
+    def __init__(self, protocol: Protocol, rows: Rows, metric: str) -> None:
+        self.rows, self.metric, self.refit = rows, metric, protocol.refit
+        self.several = rows.y.ndim == 2
+        n = rows.y.shape[1] if self.several else 1
+        self.fits = [
+            LogisticRegression(max_iter=protocol.max_iter, warm_start=True) for _ in range(n)
+        ]
+
+    def scores(self, cost: float, train: Array, other: Array) -> Floats:
+        """Fit at a cost; return log-odds or probabilities, shape (n, n_classes)."""
+        X, y = self.rows.X, self.rows.y
+        for k, fit in enumerate(self.fits):
+            fit.set_params(C=cost).fit(X[train], y[train, k] > 0 if self.several else y[train])
+        if self.several:
+            return np.stack([fit.decision_function(X[other]) for fit in self.fits], axis=1)
+        return np.asarray(self.fits[0].predict_proba(X[other]))
+
+    def score(self, cost: float, train: Array, other: Array) -> float:
+        """Fit at a cost and measure on other rows."""
+        scores = self.scores(cost, train, other)
+        if self.metric == "map11":
+            return mean_precision(ap11, self._truth(other), scores)
+        called = self.fits[0].classes_[scores.argmax(axis=1)]
+        if self.metric == "accuracy":
+            return float(np.mean(called == self.rows.y[other]))
+        return float(balanced_accuracy_score(self.rows.y[other], called))
+
+    def _truth(self, rows: Array) -> Array:
+        return np.asarray(self.rows.indicator[rows])
+
+    def finish(self, scores: dict[float, float], train: Array, validation: Array) -> dict[str, Any]:
+        """Take the best cost (the strongest penalty of equals), refit, measure on test rows."""
+        cost = max(sorted(scores), key=lambda c: scores[c])
+        fitted = np.sort(np.r_[train, validation]) if self.refit else train
+        test = self.rows.split.test
+        found = self.scores(cost, fitted, test)
+        if self.metric == "map11":
+            figure = precision_figure(ap11, self._truth(test), found, self.rows.seed)
+        else:
+            classes = self.fits[0].classes_
+            called = classes[found.argmax(axis=1)]
+            measured = evaluate(self.rows.y[test], called, seed=self.rows.seed, n_boot=N_BOOT)
+            figure = measured[self.metric]
+        return {
+            "metric": self.metric,
+            "figure": figure,
+            "chosen": {"C": cost, "lambda": 1 / cost},
+            "tried": [[c, scores[c]] for c in sorted(scores)],
+            "n_train": len(fitted),
+            "n_validation": len(validation),
+        }
+
+
+KORNBLITH = Protocol(
+    "kornblith",
+    "short side 224, centre crop; multinomial L-BFGS; 45 lambda 1e-6..1e5 on validation rows; "
+    "refit on training and validation",
+    "Kornblith et al. 2019, arXiv 1805.08974; also SimCLR and BYOL",
+    _kornblith,
+    logspace(-6, 5, 45),
+)
+
+
+CLIP = Protocol(
+    "clip",
+    "penultimate features; L-BFGS, 1000 steps; lambda 1e-6..1e6, 8 a decade, coarse to fine "
+    "from 7 seeds; refit on training and validation",
+    "Radford et al. 2021, arXiv 2103.00020, appendix A.3",
+    _clip,
+    logspace(-6, 6, 97),
+)
+
+
+DINOV2_LOGREG = Protocol(
+    "dinov2-logreg",
+    "C of logspace(-6, 5, 45) on a tenth of the training rows; refit on all",
+    "Oquab et al. 2023, arXiv 2304.07193",
+    _dinov2_logreg,
+    logspace(-6, 5, 45),
+    validation_share=0.1,
+)

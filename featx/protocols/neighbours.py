@@ -1,0 +1,75 @@
+"""Weighted votes of the nearest neighbours, as DINOv2 counts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from featx.evaluation import evaluate
+from featx.protocols.figures import l2
+from featx.protocols.rules import N_BOOT, Array, Protocol, Rows
+
+TEMPERATURE = 0.07
+PAPER_K = 20
+
+
+def _dinov2_knn(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+    """Vote with weights exp(similarity / T); k is 20 unless there are validation rows."""
+    X = l2(rows.X)
+    train, validation, test = rows.split
+    usable = [int(k) for k in protocol.values if k <= len(train)] or [len(train)]
+    tried, k = [], min(PAPER_K, usable[-1])
+    if validation is not None:
+        called = knn_vote(X[train], rows.y[train], X[validation], usable)
+        tried = [[n, float(np.mean(called[n] == rows.y[validation]))] for n in usable]
+        k = int(max(tried, key=lambda pair: pair[1])[0])
+    called = knn_vote(X[train], rows.y[train], X[test], sorted({*usable, k}))
+    by_k = {
+        n: evaluate(rows.y[test], called[n], seed=rows.seed, n_boot=N_BOOT)["accuracy"]
+        for n in called
+    }
+    return {
+        "metric": "accuracy",
+        "figure": by_k[k],
+        "chosen": {"k": k, "temperature": TEMPERATURE},
+        "tried": tried,
+        "by_k": {str(n): by_k[n] for n in by_k},
+        "n_train": len(train),
+        "n_validation": 0 if validation is None else len(validation),
+    }
+
+
+def knn_vote(X_train: Array, y_train: Array, X: Array, ks: list[int]) -> dict[int, Array]:
+    """Call each row's class by the weighted vote of its k nearest, for several k at once.
+
+    Parameters
+    ----------
+    X_train, X
+        Rows of length one, shapes (n_train, n_features) and (n, n_features).
+    ks
+        Each at most n_train.
+
+    Returns
+    -------
+    called : for each k the classes, shape (n,)
+    """
+    classes, codes = np.unique(y_train, return_inverse=True)
+    called = {k: np.empty(len(X), dtype=np.intp) for k in ks}
+    for start in range(0, len(X), 1024):
+        similar = X[start : start + 1024] @ X_train.T
+        near = np.argsort(-similar, axis=1, kind="stable")[:, : max(ks)]
+        weight = np.exp(np.take_along_axis(similar, near, axis=1) / TEMPERATURE)
+        votes = weight[:, :, None] * (codes[near][:, :, None] == np.arange(len(classes)))
+        for k in ks:
+            called[k][start : start + 1024] = votes[:, :k].sum(axis=1).argmax(axis=1)
+    return {k: classes[code] for k, code in called.items()}
+
+
+DINOV2_KNN = Protocol(
+    "dinov2-knn",
+    "length one; k of 10, 20, 100, 200 (20 without validation rows); votes exp(cos / 0.07)",
+    "Oquab et al. 2023, arXiv 2304.07193",
+    _dinov2_knn,
+    (10, 20, 100, 200),
+)

@@ -1,0 +1,102 @@
+"""What a protocol is, and the rows that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import FitError
+from featx.selection.splits import Split, make_split
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+N_BOOT = 1000
+"""Bootstrap samples behind each interval."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol and its rules.
+
+    Parameters
+    ----------
+    name
+        What the user types.
+    rule
+        All of it in a line, the preprocessing included.
+    source
+        Where it was published.
+    values
+        What is tried: penalties (``lambda``), costs (``C``) or neighbours.
+    validation_share
+        Share of the training rows that is held out for the choice where the split names none.
+    refit
+        Whether the chosen value is fitted again on training and validation rows.
+    max_iter
+        Of the solver.
+    """
+
+    name: str
+    rule: str
+    source: str
+    run: Callable[[Protocol, Rows], dict[str, Any]] = field(repr=False)
+    values: tuple[float, ...]
+    validation_share: float = 0.2
+    refit: bool = True
+    max_iter: int = 1000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a protocol is given; ``y`` has one column a label where rows may have several."""
+
+    X: Array
+    y: Array
+    split: Split
+    dataset: str | None
+    seed: int
+
+    @property
+    def indicator(self) -> Array:
+        """Truth of each class: bool, shape (n_samples, n_classes)."""
+        if self.y.ndim == 2:
+            return np.asarray(self.y > 0)
+        return np.asarray(self.y[:, None] == np.unique(self.y)[None, :])
+
+    def chosen_on(self, share: float) -> tuple[Array, Array]:
+        """Training and validation rows; these are drawn from those where the split names none."""
+        if self.split.validation is not None:
+            return self.split.train, self.split.validation
+        order = np.random.default_rng(self.seed).permutation(self.split.train)
+        n = max(1, round(share * len(order)))
+        return np.sort(order[n:]), np.sort(order[:n])
+
+
+def check(
+    protocol: Protocol, X: Array, y: Array, split: Any, dataset: str | None, seed: int
+) -> Rows:
+    """Check what a protocol is given, and read the split."""
+    wanted = (2, 3) if protocol.name == "razavian" else (2,)
+    if X.ndim not in wanted:
+        kinds = "(n_samples, n_features)" + (" or with views" if 3 in wanted else "")
+        raise FitError(f"{protocol.name} takes features of shape {kinds}, got {X.shape}")
+    if len(X) != len(y):
+        raise FitError(f"there are {len(X)} rows of features and {len(y)} labels; expected as many")
+    if not np.isfinite(X).all():
+        raise FitError("features hold NaN or infinity; extract these again or leave them out")
+    if y.ndim == 2 and protocol.name in ("clip", "dinov2-logreg", "dinov2-knn"):
+        raise FitError(f"{protocol.name} is for one label a row, got labels of shape {y.shape}")
+    parts = split if isinstance(split, Split) else make_split(np.zeros(len(y)), split=split)
+    if y.ndim == 1 and len(np.unique(y[parts.train])) < 2:
+        raise FitError("the training rows hold one class; a protocol needs two")
+    return Rows(X, y, parts, dataset, seed)
+
+
+def logspace(low: float, high: float, n: int) -> tuple[float, ...]:
+    """Make n powers of ten, evenly spaced."""
+    return tuple(float(v) for v in np.logspace(low, high, n))

@@ -1,0 +1,218 @@
+"""Each protocol keeps its paper's rules, and sees the test rows once."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
+
+from featx.errors import FitError
+from featx.protocols import PROTOCOLS, low_shot, run_protocol
+from featx.protocols.figures import ap11, l2, mean_precision, signed_power
+from featx.protocols.lowshot import draw_k
+from featx.protocols.neighbours import knn_vote
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X, y = make_classification(
+        260, 12, n_informative=6, n_classes=3, flip_y=0.15, class_sep=0.8, random_state=0
+    )
+    split = np.array(["train"] * 140 + ["validation"] * 60 + ["test"] * 60)
+    return X.astype(np.float32), y, split
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_each_protocol_beats_chance_and_gives_an_interval(rows, name):
+    X, y, split = rows
+    found = run_protocol(name, X, y, split)
+    figure = found["figure"]
+    assert figure["low"] < figure["value"] < figure["high"]
+    assert figure["value"] > 0.5
+    assert found["n_test"] == 60
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_test_labels_decide_no_choice(rows, name):
+    X, y, split = rows
+    other = y.copy()
+    other[split == "test"] = np.random.default_rng(0).permutation(other[split == "test"])
+    first, second = run_protocol(name, X, y, split), run_protocol(name, X, other, split)
+    assert first["chosen"] == second["chosen"]
+    assert first["tried"] == second["tried"]
+    assert first["figure"]["value"] > second["figure"]["value"]
+
+
+def test_the_values_are_the_papers():
+    kornblith = np.array(PROTOCOLS["kornblith"].values)
+    assert len(kornblith) == 45
+    np.testing.assert_allclose(kornblith[[0, -1]], [1e-6, 1e5])
+    np.testing.assert_allclose(np.diff(np.log10(kornblith)), 0.25)
+    clip = np.array(PROTOCOLS["clip"].values)
+    assert len(clip) == 96 + 1  # 96 steps, both ends
+    np.testing.assert_allclose(np.diff(np.log10(clip)), 1 / 8)
+    assert PROTOCOLS["clip"].max_iter == 1000
+    assert PROTOCOLS["dinov2-logreg"].values == PROTOCOLS["kornblith"].values
+    assert PROTOCOLS["dinov2-knn"].values == (10, 20, 100, 200)
+    vissl = PROTOCOLS["vissl-svm"].values
+    assert vissl[:2] == (0.01, 0.1)
+    assert vissl[2:] == tuple(0.5**k for k in range(4, 20))
+
+
+def test_kornblith_chooses_on_validation_rows_and_refits_on_both(rows):
+    X, y, split = rows
+    found = run_protocol("kornblith", X, y, split)
+    assert len(found["tried"]) == 45
+    scores = dict(map(tuple, found["tried"]))
+    assert scores[found["chosen"]["C"]] == max(scores.values())
+    assert found["chosen"]["C"] == pytest.approx(1 / found["chosen"]["lambda"])
+    assert (found["n_train"], found["n_validation"]) == (200, 60)
+    both, test = split != "test", split == "test"
+    fit = LogisticRegression(C=found["chosen"]["C"], max_iter=1000).fit(X[both], y[both])
+    assert found["figure"]["value"] == pytest.approx(fit.score(X[test], y[test]), abs=0.02)
+
+
+def test_some_sets_are_measured_by_the_mean_over_classes(rows):
+    X, y, split = rows
+    assert run_protocol("kornblith", X, y, split)["metric"] == "accuracy"
+    for name in ("aircraft", "pets", "caltech101", "flowers"):
+        found = run_protocol("kornblith", X, y, split, dataset=name)
+        assert found["metric"] == "balanced_accuracy"
+    voc = run_protocol("kornblith", X, y, split, dataset="voc2007")
+    assert voc["metric"] == "map11"
+
+
+def test_eleven_points_of_a_ranking_by_hand():
+    truth, scores = np.array([True, False, True, False]), np.array([4.0, 3.0, 2.0, 1.0])
+    # Precision 1 up to a recall of one half (six points), then 2/3 (five points).
+    assert ap11(truth, scores)(np.ones((1, 4)))[0] == pytest.approx((6 + 5 * 2 / 3) / 11)
+
+
+def test_labels_that_a_row_may_share_are_measured_one_by_one(rows):
+    X, y, split = rows
+    several = np.stack([y == 0, y != 2], axis=1).astype(int)
+    for name in ("kornblith", "vissl-svm", "razavian"):
+        assert 0.5 < run_protocol(name, X, several, split)["figure"]["value"] < 1
+    with pytest.raises(FitError, match="clip is for one label a row"):
+        run_protocol("clip", X, several, split)
+
+
+def test_clip_goes_from_seven_seeds_to_an_eighth_of_a_decade(rows):
+    X, y, split = rows
+    found = run_protocol("clip", X, y, split)
+    tried = np.array([-np.log10(c) for c, _ in found["tried"]])
+    for seed in (-6, -4, -2, 0, 2, 4, 6):
+        assert np.abs(tried - seed).min() < 1e-9
+    assert 7 < len(tried) <= 7 + 4 * 2
+    others = tried[np.abs(tried + np.log10(found["chosen"]["C"])) > 1e-9]
+    assert np.abs(others + np.log10(found["chosen"]["C"])).min() == pytest.approx(1 / 8)
+
+
+def test_dinov2_holds_out_a_tenth_of_the_training_rows(rows):
+    X, y, split = rows
+    without = np.where(split == "validation", "train", split)
+    found = run_protocol("dinov2-logreg", X, y, without)
+    assert (found["n_train"], found["n_validation"], found["n_test"]) == (200, 20, 60)
+    assert found == run_protocol("dinov2-logreg", X, y, without)
+    assert found["tried"] != run_protocol("dinov2-logreg", X, y, without, seed=1)["tried"]
+
+
+def test_neighbours_vote_with_their_similarity(rows):
+    X, y, _ = rows
+    Z = l2(X)
+    called = knn_vote(Z[:200], y[:200], Z[200:], [10, 100])
+    for k in (10, 100):
+        peer = KNeighborsClassifier(
+            k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+        ).fit(Z[:200], y[:200])
+        assert np.mean(called[k] == peer.predict(Z[200:])) > 0.99
+
+
+def test_neighbours_are_twenty_unless_validation_rows_say_otherwise(rows):
+    X, y, split = rows
+    without = np.where(split == "validation", "train", split)
+    plain = run_protocol("dinov2-knn", X, y, without)
+    assert plain["chosen"] == {"k": 20, "temperature": 0.07}
+    assert plain["figure"] == plain["by_k"]["20"]
+    assert set(plain["by_k"]) == {"10", "20", "100", "200"}
+    scores = dict(map(tuple, run_protocol("dinov2-knn", X, y, split)["tried"]))
+    assert set(scores) == {10, 20, 100}  # 140 training rows have no 200 neighbours
+
+
+def test_length_does_not_matter_where_the_paper_normalises(rows):
+    X, y, split = rows
+    longer = X * np.random.default_rng(0).uniform(1, 9, (len(X), 1)).astype(np.float32)
+    for name in ("dinov2-knn", "vissl-svm", "razavian"):
+        first, second = (run_protocol(name, Z, y, split)["figure"]["value"] for Z in (X, longer))
+        assert first == pytest.approx(second, abs=1e-3)
+
+
+def test_vissl_chooses_a_cost_for_each_class_and_weighs_positives_twice(rows):
+    X, y, split = rows
+    found = run_protocol("vissl-svm", X, y, split)
+    assert len(found["chosen"]["C"]) == len(found["per_class"]) == 3
+    assert set(found["chosen"]["C"]) <= set(PROTOCOLS["vissl-svm"].values)
+    train, test, Z = split != "test", split == "test", l2(X)
+    peer = LinearSVC(
+        C=found["chosen"]["C"][1], class_weight={1: 2, 0: 1}, max_iter=2000, random_state=0
+    ).fit(Z[train], (y == 1)[train].astype(int))
+    wanted = average_precision_score((y == 1)[test], peer.decision_function(Z[test]))
+    assert found["per_class"][1]["value"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_low_shot_draws_k_of_each_class_five_times():
+    X, y = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    truth = y[:, None] == np.arange(10)
+    drawn = draw_k(truth, np.arange(1000), 4, rng)
+    np.testing.assert_array_equal(np.bincount(y[drawn]), np.full(10, 4))
+    assert drawn.max() < 1000
+    keep = y < 3
+    split = np.where(np.arange(keep.sum()) % 3 == 0, "test", "train")
+    found = low_shot(X[keep], y[keep], split, ks=(1, 8, 1000))
+    assert [row["k"] for row in found] == [1, 8]  # no class has 1000
+    assert found[0]["mean"] < found[1]["mean"] <= 1
+    assert found[0]["min"] < found[0]["max"]
+
+
+def test_razavian_averages_the_scores_of_the_views(rows):
+    X, y, split = rows
+    rng = np.random.default_rng(0)
+    views = X[:, None] + rng.normal(0, 2, (len(X), 16, X.shape[1])).astype(np.float32)
+    one = run_protocol("razavian", views[:, 0], y, split)
+    many = run_protocol("razavian", views, y, split)
+    assert (one["chosen"]["views"], many["chosen"]["views"]) == (1, 16)
+    assert many["figure"]["value"] > one["figure"]["value"]
+    assert many["n_train"] == 200  # images, not views
+
+
+def test_normalisation_keeps_zeros_and_signs():
+    np.testing.assert_allclose(l2(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]])
+    np.testing.assert_allclose(signed_power(np.array([4.0, -9.0])), [2, -3])
+
+
+def test_a_class_without_a_positive_row_is_left_out_of_the_mean():
+    truth = np.array([[1, 0], [0, 0], [1, 0]], dtype=bool)
+    assert mean_precision(ap11, truth, np.array([[3.0, 1], [1, 2], [2, 3]])) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "kornblit"}, "no protocol is called 'kornblit'; did you mean kornblith"),
+        ({"X": np.zeros((260, 2, 3))}, r"clip takes features of shape .*got \(260, 2, 3\)"),
+        ({"X": np.full((260, 3), np.nan)}, "NaN"),
+        ({"y": np.zeros(260)}, "the training rows hold one class"),
+        ({"y": np.zeros(9)}, "260 rows of features and 9 labels"),
+        ({"split": ["train"] * 260}, "holds no test row"),
+        ({"split": ["exam"] * 260}, "split of row 0 is 'exam'"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(rows, change, message):
+    X, y, split = rows
+    given = {"name": "clip", "X": X, "y": y, "split": split} | change
+    with pytest.raises(FitError, match=message) as caught:
+        run_protocol(given["name"], given["X"], given["y"], given["split"])
+    assert "\n" not in str(caught.value)
