@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featx.extraction import extract
     from featx.fitting import fit
     from featx.model import load_model
+    from featx.publishing import report
     from featx.transformer import FeatureExtractor
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
@@ -34,6 +35,7 @@ _PUBLIC = {
     "load_backbone": "featx.backbones",
     "load_model": "featx.model",
     "open_cache": "featx.cache",
+    "report": "featx.publishing",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "open_cache",
+    "report",
 ]
 
 

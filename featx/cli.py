@@ -154,6 +154,7 @@ def fit(
         bool, typer.Option("--one-standard-error", help="Simplest head close to the best.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     as_json: Json = False,
 ) -> None:
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
@@ -221,6 +222,19 @@ def predict(
     _print(found, as_json, f"{text}\n  {labels}" if labels else text)
     if failures:
         raise typer.Exit(SOME_FAILED)
+
+
+@command
+def report(
+    model: ModelFile,
+    out: Annotated[Path | None, typer.Option(help="The .html file; default: beside MODEL.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of MODEL as one self-contained HTML page."""
+    from featx.publishing import report as run
+
+    place = run(model, out)
+    _print({"report": str(place)}, as_json, str(place))
 
 
 @command

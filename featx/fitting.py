@@ -198,7 +198,8 @@ def fit(
             model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
         if out is not None or report is not None:
-            command = fit_command(file, found.name, out, options)
+            given = {k: v for k, v in options.items() if v != getattr(FitOptions(), k)}
+            command = fit_command(file, found.name, out, given)
             model.kept.update(keep_for_report(file, samples, measured, command, chosen.seed))
     model.figures.update(result.to_dict())
     if out is not None:

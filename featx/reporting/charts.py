@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 Marks = Iterable[Markup]
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "plus", "down", "bar")
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "plus", "down", "bar", "ring", "star")
 """One a class, so that no class is told by its colour alone."""
 
 
@@ -173,5 +173,9 @@ def shape(name: str, x: float, y: float, r: float = 4.0) -> str:
         "plus": f"M{x - r * 1.2:.1f} {y:.1f}h{r * 2.4:g}m{-r * 1.2:g} {-r * 1.2:g}v{r * 2.4:g}",
         "down": f"M{x:.1f} {y + r * 1.25:.1f}l{-r * 1.2:g} {-r * 2.1:g}h{r * 2.4:g}z",
         "bar": f"M{x - r * 0.45:.1f} {y - r * 1.3:.1f}h{r * 0.9:g}v{r * 2.6:g}h{-r * 0.9:g}z",
+        "ring": f"M{x - r * 0.6:.1f} {y:.1f}a{r * 0.6:g} {r * 0.6:g} 0 1 0 {1.2 * r:g} 0"
+        f"a{r * 0.6:g} {r * 0.6:g} 0 1 0 {-1.2 * r:g} 0z",
+        "star": f"M{x:.1f} {y - r * 1.5:.1f}l{r * 0.5:g} {r:g}l{r:g} {r * 0.5:g}l{-r:g} {r * 0.5:g}"
+        f"l{-r * 0.5:g} {r:g}l{-r * 0.5:g} {-r:g}l{-r:g} {-r * 0.5:g}l{r:g} {-r * 0.5:g}z",
     }
     return drawn[name]

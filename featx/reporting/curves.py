@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from featx.evaluation.metrics import BINS
 from featx.evaluation.resampling import wilson
 
-MOST_CURVES = 8
+MOST_CURVES = 10
 """Beyond so many classes, curves of each against the rest are a tangle and are left out."""
 _MOST_POINTS = 300
 

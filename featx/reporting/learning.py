@@ -20,6 +20,8 @@ _N_BOOT = 1000
 _SMALL = {"accuracy": 0.005, "mae": 0.01}
 """Gains below these are called small: half a point, or a hundredth of the error."""
 
+_NO_ERROR = 1e-4  # stands for an error of zero, which has no logarithm
+
 Floats = NDArray[np.float64]
 
 
@@ -197,10 +199,11 @@ def _step(errors: Floats) -> Any:
 def _ahead(sizes: NDArray[np.int_], errors: Floats) -> Any:
     """How much the error would fall with twice the rows, if it is a power of their number.
 
-    A line through the logarithms of error and number; half a test row's error stands for none.
+    A line through the logarithms of error and number, of the last three sizes only: curves flatten,
+    and earlier sizes would promise too much.
     """
-    logs = np.log(sizes) - np.log(sizes).mean()
-    slopes = np.log(np.maximum(errors, 1e-4)) @ logs / (logs @ logs)
+    logs = np.log(sizes[-3:]) - np.log(sizes[-3:]).mean()
+    slopes = np.log(np.maximum(errors[..., -3:], _NO_ERROR)) @ logs / (logs @ logs)
     return errors[..., -1] * (1 - 2.0**slopes)
 
 
@@ -228,7 +231,8 @@ def _answer(found: dict[str, Any], error: float) -> tuple[str, str]:
         f"if the trend of the curve goes on, {doubled['n']:,} labels would change it by "
         f"{_signed(ahead, metric)}: an extrapolation, not a measurement."
     )
-    if ahead["low"] > 0 and gain["value"] > 0 and ahead["value"] >= small:
+    goes_on = gain["value"] >= ahead["value"] / 2
+    if ahead["low"] > 0 and goes_on and ahead["value"] >= small:
         return "yes", f"Probably. {grew} And {forecast}"
     if ahead["high"] < 2 * small:
         return "little", f"Hardly. {grew} And {forecast}"

@@ -85,6 +85,7 @@ def render(data: ReportData) -> str:
         source=Path(str(data.provenance.get("source") or "")).name,
         verdict=words.verdict(data),
         metrics=_metrics(data),
+        drawn=any(name in words.ON_UNIT for name in data.figures["test"]),
         several=" times " in str(data.figures.get("measured_by", "")),
         confusion=_confusion(data),
         curves=_curves(data),
@@ -185,13 +186,19 @@ def _legend(names: list[str], classes: list[str]) -> list[dict[str, str]]:
     return found[: plots.MOST_COLOURS]
 
 
+def _fifths() -> list[dict[str, str]]:
+    names = ("lowest fifth of the labels", "second", "third", "fourth", "highest fifth")
+    drawn = shape("circle", 8, 8, 4.5)
+    return [{"name": name, "kind": f"q{k}", "shape": drawn} for k, name in enumerate(names)]
+
+
 def _map(data: ReportData) -> dict[str, Any] | None:
     points = data.points
     if points is None or not points.ids:
         return None
     return {
         "chart": plots.map_chart(points, data.classes),
-        "legend": _legend(data.classes, data.classes),
+        "legend": _legend(data.classes, data.classes) if data.classes else _fifths(),
         "more": max(0, len(data.classes) - plots.MOST_COLOURS),
         "n": len(points.ids),
         "method": points.method,

@@ -28,7 +28,7 @@ MOST_COLOURS = len(SHAPES)
 
 
 def colour(k: int) -> str:
-    """Name the CSS class of the k-th class; all beyond the eighth share one."""
+    """Name the CSS class of the k-th class; all beyond the tenth share one."""
     return f"c{k}" if k < MOST_COLOURS else "other"
 
 

@@ -40,10 +40,11 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def figure_text(name: str, value: float) -> str:
-    """Write a metric's value: per cent for accuracies, three figures for the rest."""
+    """Write a metric's value: per cent for accuracies, about three figures for the rest."""
     if name in PERCENT:
         return percent(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def span_text(name: str, figure: dict[str, Any]) -> str:
@@ -73,9 +74,10 @@ def _regression(data: ReportData) -> str:
     low, high = ends(error)
     better = _beside(low > beside, high < beside)
     return (
-        f"On {len(data.ids):,} test images the predictions are off by {error['value']:.3g} on "
-        f"average (95{NARROW}% interval {span_text('mae', error)}), {better} the "
-        f"{beside:.3g} of always answering the mean{_caution(data)}."
+        f"On {len(data.ids):,} test images the predictions are off by "
+        f"{figure_text('mae', error['value'])} on average (95{NARROW}% interval "
+        f"{span_text('mae', error)}), {better} the "
+        f"{figure_text('mae', beside)} of always answering the mean{_caution(data)}."
     )
 
 
