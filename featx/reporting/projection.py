@@ -89,8 +89,9 @@ def _pca(X: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], str, t
 def _umap(X: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     import warnings
 
-    umap: Any = __import__("umap")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that a fixed seed means one thread
+        # It warns that tensorflow is absent, and that a fixed seed means one thread.
+        warnings.simplefilter("ignore")
+        umap: Any = __import__("umap")
         fitted = umap.UMAP(random_state=seed, n_neighbors=min(15, len(X) - 1), init="pca")
         return np.asarray(fitted.fit_transform(X), dtype=np.float64)
