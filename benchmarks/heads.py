@@ -1,0 +1,84 @@
+"""The search over C beside scikit-learn's GridSearchCV: the same folds, values and answer.
+
+python -m benchmarks.heads --rows 2000 --columns 1280
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import make_classification
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+from featx.heads import get_head
+from featx.selection import search
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and answer of a call."""
+    start = time.perf_counter()
+    found = function()
+    return time.perf_counter() - start, found
+
+
+def compare(name: str, X: Any, y: Any, rounds: int) -> dict[str, Any]:
+    """Median seconds of both, in turn; whether both chose the same C."""
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
+    head = get_head(name)
+
+    def ours() -> Any:
+        return search(name, X, y, folds=folds, probabilities=False)
+
+    def theirs() -> Any:
+        pipeline = head.build(0, len(y))
+        grid = GridSearchCV(pipeline, dict(head.grid), cv=folds, scoring="accuracy", n_jobs=-1)
+        return grid.fit(X, y)
+
+    seconds: dict[str, list[float]] = {"featx": [], "GridSearchCV": []}
+    for _ in range(rounds):
+        for label, run in (("featx", ours), ("GridSearchCV", theirs)):
+            spent, found = timed(run)
+            seconds[label].append(spent)
+            if label == "featx":
+                chosen = found.best_params
+    medians = {label: float(np.median(values)) for label, values in seconds.items()}
+    return {
+        "head": name,
+        "seconds": medians,
+        "ratio": medians["GridSearchCV"] / medians["featx"],
+        "same_choice": all(found.best_params_[k] == v for k, v in chosen.items()),
+    }
+
+
+def main() -> None:
+    """Print one JSON object a head and keep them in benchmarks/results/heads.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--columns", type=int, default=1280)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--heads", nargs="+", default=["svm", "svm-rbf", "logreg"])
+    asked = parser.parse_args()
+    X, y = make_classification(
+        asked.rows, asked.columns, n_informative=60, n_redundant=200, flip_y=0.1, random_state=0
+    )
+    warnings.simplefilter("ignore")
+    found = []
+    for name in asked.heads:
+        found.append(compare(name, X.astype(np.float32), y, asked.rounds))
+        print(json.dumps(found[-1]), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"rows": asked.rows, "columns": asked.columns, "heads": found}, indent=1)
+    (RESULTS / "heads.json").write_text(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()
