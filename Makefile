@@ -20,7 +20,7 @@ else
 endif
 
 .PHONY: help install features fit-svm fit-logreg fit test test-all lint type format bench torture \
-        notebook dist clean
+        notebook elpv dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ notebook: install  ## execute the notebook on real features and leave it as data
 	@FEATX_CACHE=$(CURDIR)/$$($(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --where) \
 	    $(RUN) nbconvert --to html --execute --output-dir data --log-level WARN \
 	    notebooks/explore_features.ipynb
+
+elpv: install  ## the protocol of ELPV's paper on frozen features, beside its figures (up to an hour)
+	@$(RUN) pipelines.elpv_protocol
 
 dist: install  ## build the wheel and the source archive
 	@$(RUN) build --outdir dist .

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.svm import SVC
+
+from featx.selection.sweep import in_threads
 
 Array = NDArray[Any]
 Kernels = dict[float, NDArray[np.float32]]
@@ -73,15 +76,29 @@ def mean_kernels(X: Array, train: Array, gammas: Sequence[float]) -> Kernels:
     squares = np.einsum("vnd,vnd->vn", X, X)
     seen = X[:, train].reshape(-1, X.shape[2])
     distance = 2 * (squares[:, train].mean() - np.square(seen.mean(axis=0)).sum())
-    found = {gamma: np.zeros((n, n), dtype=np.float32) for gamma in gammas}
-    for a in range(n_views):
-        for b in range(a, n_views):
+    first = np.float32(gammas[0] / distance)
+
+    def total(pairs: list[tuple[int, int]]) -> NDArray[np.float32]:
+        found = np.zeros((len(gammas), n, n), dtype=np.float32)
+        for a, b in pairs:
             near = 2 * (X[a] @ X[b].T) - squares[a][:, None] - squares[b][None, :]
-            near = np.exp(np.minimum(near, 0) * np.float32(gammas[0] / distance))
-            for i, gamma in enumerate(gammas):
-                near = near if i == 0 else np.square(near)
-                found[gamma] += near if a == b else near + near.T
-    return {gamma: K / np.float32(n_views**2) for gamma, K in found.items()}
+            near = np.exp(np.minimum(near, 0) * first)
+            for kernel in found:
+                kernel += near if a == b else near + near.T
+                near = np.square(near)
+        return found
+
+    pairs = [(a, b) for a in range(n_views) for b in range(a, n_views)]
+    with in_threads(None, len(pairs)):
+        cores = effective_n_jobs()
+        parts = Parallel()(delayed(total)(pairs[i::cores]) for i in range(cores))
+    summed = sum(parts[1:], parts[0])
+    return {gamma: _unit(K, train) for gamma, K in zip(gammas, summed, strict=True)}
+
+
+def _unit(K: NDArray[np.float32], train: Array) -> NDArray[np.float32]:
+    """Scale to a mean of one on the training rows' diagonal, so that a cost means the same."""
+    return np.asarray(K / np.diag(K)[train].mean())
 
 
 def scores_of(
@@ -90,7 +107,7 @@ def scores_of(
     """Fit on training rows; score other rows, above zero where the label 1 is called.
 
     The score is that of a support vector machine, plus a share of that of a kernel ridge
-    regression (both scaled by their spread on no row but the kernel's own): two losses err apart.
+    regression on -1 and 1: two losses on one kernel err a little apart.
 
     Parameters
     ----------

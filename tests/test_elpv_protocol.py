@@ -1,0 +1,102 @@
+"""The recipe of `make elpv`: its kernel, its splits and its table, on made-up cells."""
+
+import numpy as np
+import pytest
+from sklearn.metrics.pairwise import rbf_kernel
+
+from pipelines.elpv_kernels import Setting, mean_kernels, prepare, scores_of
+from pipelines.elpv_protocol import Cells, as_text, run, summary
+
+
+@pytest.fixture(scope="module")
+def cells():
+    rng = np.random.default_rng(0)
+    n = 240
+    return Cells(
+        probability=rng.choice([0, 1 / 3, 2 / 3, 1], n, p=[0.5, 0.15, 0.1, 0.25]),
+        kind=rng.choice(["mono", "poly"], n),
+        block=np.arange(n) // 12,
+    )
+
+
+@pytest.fixture(scope="module")
+def taps(cells):
+    rng = np.random.default_rng(1)
+    signal = 3 * cells.probability[None, :, None]
+    return [rng.normal(size=(4, len(cells.block), d)).astype(np.float32) + signal for d in (6, 9)]
+
+
+def test_the_kernel_is_the_mean_over_all_pairs_of_views(taps):
+    train = np.arange(0, 240, 2)
+    X = prepare(taps, train)
+    flat = X[:, train].reshape(-1, X.shape[2]).astype(np.float64)
+    distance = 2 * (np.square(flat).sum(1).mean() - np.square(flat.mean(0)).sum())
+    found = mean_kernels(X, train, (1.0, 2.0))
+    for gamma in (1.0, 2.0):
+        wanted = np.mean(
+            [rbf_kernel(a, b, gamma=gamma / distance) for a in X.astype(float) for b in X], axis=0
+        )
+        wanted /= np.diag(wanted)[train].mean()
+        np.testing.assert_allclose(found[gamma], wanted, atol=1e-4)
+
+
+def test_the_order_of_the_views_does_not_matter(taps):
+    train = np.arange(180)
+    there, back = (
+        mean_kernels(prepare([t[order] for t in taps], train), train, (2.0,))[2.0]
+        for order in ([0, 1, 2, 3], [3, 1, 0, 2])
+    )
+    np.testing.assert_allclose(there, back, atol=1e-5)
+
+
+def test_scaling_sees_training_rows_only(taps):
+    train = np.arange(180)
+    changed = [t.copy() for t in taps]
+    for tap in changed:
+        tap[:, 180:] *= 50
+    before, after = prepare(taps, train), prepare(changed, train)
+    np.testing.assert_array_equal(before[:, :180], after[:, :180])
+    before, after = (mean_kernels(X, train, (2.0,))[2.0] for X in (before, after))
+    np.testing.assert_allclose(before[:180, :180], after[:180, :180], atol=1e-6)
+
+
+def test_labels_of_other_rows_change_no_score(taps, cells):
+    train, test = np.arange(180), np.arange(180, 240)
+    K = mean_kernels(prepare(taps, train), train, (2.0,))[2.0]
+    y, other = (cells.probability > 0.5).astype(int), (cells.probability > 0.5).astype(int)
+    other[test] = 1 - other[test]
+    settings = [Setting(2.0, 3.0, 0.0), Setting(2.0, 3.0, 1.0)]
+    first, second = (scores_of(K, v, np.ones(240), train, test, settings) for v in (y, other))
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first[0], first[1])
+
+
+def test_a_low_weight_makes_a_cell_count_less(taps, cells):
+    rows = np.arange(240)
+    K = mean_kernels(prepare(taps, rows), rows, (2.0,))[2.0]
+    y = (cells.probability > 0.5).astype(int)
+    doubted = np.flatnonzero(y)[0]
+    y[doubted] = 0
+    weight = np.ones(240)
+    heavy = scores_of(K, y, weight, rows, rows, [Setting(2.0, 3.0, 1.0)])[0]
+    weight[doubted] = 0.01
+    light = scores_of(K, y, weight, rows, rows, [Setting(2.0, 3.0, 1.0)])[0]
+    assert light[doubted] > heavy[doubted]
+
+
+def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, monkeypatch):
+    monkeypatch.setattr("pipelines.elpv_protocol.BOTH", "a+b")
+    rounds = list(run({"a": taps, "b": taps}, cells, repeats=2))
+    table = summary(rounds)
+    keys = {(r["recipe"], r["split"], r["label"], r["cells"]) for r in table}
+    for split in ("random", "blocks"):
+        for cell in ("all", "mono", "poly", "p 0 or 1"):
+            assert ("a+b", split, "p > 1/2", cell) in keys
+            assert ("a+b", split, "p > 0", cell) in keys
+    best = next(r for r in table if r["recipe"] == "a+b" and r["cells"] == "all")
+    assert best["accuracy"]["low"] <= best["accuracy"]["value"] <= best["accuracy"]["high"]
+    assert best["accuracy"]["value"] > best["majority"]
+    text = as_text(table, 2)
+    assert "88.42" in text
+    assert "frozen: a+b" in text
+    assert all(r["n_train"] + r["n_test"] == 240 for r in rounds)
