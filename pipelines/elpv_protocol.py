@@ -33,10 +33,26 @@ from pipelines.places import cache_of
 
 Array = NDArray[Any]
 
-PASSES = {"lite2@300": ("efficientnet_lite2", 300), "lite1@340": ("efficientnet_lite1", 340)}
-"""Networks, and the side of their input; the photographs are 300 pixels wide."""
-LAYERS = ("blocks.3", "blocks.4", "blocks.5", "blocks.6")
-BOTH = "+".join(PASSES)
+BLOCKS = ("blocks.3", "blocks.4", "blocks.5", "blocks.6")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run over all cells: the network, the side of its input, the views, and its layers."""
+
+    backbone: str
+    side: int
+    views: str
+    layers: tuple[str, ...] = BLOCKS
+
+
+# The photographs are 300 pixels wide; a second scale and the last layer err elsewhere.
+PASSES = {
+    "lite2@300": Pass("efficientnet_lite2", 300, "dihedral"),
+    "lite1@340": Pass("efficientnet_lite1", 340, "dihedral"),
+    "lite0@300": Pass("efficientnet_lite0", 300, "flips", (*BLOCKS, "bn2")),
+}
+ALL = "+".join(PASSES)
 
 GAMMAS = (2.0, 4.0)
 COSTS = (3.0, 10.0)
@@ -86,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/elpv/protocol.json"))
     asked = parser.parse_args()
     start = time.perf_counter()
-    taps = {name: _views(name, *asked_pass) for name, asked_pass in PASSES.items()}
+    taps = {name: _views(one) for name, one in PASSES.items()}
     embedded = time.perf_counter() - start
     rounds = []
     for found in run(taps, _cells(), asked.repeats):
@@ -102,34 +118,36 @@ def main() -> None:
 
 
 def _recipe() -> dict[str, Any]:
-    return {"passes": PASSES, "layers": LAYERS, "gammas": GAMMAS, "costs": COSTS,
-            "ridges": RIDGES, "unsure": UNSURE, "folds": FOLDS}  # fmt: skip
+    passes = {name: asdict(one) for name, one in PASSES.items()}
+    return {"passes": passes, "gammas": GAMMAS, "costs": COSTS, "ridges": RIDGES,
+            "unsure": UNSURE, "folds": FOLDS}  # fmt: skip
 
 
-def _views(name: str, backbone: str, side: int) -> list[Array]:
-    """Embed all eight views; return for each layer (n_views, n_samples, n_features)."""
-    file = cache_of("elpv", f"{backbone}-{side}-dihedral")
-    print(f"{name}: {file}", file=sys.stderr)
+def _file(one: Pass) -> Path:
+    return cache_of("elpv", f"{one.backbone}-{one.side}-{one.views}")
+
+
+def _views(one: Pass) -> list[Array]:
+    """Embed what is missing; return for each layer (n_views, n_samples, n_features)."""
     featx.extract(
         "elpv",
-        file,
-        backbone=backbone,
-        layers=LAYERS,
+        _file(one),
+        backbone=one.backbone,
+        layers=one.layers,
         pool="avgmax",
-        views="dihedral",
+        views=one.views,
         view_merge="apart",
-        input_size=side,
+        input_size=one.side,
         crop_pct=1.0,
         precision="fp32",
     )
-    with featx.open_cache(file) as cache:
-        wanted = [[t for t in cache.taps if t.split("@")[0] == f"{n}-avgmax"] for n in LAYERS]
-        return [np.stack([np.asarray(cache.tap(t)) for t in each]) for each in wanted]
+    with featx.open_cache(_file(one)) as cache:
+        taps = [[t for t in cache.taps if t.split("@")[0] == f"{n}-avgmax"] for n in one.layers]
+        return [np.stack([np.asarray(cache.tap(t)) for t in each]) for each in taps]
 
 
 def _cells() -> Cells:
-    _, (backbone, side) = next(iter(PASSES.items()))
-    with featx.open_cache(cache_of("elpv", f"{backbone}-{side}-dihedral")) as cache:
+    with featx.open_cache(_file(next(iter(PASSES.values())))) as cache:
         found = cache.columns
         return Cells(found["probability"], found["type"].astype(str), found["block"])
 
@@ -154,7 +172,7 @@ def run(taps: dict[str, list[Array]], cells: Cells, repeats: int) -> Iterator[di
             inner = [(train[a], train[b]) for a, b in folds]
             for recipe, kernels in _recipes(taps, train):
                 for label, truth in conventions.items():
-                    if label != "p > 1/2" and recipe != BOTH:
+                    if label != "p > 1/2" and recipe != ALL:
                         continue
                     here = {"split": split, "repeat": repeat, "recipe": recipe, "label": label}
                     yield {**here, **_one(kernels, truth, cells, (train, test), inner)}
@@ -168,7 +186,7 @@ def _recipes(taps: dict[str, list[Array]], train: Array) -> Iterator[tuple[str, 
         yield name, kernels
         share = np.float32(1 / len(taps))
         total = {g: total.get(g, np.zeros_like(K)) + share * K for g, K in kernels.items()}
-    yield BOTH, total
+    yield ALL, total
 
 
 def _one(

@@ -85,7 +85,7 @@ def test_a_low_weight_makes_a_cell_count_less(taps, cells):
 
 
 def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, monkeypatch):
-    monkeypatch.setattr("pipelines.elpv_protocol.BOTH", "a+b")
+    monkeypatch.setattr("pipelines.elpv_protocol.ALL", "a+b")
     rounds = list(run({"a": taps, "b": taps}, cells, repeats=2))
     table = summary(rounds)
     keys = {(r["recipe"], r["split"], r["label"], r["cells"]) for r in table}
