@@ -74,6 +74,16 @@ def test_kornblith_chooses_on_validation_rows_and_refits_on_both(rows):
     assert found["figure"]["value"] == pytest.approx(fit.score(X[test], y[test]), abs=0.02)
 
 
+def test_a_class_that_only_validation_rows_have_is_learnt_in_the_refit(rows):
+    X, y, split = rows
+    y = y.copy()
+    X = X.copy()
+    rare = [*np.flatnonzero(split == "validation")[:20].tolist(), len(y) - 1]
+    y[rare], X[rare] = 7, 9
+    for name in ("kornblith", "clip"):
+        assert run_protocol(name, X, y, split)["figure"]["value"] > 0.5
+
+
 def test_some_sets_are_measured_by_the_mean_over_classes(rows):
     X, y, split = rows
     assert run_protocol("kornblith", X, y, split)["metric"] == "accuracy"

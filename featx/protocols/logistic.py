@@ -57,11 +57,14 @@ class _Probe:
     """Logistic regressions that each start where the one before ended."""
 
     def __init__(self, protocol: Protocol, rows: Rows, metric: str) -> None:
-        self.rows, self.metric, self.refit = rows, metric, protocol.refit
+        self.rows, self.metric, self.protocol = rows, metric, protocol
         self.several = rows.y.ndim == 2
-        n = rows.y.shape[1] if self.several else 1
-        self.fits = [
-            LogisticRegression(max_iter=protocol.max_iter, warm_start=True) for _ in range(n)
+        self.fits = self._fresh()
+
+    def _fresh(self) -> list[LogisticRegression]:
+        n = self.rows.y.shape[1] if self.several else 1
+        return [
+            LogisticRegression(max_iter=self.protocol.max_iter, warm_start=True) for _ in range(n)
         ]
 
     def scores(self, cost: float, train: Array, other: Array) -> Floats:
@@ -89,7 +92,8 @@ class _Probe:
     def finish(self, scores: dict[float, float], train: Array, validation: Array) -> dict[str, Any]:
         """Take the best cost (the strongest penalty of equals), refit, measure on test rows."""
         cost = max(sorted(scores), key=lambda c: scores[c])
-        fitted = np.sort(np.r_[train, validation]) if self.refit else train
+        fitted = np.sort(np.r_[train, validation]) if self.protocol.refit else train
+        self.fits = self._fresh()  # there may be classes that only validation rows have
         test = self.rows.split.test
         found = self.scores(cost, fitted, test)
         if self.metric == "map11":
