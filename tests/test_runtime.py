@@ -130,23 +130,40 @@ def test_bf16_runs_when_it_agrees() -> None:
 
 
 class Cancelling(TinyReader):
-    """Differences of near-equal numbers: what low precision cannot do."""
+    """Differences of near-equal products: what low precision cannot do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(3, 3, 1, bias=False)
+        self.same.weight.data.copy_(torch.eye(3).view(3, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        flat = images.float().mean((1, 2))
-        weight = self.one[0].weight.dtype
-        big = (flat + 4096).to(weight)
-        return ((big - 4096).float() - 127,)
+        large = images.float().mean((1, 2)).view(-1, 3, 1, 1) + 4096
+        return (self.same(large.to(self.same.weight.dtype)).float().flatten(1) - 4096 - 127,)
 
 
 @needs_bf16
-def test_bf16_is_abandoned_with_a_warning_when_it_disagrees(caplog) -> None:
+def test_automatic_bf16_is_abandoned_with_a_warning_when_it_disagrees(caplog) -> None:
     images = pictures(4)
-    with Runner(Cancelling(), plan(precision="bf16"), SHAPE) as runner:
+    chosen = plan(precision="auto")
+    assert chosen.precision == "bf16"
+    with Runner(Cancelling(), chosen, SHAPE) as runner:
         runner.prepare(images, 4)
         assert runner.precision == "fp32"
         np.testing.assert_allclose(runner(images)[0], expected(Cancelling(), images)[0])
     assert "bf16 features differ from fp32" in caplog.text
+    assert "going on with fp32" in caplog.text
+
+
+@needs_bf16
+def test_bf16_asked_for_is_kept_with_a_warning_when_it_disagrees(caplog) -> None:
+    images = pictures(4)
+    with Runner(Cancelling(), plan(precision="bf16"), SHAPE) as runner:
+        runner.prepare(images, 4)
+        assert runner.precision == "bf16"
+        assert not np.allclose(runner(images)[0], expected(Cancelling(), images)[0])
+    assert "bf16 features differ from fp32" in caplog.text
+    assert "going on with bf16 as asked" in caplog.text
 
 
 def test_threads_run_at_once_and_get_their_own_rows() -> None:

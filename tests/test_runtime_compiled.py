@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_runtime import SHAPE, TinyReader, expected, pictures, plan
+from test_runtime import SHAPE, Cancelling, TinyReader, expected, needs_bf16, pictures, plan
 from torch import Tensor
 
 from featx.runtime import Runner
-from featx.runtime.compiling import count_layers, find_compiler, repays
+from featx.runtime.compiling import count_layers, find_compiler, repays, slowness
 from featx.runtime.packages import cache_home, is_sound, keep, package_path
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
@@ -188,3 +188,29 @@ def test_compiling_is_for_runs_that_repay_it() -> None:
     assert repays(100_000, 0.01, 2, 50)
     assert not repays(100_000, 0.01, 2000, 50)
     assert not repays(100_000, 0.01, 2, 5000)
+
+
+def test_compiling_repays_later_where_it_takes_longer() -> None:
+    assert repays(2624, 0.05, 2, 50, slowness=1.0)
+    assert not repays(2624, 0.05, 2, 50, slowness=4.0)
+    assert slowness() > 0
+
+
+@needs_bf16
+def test_bf16_that_was_asked_for_is_compiled_and_its_package_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setenv("FEATX_CACHE_HOME", str(tmp_path))
+    images = pictures(4)
+    asked = plan(precision="bf16", compile="on")
+    found = []
+    for _ in range(2):
+        with Runner(Cancelling(), asked, SHAPE, "cancelling") as runner:
+            runner.prepare(images, 4)
+            assert runner.compiled
+            assert runner.precision == "bf16"
+            found.append(runner(images)[0])
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    np.testing.assert_array_equal(*found)
+    assert caplog.text.count("going on with bf16 as asked") == 2
+    assert the_package(tmp_path).exists()

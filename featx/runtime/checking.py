@@ -18,24 +18,29 @@ MIN_COSINE = 0.999
 
 @dataclass(frozen=True)
 class Check:
-    """The first batch and what float32, operator by operator, makes of it."""
+    """The first batch and what it should give: by float32, operator by operator, as a rule."""
 
     images: Pixels
     reference: list[Floats]
+    name: str = "fp32"
+
+    def cosine(self, forward: Forward) -> float:
+        """Compare `forward` with the reference: the least cosine of any row of any tap."""
+        return lowest_cosine(self.reference, forward(self.images))
 
     def passes(self, forward: Forward, what: str) -> bool:
         """Whether `forward` agrees in every row of every tap; the log says where it does not."""
-        found = forward(self.images)
-        cosine = lowest_cosine(self.reference, found)
+        cosine = self.cosine(forward)
         if cosine < MIN_COSINE:
-            log.warning(
-                "%s features differ from fp32 (cosine %.4f, at least %s expected); going on "
-                "without",
-                what,
-                cosine,
-                MIN_COSINE,
-            )
+            log.warning("%s; going on without", disagreement(what, self.name, cosine))
         return cosine >= MIN_COSINE
+
+
+def disagreement(what: str, other: str, cosine: float) -> str:
+    """Say in one line that two ways to the same features differ."""
+    return (
+        f"{what} features differ from {other} (cosine {cosine:.4f}, at least {MIN_COSINE} expected)"
+    )
 
 
 def lowest_cosine(reference: Sequence[Floats], found: Sequence[Floats]) -> float:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ from torch import nn
 SECONDS_TO_START = 8.0
 SECONDS_PER_LAYER = 0.15
 EXPECTED_GAIN = 0.4
+# The same cores took this long for `_ticks`; Inductor and the compiler are such scalar work.
+SECONDS_OF_TICKS = 0.06
+_N_TICKS = 2_500_000
 
 _one_at_a_time = threading.Lock()
 
@@ -45,7 +49,25 @@ def count_layers(module: nn.Module) -> int:
     return sum(isinstance(part, kinds) for part in module.modules())
 
 
-def repays(n_waiting: int, seconds_per_image: float, streams: int, n_layers: int) -> bool:
+def slowness() -> float:
+    """Time a little scalar work: how many times longer it takes than on an idle server core.
+
+    Below 1 on a faster core; several times more where other work wants the same cores.
+    """
+    start = time.perf_counter()
+    total = 0
+    for tick in range(_N_TICKS):
+        total ^= tick
+    return (time.perf_counter() - start) / SECONDS_OF_TICKS
+
+
+def repays(
+    n_waiting: int,
+    seconds_per_image: float,
+    streams: int,
+    n_layers: int,
+    slowness: float = 1.0,
+) -> bool:
     """Whether the images waiting repay a compilation.
 
     Parameters
@@ -58,13 +80,15 @@ def repays(n_waiting: int, seconds_per_image: float, streams: int, n_layers: int
         Forwards that run at the same time.
     n_layers
         Of the network, from :func:`count_layers`.
+    slowness
+        Of this machine at the moment, from :func:`slowness`.
 
     Examples
     --------
     >>> repays(100, 0.01, 2, 50), repays(100_000, 0.01, 2, 50)
     (False, True)
     """
-    cost = SECONDS_TO_START + SECONDS_PER_LAYER * n_layers
+    cost = (SECONDS_TO_START + SECONDS_PER_LAYER * n_layers) * slowness
     return n_waiting * seconds_per_image / streams * EXPECTED_GAIN > cost
 
 
@@ -88,19 +112,27 @@ def compile_library(module: nn.Module, batch_shape: tuple[int, ...], target: Pat
     Exception
         Whatever export, code generation or the compiler raise; the caller runs uncompiled then.
     """
-    images = torch.zeros(batch_shape, dtype=torch.uint8)
     with _one_at_a_time, quiet(), _own_inductor_folder() as folder, torch.no_grad():
-        exported = torch.export.export(module, (images,), strict=False)
+        program = exported(module, batch_shape)
         package = Path(folder) / "package.pt2"
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(package), inductor_configs=_options()
+                program, package_path=str(package), inductor_configs=_options()
             )
         finally:
             torch.set_num_threads(threads)
         _extract_library(package, target)
+
+
+def exported(
+    module: nn.Module, batch_shape: tuple[int, ...], device: str = "cpu"
+) -> torch.export.ExportedProgram:
+    """Trace `module` for one batch shape of uint8 pictures."""
+    images = torch.zeros(batch_shape, dtype=torch.uint8, device=device)
+    getattr(module, "n_features", None)  # a reader tries its network once, best before the trace
+    return torch.export.export(module, (images,), strict=False)
 
 
 def _options() -> dict[str, Any]:

@@ -41,6 +41,21 @@ class EagerForward:
             return [_as_array(tap) for tap in taps]
 
 
+class GraphForward:
+    """Runs a graph of a fixed batch on the CPU, in any number of threads; short ones are padded."""
+
+    def __init__(self, graph: nn.Module, batch: int) -> None:
+        self._graph = graph
+        self._batch = batch
+
+    def __call__(self, images: Pixels) -> list[Floats]:
+        """Embed uint8 (n, height, width, 3) with n up to the batch."""
+        padded = np.zeros((self._batch, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        with torch.inference_mode():
+            return [_as_array(tap)[: len(images)] for tap in self._graph(torch.from_numpy(padded))]
+
+
 def _as_array(tap: Tensor) -> Floats:
     array: Floats = tap.to(device="cpu", dtype=torch.float32).contiguous().numpy()
     return array

@@ -40,6 +40,9 @@ class RuntimePlan:
         Memory layout of weights and pixels.
     probe
         Whether the runner may choose a smaller batch for large pictures or a small card.
+    precision_asked
+        Whether `precision` was named rather than chosen: then it is kept, with a warning, where
+        it disagrees with fp32.
     """
 
     device: str
@@ -49,6 +52,7 @@ class RuntimePlan:
     compile: Compile = "auto"
     channels_last: bool = True
     probe: bool = False
+    precision_asked: bool = False
 
     @property
     def kind(self) -> str:
@@ -96,7 +100,8 @@ def plan_runtime(
         ``auto`` takes CUDA, else MPS, else the CPU. A device asked for is never replaced.
     precision
         ``auto`` takes bf16 where the hardware multiplies it natively, fp16 on older CUDA
-        cards, else fp32.
+        cards, else fp32; the runner falls back to fp32 where that disagrees too much. A precision
+        asked for is kept.
     batch_size
         ``auto``, or images in one forward (at least 1).
     compile
@@ -126,6 +131,7 @@ def plan_runtime(
         threads=cpu_cores() if threads is None else _positive("threads", threads),
         compile=cast(Compile, compile),
         probe=probe,
+        precision_asked=precision != "auto",
     )
 
 

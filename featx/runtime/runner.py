@@ -6,6 +6,7 @@ import logging
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,24 @@ from torch import nn
 
 from featx.errors import DeviceError
 from featx.runtime.batches import bounded_batch, halved, joined
-from featx.runtime.checking import Check, Forward
-from featx.runtime.compiling import compile_library, count_layers, find_compiler, repays
+from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
+from featx.runtime.compiling import (
+    compile_library,
+    count_layers,
+    find_compiler,
+    repays,
+    slowness,
+)
 from featx.runtime.cuda import CudaForward, compiled_for_cuda
 from featx.runtime.fast import (
     EagerForward,
     Floats,
+    GraphForward,
     Pixels,
     converted,
     true_fp32,
 )
+from featx.runtime.lowering import lowered
 from featx.runtime.native import NativeForward
 from featx.runtime.packages import is_sound, keep, package_path
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
@@ -141,14 +150,16 @@ class Runner:
 
     def _build(self, first: Pixels, n_waiting: int) -> None:
         exact = self._copy(self._require_reader(), "fp32")
-        check = Check(first, self._reference(exact, first))
-        if self._use_package(check):
+        reference = Check(first, self._reference(exact, first))
+        if self._use_package(reference):
             return
-        module = self._choose_precision(exact, check)
-        if self.precision != self.plan.precision and self._use_package(check):
+        module, check = self._choose_precision(exact, reference)
+        changed = self.precision != self.plan.precision or check is not reference
+        if changed and self._use_package(check):
             return
-        if self._is_worth_compiling(first, n_waiting, count_layers(module)):
-            self._compile(module, check)
+        self._drop_package()
+        if self._is_worth_compiling(first, n_waiting, count_layers(exact)):
+            self._compile(self._to_compile(module, exact), check)
 
     def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
         return converted(reader, self.plan.device, DTYPES[precision], self.plan.channels_last)
@@ -166,16 +177,50 @@ class Runner:
                 reason = _line(error)
             size = halved(size, self.plan, reason)
 
-    def _choose_precision(self, exact: nn.Module, check: Check) -> nn.Module:
-        """Take the plan's precision if it agrees with float32, else float32."""
-        if self.precision != "fp32":
-            module = self._copy(exact, self.precision)
-            self._forward = self._uncompiled(module)
-            if check.passes(self._in_pieces, self.precision):
-                return module
-            self.precision = "fp32"
+    def _choose_precision(self, exact: nn.Module, check: Check) -> tuple[nn.Module, Check]:
+        """Take the plan's precision if it agrees with float32 or was asked for, else float32.
+
+        Returns the network that runs now, and what compiled code of it must agree with.
+        """
+        if self.precision == "fp32":
+            self._forward = self._uncompiled(exact)
+            return exact, check
+        module, cosine = exact, -1.0
+        for module, forward in self._in_precision(exact):
+            self._forward = forward
+            cosine = check.cosine(self._in_pieces)
+            if cosine >= MIN_COSINE:
+                return module, check
+        what = disagreement(self.precision, "fp32", cosine)
+        if self.plan.precision_asked and cosine > -1:
+            log.warning("%s; going on with %s as asked", what, self.precision)
+            return module, Check(check.images, self._in_pieces(check.images), self.precision)
+        log.warning("%s; going on with fp32", what)
+        self.precision = "fp32"
         self._forward = self._uncompiled(exact)
-        return exact
+        return exact, check
+
+    def _in_precision(self, exact: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
+        """Build the network in the plan's precision: at once, then the closest to float32."""
+        module = self._copy(exact, self.precision)
+        yield module, self._uncompiled(module)
+        graph = self._lowered(exact)
+        if graph is not None:
+            yield graph, GraphForward(graph, self.batch_size)
+
+    def _lowered(self, exact: nn.Module) -> nn.Module | None:
+        if self.plan.kind != "cpu" or self.precision != "bf16":
+            return None
+        try:
+            return lowered(exact, self._batch_shape)
+        except Exception as error:  # export raises what it likes; there is another way
+            log.debug("the network cannot be lowered to a graph (%s)", _line(error))
+            return None
+
+    def _to_compile(self, module: nn.Module, exact: nn.Module) -> nn.Module:
+        if isinstance(module, torch.fx.GraphModule):
+            return module
+        return self._lowered(exact) or module
 
     def _uncompiled(self, module: nn.Module) -> Forward:
         if self.plan.kind != "cuda":
@@ -201,12 +246,13 @@ class Runner:
     def _use_package(self, check: Check) -> bool:
         """Take the package of an earlier run if it is there and agrees."""
         package = self._package()
-        if package is None or not is_sound(package):
-            return False
-        if self._adopt(package, check):
-            return True
-        package.unlink(missing_ok=True)
-        return False
+        return package is not None and is_sound(package) and self._adopt(package, check)
+
+    def _drop_package(self) -> None:
+        """Remove the package that was not taken although its precision runs."""
+        package = self._package()
+        if package is not None:
+            package.unlink(missing_ok=True)
 
     def _adopt(self, library: Path, check: Check) -> bool:
         start = time.perf_counter()
@@ -228,7 +274,7 @@ class Runner:
             start = time.perf_counter()
             self._in_pieces(first)
             seconds = (time.perf_counter() - start) / len(first)
-            if not repays(n_waiting, seconds, self.plan.streams, n_layers):
+            if not repays(n_waiting, seconds, self.plan.streams, n_layers, slowness()):
                 return False
         if self.plan.kind == "cpu" and find_compiler() is None:
             log.warning("no C++ compiler was found; running uncompiled, which is slower")
