@@ -73,6 +73,9 @@ def extract(
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; default: one for each GPU, else one.")
+    ] = None,
     decode: Annotated[
         str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
     ] = None,

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from featx.cache.assemble import describes, write_cache
+from featx.cache.durable import require_writable
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
 from featx.cache.shards import ShardWriter, parts_folder, remove_parts, remove_unfinished
 from featx.dryrun import DryRun
+from featx.engines.processes import Share, run_workers
 from featx.engines.threads import Outcome
 from featx.errors import CacheError, ExtractError
 from featx.manifest import Source
@@ -75,8 +77,9 @@ class _Extraction(Run):
     """A run that embeds and publishes."""
 
     def execute(self) -> ExtractResult:
-        old = self.prepare()
-        with WriterLock(self.cache):
+        require_writable(self.cache, "cache")
+        with WriterLock(self.cache):  # from before the cache in place is looked at
+            old = self.prepare()
             remove_unfinished(self.cache)
             self.require_match(old)
             return self._extract(old)
@@ -88,15 +91,18 @@ class _Extraction(Run):
         content = untouched_content(self.manifest, known)
         known.forget_names()
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
-        key = replace(spec, dtype="", decode={}, view_merge="", precision="").to_json()
-        with Runner(self.reader, self.plan, (*self.preprocess.input_size, 3), key) as runner:
+        shape = (*self.preprocess.input_size, 3)
+        with Runner(self.reader, self.plan, shape, self.package_key()) as runner:
             self._run_loop(outcome, known, runner)
         return self._publish(outcome, known, runner, self.cache if in_place else None)
 
     def _run_loop(self, outcome: Outcome, known: KnownRows, runner: Runner) -> None:
         pending = np.flatnonzero(outcome.content == b"").tolist()
+        devices = self.devices() if len(pending) > PROBE_IMAGES else []
+        # With several processes this one decides precision and plan on a few images, no more.
+        mine = pending[:PROBE_IMAGES] if len(devices) > 1 else pending
         shards = ShardWriter(parts_folder(self.cache), lambda: self._spec_of_run(runner, known))
-        loop = self.loop(pending, outcome, known, runner, shards.add)
+        loop = self.loop(mine, outcome, known, runner, shards.add)
         show = Progress(len(self.manifest), "extract", show=self.options.progress)
 
         def tick(found: Outcome) -> None:
@@ -111,20 +117,45 @@ class _Extraction(Run):
         self.first_read = time.perf_counter()
         try:
             loop.run(tick)
-            show.update(outcome.done)
             shards.flush()
+            if len(mine) < len(pending):
+                runner.close()
+                shares = self._shares(pending[len(mine) :], devices, runner.precision)
+                before = outcome.done
+                run_workers(shares, outcome, lambda done: show.update(before + done))
+            show.update(outcome.done)
         except CacheError:
             raise  # rows cannot be written, and trying again would only hide the cause
         except BaseException as error:
             shards.flush()
             if isinstance(error, KeyboardInterrupt):
-                done, n = outcome.embedded + outcome.reused, len(self.manifest)
-                log.warning("stopped: %d of %d images are done and kept", done, n)
+                log.warning("stopped: %d of %d images are done and kept", show.done, show.total)
                 log.warning("the same command goes on from there")
             raise
         finally:
             show.close()
             self.prepare_seconds = loop.prepare_seconds
+
+    def _shares(
+        self, items: list[int], devices: list[str], precision: str
+    ) -> list[tuple[Share, list[int]]]:
+        """Deal the items out to workers, one for each entry of `devices`."""
+        shares = []
+        for k, device in enumerate(devices):
+            own = items[k :: len(devices)]
+            options = replace(
+                self.options,
+                device=device,
+                precision=precision,
+                decode=self.decode,
+                threads=max(1, self.plan.threads // len(devices)),
+                workers=1,
+                progress=False,
+            )
+            ids = tuple(self.manifest.ids[item] for item in own)
+            reuse = self.cache.exists() and not self.options.force
+            shares.append((Share(self.source, self.cache, options, reuse, ids), own))
+        return shares
 
     def _spec_of_run(self, runner: Runner, known: KnownRows) -> ExtractSpec:
         if len(known) and runner.precision != self.plan.precision:

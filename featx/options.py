@@ -47,6 +47,8 @@ class ExtractOptions:
         vectors: ``mean``, ``concat`` or ``apart`` (a tap for each view).
     device, precision, batch_size, compile, threads
         See `featx.runtime.plan_runtime`.
+    workers
+        Processes that share the work; by default one for each GPU of ``cuda``, else one.
     decode
         ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
     dtype
@@ -78,6 +80,7 @@ class ExtractOptions:
     batch_size: int | str = "auto"
     compile: str = "auto"
     threads: int | None = None
+    workers: int | None = None
     decode: Literal["exact", "fast"] | None = None
     dtype: Literal["float32", "float16"] = "float32"
     on_error: Literal["skip", "fail"] = "skip"
@@ -97,6 +100,8 @@ class ExtractOptions:
             if getattr(self, name) not in allowed:
                 known = ", ".join(str(a) for a in allowed if a)
                 raise FeatxError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        if self.workers is not None and self.workers < 1:
+            raise FeatxError(f"workers must be 1 or more, got {self.workers}")
         if self.max_failed is not None and self.max_failed < 0:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from featx.manifest import Source, load_manifest
 from featx.options import ExtractOptions
 from featx.planning import Plan, make_plan
 from featx.runtime import Runner, RuntimePlan, plan_runtime
+from featx.runtime.plan import available_devices
 
 log = logging.getLogger("featx")
 
@@ -113,6 +115,18 @@ class Run:
             dtype=self.options.dtype,
             view_merge=self.options.view_merge if len(self.preprocess.views) > 1 else "mean",
         )
+
+    def devices(self) -> list[str]:
+        """The device of each worker process; one entry means this process alone."""
+        cards = [d for d in available_devices() if d.startswith("cuda:")]
+        several = cards if self.plan.device == "cuda" else [self.plan.device]
+        n = self.options.workers or len(several)
+        return [several[k % len(several)] for k in range(n)]
+
+    def package_key(self) -> str:
+        """What a compiled forward pass hangs on, beside precision and batch."""
+        spec = self.spec("")
+        return replace(spec, dtype="", decode={}, view_merge="").to_json()
 
     def require_match(self, old: ExtractSpec | None) -> None:
         """Refuse a cache in place that was computed otherwise."""
