@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
 from pipelines.elpv_kernels import Setting, mean_kernels, prepare, scores_of
-from pipelines.elpv_protocol import Cells, as_text, run, summary
+from pipelines.elpv_protocol import ALL, Cells, as_text, run, summary
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +85,18 @@ def test_a_low_weight_makes_a_cell_count_less(taps, cells):
 
 
 def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, monkeypatch):
-    monkeypatch.setattr("pipelines.elpv_protocol.ALL", "a+b")
+    monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
     rounds = list(run({"a": taps, "b": taps}, cells, repeats=2))
     table = summary(rounds)
     keys = {(r["recipe"], r["split"], r["label"], r["cells"]) for r in table}
     for split in ("random", "blocks"):
         for cell in ("all", "mono", "poly", "p 0 or 1"):
-            assert ("a+b", split, "p > 1/2", cell) in keys
-            assert ("a+b", split, "p > 0", cell) in keys
-    best = next(r for r in table if r["recipe"] == "a+b" and r["cells"] == "all")
+            assert (ALL, split, "p > 1/2", cell) in keys
+            assert (ALL, split, "p > 0", cell) in keys
+    best = next(r for r in table if r["recipe"] == ALL and r["cells"] == "all")
     assert best["accuracy"]["low"] <= best["accuracy"]["value"] <= best["accuracy"]["high"]
     assert best["accuracy"]["value"] > best["majority"]
     text = as_text(table, 2)
     assert "88.42" in text
-    assert "frozen: a+b" in text
+    assert f"frozen: {ALL}" in text
     assert all(r["n_train"] + r["n_test"] == 240 for r in rounds)
