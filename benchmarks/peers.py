@@ -24,18 +24,18 @@ def random_weights() -> Iterator[None]:
     import timm
     import torchvision.models as models
 
-    create, fetch = timm.create_model, torch.hub.load_state_dict_from_url
+    create, fetch = timm.create_model, models._api.load_state_dict_from_url
 
     @functools.wraps(create)
     def built(name: str, pretrained: bool = False, **options: Any) -> Any:
         return create(name, pretrained=False, **options)
 
     timm.create_model = built
-    torch.hub.load_state_dict_from_url = lambda *a, **k: models.resnet50().state_dict()
+    models._api.load_state_dict_from_url = lambda *a, **k: models.resnet50().state_dict()
     try:
         yield
     finally:
-        timm.create_model, torch.hub.load_state_dict_from_url = create, fetch
+        timm.create_model, models._api.load_state_dict_from_url = create, fetch
 
 
 def timm_loader(name: str) -> Timed:
@@ -130,9 +130,10 @@ def thread_pool(name: str) -> Timed:
     return run
 
 
+SCRIPT = "threads, eager fp32"
 PEERS = {
     "timm DataLoader": timm_loader,
     "embetter": embetter,
     "img2vec": img2vec,
-    "threads, eager fp32": thread_pool,
+    SCRIPT: thread_pool,
 }

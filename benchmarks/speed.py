@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, SCRIPT
 from featx.backbones import load_backbone
 from featx.extraction import extract
 from featx.images import draw
@@ -181,12 +181,14 @@ def bench(name: str, kind: str, paths: list[str], device: str, rounds: int) -> d
 def summary(name: str, kind: str, found: dict[str, Any]) -> str:
     """One line: featx, the best peer, the ratio, the share of the limit."""
     rates = found["images_per_second"]
-    peer = max((label for label in rates if label in PEERS), key=lambda label: rates[label])
+    tools = [label for label in rates if label in PEERS and label != SCRIPT]
+    peer = max(tools, key=lambda label: rates[label])
     p = found["precision"]
     return (
         f"{name:<20}{kind:<7}featx {rates['featx']:7.1f} img/s ({p}), fp32 "
         f"{rates['featx fp32']:6.1f}; best peer {peer} {rates[peer]:6.1f}: "
         f"{rates['featx'] / rates[peer]:.1f} and {rates['featx fp32'] / rates[peer]:.1f} times; "
+        f"threads script {rates[SCRIPT]:.1f}; "
         f"{rates['featx'] / rates[f'limit: both ({p})']:.0%} and "
         f"{rates['featx fp32'] / rates['limit: both (fp32)']:.0%} of the limit"
     )
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--add", action="store_true", help="keep the cases of the last sitting")
     parser.add_argument("--kinds", nargs="+", default=["photo", "12mp", "elpv"])
     asked = parser.parse_args()
     device = "cpu" if asked.device == "auto" else asked.device
@@ -232,6 +235,9 @@ def main() -> None:
         "cases": {},
     }
     RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{device.split(':')[0]}.json"
+    if asked.add:
+        results["cases"] = json.loads(target.read_text())["cases"]
     with tempfile.TemporaryDirectory() as folder:
         makers: dict[str, Callable[[], list[str]]] = {
             "photo": lambda: write_photos(Path(folder) / "photo", 1200, (500, 375)),
@@ -244,7 +250,6 @@ def main() -> None:
                 found = bench(name, kind, paths, device, asked.rounds)
                 results["cases"][f"{name}, {kind}"] = found
                 print(summary(name, kind, found), flush=True)
-                target = RESULTS / f"{device.split(':')[0]}.json"
                 target.write_text(json.dumps(results, indent=1) + "\n")
     plot(results, RESULTS / f"{device.split(':')[0]}.png")
 
