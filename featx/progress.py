@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from typing import Any
 
 log = logging.getLogger("featx")
@@ -25,7 +26,9 @@ class Progress:
         self._bar: Any = None
         self._show = show and total > 0
         if self._show and (sys.stderr.isatty() or _in_notebook()):
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a notebook without widgets gets a plain bar
+                from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit="img", dynamic_ncols=True)
 
