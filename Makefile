@@ -4,6 +4,8 @@ DATA ?= elpv
 BACKBONE ?= efficientnet_lite0
 DEVICE ?= auto
 HEAD ?= svm
+BACKBONES ?= efficientnet_lite0,efficientnet_lite1
+HEADS ?= svm,logreg,ridge
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ else
 endif
 
 .PHONY: help install features fit-svm fit-logreg fit test test-all lint type format bench torture \
-        notebook elpv dist clean
+        notebook compare elpv dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +77,10 @@ notebook: install  ## execute the notebook on real features and leave it as data
 	@FEATX_CACHE=$(CURDIR)/$$($(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --where) \
 	    $(RUN) nbconvert --to html --execute --output-dir data --log-level WARN \
 	    notebooks/explore_features.ipynb
+
+compare: install  ## rank BACKBONES and HEADS on DATA, nested; table, CSV, JSON and plot under data/
+	@$(RUN) pipelines.compare --data '$(DATA)' --backbones '$(BACKBONES)' --device '$(DEVICE)' \
+	    --heads '$(HEADS)'
 
 elpv: install  ## the protocol of ELPV's paper on frozen features, beside its figures (up to an hour)
 	@$(RUN) pipelines.elpv_protocol

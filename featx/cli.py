@@ -139,7 +139,9 @@ def verify(cache: CacheFile, as_json: Json = False) -> None:
 @command
 def fit(
     cache: CacheFile,
-    head: Annotated[str, typer.Option(help="Name, or module:attribute of your own.")] = "svm",
+    head: Annotated[
+        str | None, typer.Option(help="Name, or module:attribute of your own; default: svm.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
     tap: Annotated[str | None, typer.Option(help="Whose features; default: the first.")] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
@@ -156,6 +158,22 @@ def fit(
     one_standard_error: Annotated[
         bool, typer.Option("--one-standard-error", help="Simplest head close to the best.")
     ] = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a head: kornblith, clip, dinov2-logreg, dinov2-knn, vissl-svm, "
+            "razavian."
+        ),
+    ] = None,
+    precision_at: Annotated[
+        float | None, typer.Option(help="Answer a class only where it has this precision.")
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="FALSE_POSITIVE:FALSE_NEGATIVE, as 1:5, for two classes.")
+    ] = None,
+    abstain: Annotated[
+        float | None, typer.Option(help="Share of errors allowed among what is answered.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     as_json: Json = False,
@@ -245,6 +263,7 @@ def compare(
     caches: Annotated[list[Path], typer.Argument(help="HDF5 files of the same images.")],
     heads: Annotated[str, typer.Option(help="Names, separated by commas.")] = "svm,logreg",
     out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of score against cost.")] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
     groups: Annotated[
         str | None, typer.Option(help="Column whose groups stay on one side of a split.")
@@ -258,7 +277,8 @@ def compare(
     from featx.printing import leaderboard_text
 
     names = [name.strip() for name in heads.split(",") if name.strip()]
-    found = run(caches, names, out=out, label=label, groups=groups, folds=folds, seed=seed)
+    files = {"out": out, "plot": plot}
+    found = run(caches, names, **files, label=label, groups=groups, folds=folds, seed=seed)
     _print(found.to_dict(), as_json, leaderboard_text(found.to_dict()))
 
 

@@ -20,6 +20,7 @@ from featx.evaluation import baseline, evaluate
 from featx.fitting import opened
 from featx.heads import Head, get_head
 from featx.measuring import Scores, json_ready, score_rows
+from featx.plotting import draw_leaderboard, require_png
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import make_folds, search
 from featx.selection.checks import Warn, check_groups
@@ -121,6 +122,7 @@ def compare(
     heads: Sequence[str | Head | Any] = ("svm", "logreg"),
     *,
     out: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     label: str | None = None,
     groups: str | None = None,
     folds: int = 5,
@@ -136,6 +138,8 @@ def compare(
         Names, or estimators.
     out
         A CSV file for the table.
+    plot
+        A PNG file: the score of each line against what it costs.
     label, groups
         As in `featx.fitting.FitOptions`; the manifest's split plays no part.
     folds
@@ -158,6 +162,8 @@ def compare(
         raise FitError("there is nothing to compare; name a cache and a head at least")
     if out is not None:
         require_writable(Path(out), "table")
+    if plot is not None:
+        require_png(plot)
     chosen = [get_head(head) for head in heads]
     columns = Columns(label=label, groups=groups)
     shared, excluded = _shared(caches, columns, chosen[0])
@@ -175,6 +181,8 @@ def compare(
     found = _comparison(first, lines, plan, excluded, seed)
     if out is not None:
         write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
+    if plot is not None:
+        draw_leaderboard(found, plot)
     return found
 
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache, open_cache
+from featx.deciding import Wanted, choose, require_decidable, worth
 from featx.errors import FitError, nearest
 from featx.headfile import dump_head
 from featx.heads import Head, get_head
 from featx.measuring import Measured, Measurement, json_ready
 from featx.model import Model, describe_model, digest_seen, save_model
+from featx.probing import probe, require_protocol
 from featx.publishing import fit_command, keep_for_report, report_data
 from featx.references import make_references
 from featx.reporting import write_report
@@ -55,6 +57,14 @@ class FitOptions:
         Of every shuffle.
     one_standard_error
         Choose the simplest candidate within one standard error of the best.
+    protocol
+        Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
+    precision_at
+        Answer a class only above the probability that gives it this precision.
+    cost
+        ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
+    abstain
+        Abstain below the confidence that leaves this share of errors among the answers.
     """
 
     tap: str | None = None
@@ -67,6 +77,10 @@ class FitOptions:
     weights_column: str | None = None
     seed: int = 0
     one_standard_error: bool = False
+    protocol: str | None = None
+    precision_at: float | None = None
+    cost: str | None = None
+    abstain: float | None = None
 
     @classmethod
     def of(cls, **options: Any) -> FitOptions:
@@ -88,6 +102,11 @@ class FitOptions:
             seed=self.seed,
             groups=self.groups,
         )
+
+    @property
+    def wanted(self) -> Wanted:
+        """What decisions shall be worth."""
+        return Wanted.of(self.precision_at, self.cost, self.abstain)
 
     @property
     def columns(self) -> Columns:
@@ -117,6 +136,9 @@ class FitResult:
         ``{"code", "message"}`` each.
     model
         Ready to predict; saved where `path` says. Reference images are added where it is saved.
+        None where a protocol took the place of a head.
+    decisions
+        Thresholds, how they were chosen, and what they are worth on the test rows.
     """
 
     head: str
@@ -137,6 +159,7 @@ class FitResult:
     measured_by: str
     seconds: float
     path: str | None = None
+    decisions: dict[str, Any] = field(default_factory=dict)
     model: Model | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +171,7 @@ class FitResult:
 
 def fit(
     cache: str | os.PathLike[str] | Cache,
-    head: str | Head | Any = "svm",
+    head: str | Head | Any = None,
     out: str | os.PathLike[str] | None = None,
     *,
     report: str | os.PathLike[str] | None = None,
@@ -161,7 +184,8 @@ def fit(
     cache
         A file that `featx.extract` wrote, or one that is open.
     head
-        A name (`featx.heads.HEADS`), an import path, or a scikit-learn estimator.
+        A name (`featx.heads.HEADS`), an import path, or a scikit-learn estimator; ``svm`` when
+        None. A protocol brings its own.
     out
         Where to save the model, if anywhere.
     report
@@ -183,7 +207,13 @@ def fit(
     >>> result.test["accuracy"]["value"]  # doctest: +SKIP
     0.93
     """
-    start, chosen, found = time.perf_counter(), FitOptions.of(**options), get_head(head)
+    start, chosen = time.perf_counter(), FitOptions.of(**options)
+    if chosen.protocol is not None:
+        given = {"head": head, "out": out, "report": report}
+        require_protocol(chosen, {name: value is not None for name, value in given.items()})
+        with opened(cache) as file:
+            return probe(file, chosen)
+    found, wanted = get_head("svm" if head is None else head), chosen.wanted
     if out is not None:
         require_writable(Path(out), "model")
         dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
@@ -191,15 +221,21 @@ def fit(
         require_writable(Path(report), "report")
     with opened(cache) as file:
         samples = usable(load_samples(file, chosen.columns, found), chosen)
+        if wanted:
+            require_decidable(wanted, samples, chosen.nested)
         measured = Measurement(found, samples, chosen.plan, chosen.one_standard_error).run()
         model = _model(file, found, samples, measured, chosen)
+        if wanted:
+            bars, notes = choose(wanted, found, samples, measured, chosen.folds, chosen.seed)
+            model.meta["thresholds"] = bars
+            measured.warnings.extend(notes)
         if out is not None:
             rows = samples.rows[measured.train]
             model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
         if out is not None or report is not None:
-            given = {k: v for k, v in options.items() if v != getattr(FitOptions(), k)}
-            command = fit_command(file, found.name, out, given)
+            changed = {k: v for k, v in options.items() if v != getattr(FitOptions(), k)}
+            command = fit_command(file, found.name, out, changed)
             model.kept.update(keep_for_report(file, samples, measured, command, chosen.seed))
     model.figures.update(result.to_dict())
     if out is not None:
@@ -302,8 +338,13 @@ def _result(
         measured_by=_how(samples, options),
         seconds=time.perf_counter() - start,
         path=None if out is None else os.fspath(out),
+        decisions=_decisions(model.meta["thresholds"], samples, measured),
         model=model,
     )
+
+
+def _decisions(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> dict[str, Any]:
+    return {**thresholds, "test": worth(thresholds, samples, measured)} if thresholds else {}
 
 
 def _spread(measured: Measured) -> float:

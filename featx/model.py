@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from featx.archive import FORMAT_VERSION, REPORT, dump, load, read_archive, write_archive
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache
+from featx.deciding import check_thresholds
 from featx.errors import FeatxError, ModelError
 from featx.headfile import dump_head, load_head
 from featx.measuring import Scores, score_rows
@@ -88,6 +89,11 @@ class Model:
     def task(self) -> str:
         """``classification`` or ``regression``."""
         return str(self.meta["task"])
+
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What `featx.deciding.decide` applies in prediction; empty for none."""
+        return dict(self.meta.get("thresholds", {}))
 
     @property
     def tap(self) -> str:
@@ -286,6 +292,7 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
     for name, kinds in _NEEDED.items():
         if not isinstance(meta.get(name), kinds):
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
+    check_thresholds(str(file), meta.get("thresholds", {}), meta["classes"])
     named = {"classes": meta["classes"], "options": [meta["options"].get("backbone")]}
     for name, values in named.items():
         if not all(isinstance(value, str) for value in values):

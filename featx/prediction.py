@@ -15,6 +15,7 @@ import numpy as np
 
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
+from featx.deciding import decide
 from featx.model import Model
 from featx.references import require_same_features
 from featx.rowfile import Row, open_rows, require_rows_target
@@ -89,7 +90,8 @@ def predict(
         What `featx.extract` takes, or an open cache.
     out
         A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label, a probability for each class
-        (``p_<class>``), and for an image that cannot be read the reason in ``error``.
+        (``p_<class>``), with thresholds whether it is ``abstained`` from, and
+        for an image that cannot be read the reason in ``error``.
     cache
         Where the features are kept and reused. Without it they are removed afterwards; what an
         interrupted run has done stays beside `out`, and the same command goes on from there.
@@ -170,18 +172,20 @@ def columns_of(model: Model) -> dict[str, type]:
     label = str if model.classes else float
     probable = model.classes and hasattr(model.estimator, "predict_proba")
     scores = {f"p_{name}": float for name in model.classes} if probable else {}
-    return {"id": str, "path": str, "label": label, **scores, "error": str}
+    abstained = {"abstained": bool} if model.thresholds else {}
+    return {"id": str, "path": str, "label": label, **scores, **abstained, "error": str}
 
 
 def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row]]:
-    columns = columns_of(model)
+    columns, thresholds = columns_of(model), model.thresholds
     blank: Row = dict.fromkeys(columns)
     scored = [name for name in columns if name.startswith("p_")]
     start = 0
     for X in cache.tap(model.tap).batches(_BATCH):
         found = model.score(X)
         # Plain Python values: the writers know no numpy.
-        labels = found.predicted.tolist()
+        decided, abstained = decide(thresholds, model.classes, found)
+        labels = decided.tolist()
         table = [] if found.probabilities is None else np.round(found.probabilities, 6).tolist()
         rows = []
         for k, label in enumerate(labels):
@@ -189,6 +193,8 @@ def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row
             row["label"] = label
             if table:
                 row |= dict(zip(scored, table[k], strict=True))
+            if thresholds:
+                row["abstained"] = bool(abstained[k])
             rows.append(row)
         counts.update(map(str, labels) if model.classes else ())
         start += len(labels)

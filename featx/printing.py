@@ -164,7 +164,8 @@ def leaderboard_text(found: dict[str, Any]) -> str:
 
 def figures_text(found: dict[str, Any]) -> str:
     """A table of metrics with the baseline beside, and the warnings below."""
-    params = ", ".join(f"{k}={_short(v)}" for k, v in found["chosen"].get("params", {}).items())
+    listed = found["chosen"].get("params", {}).items()
+    params = ", ".join(f"{k}={_short(v)}" for k, v in listed if not isinstance(v, list | dict))
     left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())
     lines = [
         f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
@@ -176,12 +177,36 @@ def figures_text(found: dict[str, Any]) -> str:
         beside = found["baseline"].get(name)
         base = f"{beside['value']:.4f}" if beside else ""
         lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
+    if found.get("decisions"):
+        lines += _decisions_text(found["decisions"])
     if "measured_by" in found:
         lines.append(f"  measured by {found['measured_by']}")
     lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
     if found.get("measured_by") and found["model"]:
         lines.append(f"  model: {found['model']}")
     return "\n".join(lines)
+
+
+def _decisions_text(found: dict[str, Any]) -> list[str]:
+    test = found["test"]
+    if found["by"] == "cost":
+        bar = found["threshold"]
+        rule = f"{found['positive']} " + ("never" if bar is None else f"from {bar:.4f} on")
+        worth = f"cost {test['cost']:.4f} a row, {test['cost_at_half']:.4f} without"
+    else:
+        if found["by"] == "abstain":
+            rule = f"abstain below confidence {found['confidence']:.4f}"
+        else:
+            bars = found["classes"].items()
+            told = [
+                f"{n} {'never' if c is None else format(c['threshold'], '.4f')}" for n, c in bars
+            ]
+            rule = f"answer from probabilities {', '.join(told)}"
+        worth = f"{test['answered']['value']:.1%} of the test rows answered"
+    if "accuracy" in test:
+        a = test["accuracy"]
+        worth += f", accuracy {a['value']:.4f} ({_end(a['low'])} - {_end(a['high'])})"
+    return [f"  {rule} ({found['chosen_on']})", f"  {worth}"]
 
 
 def _end(value: float | None) -> str:

@@ -56,7 +56,7 @@ def open_rows(path: Path, columns: dict[str, type]) -> Iterator[RowWriter]:
     path
         Its suffix is the format.
     columns
-        Name and type (``str`` or ``float``) of each column.
+        Name and type (``str``, ``float`` or ``bool``) of each column.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
@@ -114,7 +114,7 @@ class _Parquet:
         import pyarrow as pa
         from pyarrow import parquet
 
-        types = {str: pa.string(), float: pa.float64()}
+        types = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
         self.schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
         self.table = pa.Table
         self.writer = parquet.ParquetWriter(path, self.schema)

@@ -1,0 +1,166 @@
+"""Thresholds: chosen on training rows, measured on test rows, kept, and applied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from coloured import save_coloured
+from typer.testing import CliRunner
+
+from featx import fit, load_model, open_cache
+from featx.archive import dump, read_archive, write_archive
+from featx.cli import app
+from featx.deciding import Wanted, decide
+from featx.errors import FitError, ModelError
+from featx.extraction import extract
+from featx.measuring import Scores
+
+CLASSES = ["blue", "red"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """Red and blue pictures of which every fifth has the other's label: nothing is certain."""
+    found = tmp_path_factory.mktemp("deciding")
+    rows = []
+    for k, path in enumerate(save_coloured(found, 120)):
+        name = path.parent.name
+        other = "blue" if name == "red" else "red"
+        wrong = np.random.default_rng(k).random() < 0.2
+        rows.append({"path": str(path), "label": other if wrong else name, "patient": f"p{k // 3}"})
+    pd.DataFrame(rows).assign(number=range(120), third=["a", "b", "c"] * 40).to_csv(
+        found / "t.csv", index=False
+    )
+    extract(found / "t.csv", found / "c.h5", **tiny)
+    return found
+
+
+def test_precision_is_kept_in_the_model_and_applied(folder: Path) -> None:
+    out = folder / "p.featx"
+    found = fit(folder / "c.h5", "logreg", out, precision_at=0.8).decisions
+    assert found["by"] == "precision"
+    assert set(found["classes"]) == set(CLASSES)
+    assert all(c["precision"] >= 0.8 for c in found["classes"].values())
+    assert found["chosen_on"] == "out-of-fold predictions of 90 training rows"
+    assert found["test"]["answered"]["value"] <= 1
+    model = load_model(out)
+    with open_cache(folder / "c.h5") as cache:
+        table = model.predict(cache).to_frame()
+        model.predict(cache, out=folder / "p.parquet")
+    bars = table["label"].map({n: c["threshold"] for n, c in found["classes"].items()})
+    shown = table[["p_blue", "p_red"]].max(axis=1)
+    clear = (shown - bars).abs() > 1e-5
+    assert (table["abstained"] == (shown < bars))[clear].all()
+    assert pd.read_parquet(folder / "p.parquet")["abstained"].dtype == bool
+
+
+def test_fewer_errors_are_bought_with_answers(folder: Path) -> None:
+    shares = [
+        fit(folder / "c.h5", "logreg", abstain=errors).decisions["answered"]
+        for errors in (0.4, 0.1)
+    ]
+    assert 1 >= shares[0] > shares[1] > 0
+
+
+def test_test_rows_choose_nothing(folder: Path) -> None:
+    """Labels of the test rows turned round move no threshold."""
+    plain = fit(folder / "c.h5", "logreg", out=folder / "a.featx", cost="1:3", split=0.25)
+    tested = set(load_model(folder / "a.featx").tested["ids"])
+    table = pd.read_csv(folder / "t.csv")
+    table["split"] = ["test" if path in tested else "train" for path in table["path"]]
+    with_split = _fit_table(folder, table, "fixed")
+    turned = table["label"].map({"red": "blue", "blue": "red"})
+    table["label"] = table["label"].where(table["split"] == "train", turned)
+    with_turned = _fit_table(folder, table, "turned")
+    assert with_split["threshold"] == with_turned["threshold"]
+    assert with_split["test"] != with_turned["test"]
+    assert plain.decisions["test"]["answered"]["value"] == 1
+
+
+def _fit_table(folder: Path, table: pd.DataFrame, name: str) -> dict[str, Any]:
+    table.to_csv(folder / f"{name}.csv", index=False)
+    with open_cache(folder / "c.h5") as cache:
+        options = cache.provenance["options"]
+    network = {"progress": False, "precision": "fp32"} | {
+        k: v for k, v in options.items() if k in ("backbone", "weights", "layers", "input_size")
+    }
+    extract(folder / f"{name}.csv", folder / f"{name}.h5", **network)
+    return fit(folder / f"{name}.h5", "logreg", cost="1:3").decisions
+
+
+def test_dear_misses_move_the_threshold_down(folder: Path) -> None:
+    dear, cheap = (fit(folder / "c.h5", "logreg", cost=cost).decisions for cost in ("1:9", "9:1"))
+    assert dear["positive"] == "red"
+    assert dear["threshold"] < 0.5 < (cheap["threshold"] or 2)
+    # What it costs is counted on test rows by hand.
+    tested = fit(folder / "c.h5", "logreg", cost="1:9").model
+    assert tested is not None
+    y, p = np.array(tested.tested["y"]), np.array(tested.tested["probabilities"])[:, 1]
+    called = p >= round(dear["threshold"], 6)
+    cost = np.mean(called & (y == "blue")) + 9 * np.mean(~called & (y == "red"))
+    assert dear["test"]["cost"] == pytest.approx(cost)
+
+
+def test_decide_by_hand() -> None:
+    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    scores = Scores(np.array(["blue", "blue", "red"]), p)
+    assert decide({}, CLASSES, scores)[1].tolist() == [False] * 3
+    cost = {"by": "cost", "positive": "red", "threshold": 0.4}
+    assert decide(cost, CLASSES, scores)[0].tolist() == ["blue", "red", "red"]
+    never = cost | {"threshold": None}
+    assert decide(never, CLASSES, scores)[0].tolist() == ["blue"] * 3
+    assert decide({"by": "abstain", "confidence": 0.7}, CLASSES, scores)[1].tolist() == [
+        False,
+        True,
+        False,
+    ]
+    bars = {"by": "precision", "classes": {"blue": {"threshold": 0.8}, "red": None}}
+    assert decide(bars, CLASSES, scores)[1].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision_at": 0.9, "abstain": 0.1}, "give one"),
+        ({"precision_at": 1.2}, "--precision-at is 1.2"),
+        ({"abstain": 1.0}, "--abstain is 1"),
+        ({"cost": "5"}, "expected FALSE_POSITIVE:FALSE_NEGATIVE"),
+        ({"cost": "1:5", "label": "third"}, "--cost needs two classes, and there are 3"),
+        ({"cost": "1:5", "nested": True}, "leave out --nested"),
+        ({"cost": "1:5", "label": "number", "head": "ridge-reg"}, "these are numbers"),
+        ({"abstain": 0.0, "label": "third"}, "no confidence gives accuracy 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        fit(folder / "c.h5", **{"head": "logreg"} | options)
+    assert not Wanted()
+
+
+def test_a_class_out_of_reach_is_never_answered(folder: Path) -> None:
+    found = fit(folder / "c.h5", "logreg", precision_at=1.0, label="third")
+    assert "precision-not-reached" in {w["code"] for w in found.warnings}
+    assert None in found.decisions["classes"].values()
+
+
+def test_damaged_thresholds_are_refused(folder: Path) -> None:
+    fit(folder / "c.h5", "logreg", folder / "d.featx", abstain=0.2)
+    members = read_archive(folder / "d.featx")
+    meta = json.loads(members["meta.json"])
+    for odd in ({"by": "whim"}, {"by": "abstain", "confidence": "x"}, {"by": "cost"}, [1]):
+        write_archive(folder / "e.featx", members | {"meta.json": dump(meta | {"thresholds": odd})})
+        with pytest.raises(ModelError, match="no proper 'thresholds'"):
+            load_model(folder / "e.featx")
+
+
+def test_the_shell_says_it(folder: Path) -> None:
+    cache = str(folder / "c.h5")
+    for flags in (["--precision-at", "0.8"], ["--cost", "1:5"], ["--abstain", "0.2"]):
+        done = CliRunner().invoke(app, ["fit", cache, "--head", "logreg", *flags])
+        assert done.exit_code == 0, done.output
+        assert "out-of-fold predictions of 90 training rows" in done.stdout

@@ -1,0 +1,104 @@
+"""fit --protocol: a paper's rules on a cache's own split, and what cannot go with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coloured import save_coloured
+from typer.testing import CliRunner
+
+from featx import fit, open_cache
+from featx.cli import app
+from featx.errors import FitError
+from featx.extraction import extract
+from featx.protocols import PROTOCOLS, run_protocol
+
+PARTS = ("train", "train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """64 pictures of two colours, once without and once with a split."""
+    found = tmp_path_factory.mktemp("probing")
+    paths = save_coloured(found / "photos", 64)
+    extract(found / "photos", found / "plain.h5", **tiny)
+    with (found / "split.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split", "patient"])
+        for k, path in enumerate(paths):
+            row = [path.relative_to(found), path.parent.name, PARTS[k // 2 % 4], f"p{k // 4}"]
+            writer.writerow(row)
+    extract(found / "split.csv", found / "split.h5", **tiny)
+    return found
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_runs_on_a_cache_without_split(folder: Path, name: str) -> None:
+    found = fit(folder / "plain.h5", protocol=name).to_dict()
+    assert found["head"] == name
+    assert found["chosen"]["params"]
+    assert (found["n_train"], found["n_test"]) == (48, 16)
+    (figure,) = found["test"].values()
+    assert 0.5 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert found["baseline"]["accuracy"]["value"] == 0.5
+    assert found["model"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_split_of_the_source_is_the_protocols(folder: Path) -> None:
+    found = fit(folder / "split.h5", protocol="kornblith")
+    with open_cache(folder / "split.h5") as cache:
+        X, y, split = cache.tap(cache.taps[0])[:], cache.y, list(cache.split)
+    assert y is not None
+    same = run_protocol("kornblith", np.asarray(X), y, split)
+    assert found.test["accuracy"] == same["figure"]
+    assert found.chosen["params"] == same["chosen"]
+    assert (found.n_train, found.n_test) == (48, 16)
+    assert found.measured_by == "the split of the source; 16 validation rows chose"
+    overruled = fit(folder / "split.h5", protocol="kornblith", split=0.5)
+    assert (overruled.n_train, overruled.n_test) == (32, 32)
+
+
+def test_groups_are_kept_from_the_test_rows(folder: Path) -> None:
+    found = fit(folder / "split.h5", protocol="clip", split=0.25, groups="patient")
+    assert not {w["code"] for w in found.warnings} & {"groups-across-split"}
+    assert found.n_test % 4 == 0
+    # The source's own split cuts through groups of four, and this is said.
+    cut = fit(folder / "split.h5", protocol="clip", groups="patient")
+    assert "groups-across-split" in {w["code"] for w in cut.warnings}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "kornblit"}, "no protocol is called 'kornblit'; did you mean kornblith"),
+        ({"protocol": "clip", "head": "svm"}, "--protocol clip and --head exclude each other"),
+        ({"protocol": "clip", "nested": True}, "--protocol clip and --nested exclude"),
+        ({"protocol": "clip", "out": "m.featx"}, "--protocol clip and --out exclude"),
+        ({"protocol": "clip", "precision_at": 0.9}, "--protocol clip and --precision-at exclude"),
+        ({"protocol": "clip", "label": "patent"}, "did you mean patient"),
+    ],
+)
+def test_what_cannot_be_is_one_line(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FitError, match=message) as caught:
+        fit(folder / "split.h5", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shell_says_the_same(folder: Path) -> None:
+    cache = str(folder / "plain.h5")
+    done = CliRunner().invoke(app, ["fit", cache, "--protocol", "dinov2-knn", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["test"] == fit(cache, protocol="dinov2-knn").test
+    text = CliRunner().invoke(app, ["fit", cache, "--protocol", "vissl-svm"])
+    assert text.exit_code == 0
+    assert "mean_average_precision" in text.stdout
+    done = CliRunner().invoke(app, ["fit", cache, "--protocol", "clip", "--head", "svm"])
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1
