@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from coloured import save_coloured
+from PIL import Image
 from scipy.stats import multivariate_normal
 
 from featx import compare
 from featx.comparing import Entry, pareto_front
 from featx.errors import FitError
 from featx.extraction import extract
+from featx.plotting import draw_leaderboard
 from featx.transferability import evidence, logme
 
 
@@ -122,3 +124,15 @@ def test_better_features_have_a_higher_score(width: int) -> None:
     noise = rng.normal(size=(60, width))
     shifted = noise + 2.0 * (y[:, None] == np.array(["a", "b", "c"])[np.arange(width) % 3])
     assert logme(shifted, y) > logme(noise, y)
+
+
+def test_the_plot_is_a_picture_that_can_be_made_again(folder: Path) -> None:
+    caches = [folder / "small.h5", folder / "large.h5"]
+    found = compare(caches, heads=["ridge"], folds=3, plot=folder / "l.png")
+    with Image.open(folder / "l.png") as picture:
+        assert picture.size == (1200, 750)
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10
+    assert draw_leaderboard(found, folder / "again.png") == folder / "again.png"
+    assert (folder / "again.png").read_bytes() == (folder / "l.png").read_bytes()
+    with pytest.raises(FitError, match=r"the suffix is '\.svg'; expected \.png"):
+        compare(caches, heads=["ridge"], plot=folder / "l.svg")
