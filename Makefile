@@ -69,8 +69,8 @@ bench: install  ## speed beside the peers, in one sitting (minutes to an hour); 
 	@$(INSTALL) -e '.[demo,dev,bench]'
 	@$(RUN) benchmarks.speed --device '$(DEVICE)'
 
-torture: install  ## kill a run at 200 random moments and compare with a clean one
-	@$(RUN) benchmarks.torture --kills 200
+torture: install  ## 200 kills and 100 full disks at random moments, compared with a clean run
+	@$(RUN) benchmarks.torture --kills 200 --full 100
 
 notebook: install  ## execute the notebook on real features and leave it as data/explore_features.html
 	@$(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)'

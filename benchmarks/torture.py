@@ -1,6 +1,7 @@
 """Kill a run with SIGKILL at random writes, flushes and renames, and compare with a clean run.
 
     python -m benchmarks.torture --kills 200
+    python -m benchmarks.torture --full 100       # the disk is full from a random write on
 
 Each trial starts from a published cache and a folder that has changed since; one run, sometimes
 two, die at a random call, before or after it takes effect; the next run ends the work. The cache in
@@ -10,6 +11,7 @@ place must open and verify after every death, and the last one must equal a clea
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -28,6 +30,7 @@ from PIL import Image
 
 from featx.cache import durable, shards
 from featx.cache.reader import open_cache
+from featx.errors import NoSpaceError
 from featx.extraction import extract
 
 NETWORK = """
@@ -44,6 +47,7 @@ class Tally:
     """What all trials together came to."""
 
     kills: int = 0
+    full: int = 0
     moments: int = 0
     rows: int = 0
     lost: int = 0
@@ -51,12 +55,18 @@ class Tally:
     different: int = 0
     unreadable: int = 0
     leftovers: int = 0
+    unworded: int = 0
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
         return not (
-            self.lost or self.doubled or self.different or self.unreadable or self.leftovers
+            self.lost
+            or self.doubled
+            or self.different
+            or self.unreadable
+            or self.leftovers
+            or self.unworded
         )
 
 
@@ -111,6 +121,55 @@ class Trials:
             calls = pipe.read()
         return status, int(calls or b"0")
 
+    def run_full(self, cache: Path, full_at: int) -> int:
+        """Run `extract` in a child whose disk is full from a write on; 0 means one clear line."""
+        child = os.fork()
+        if not child:
+            os._exit(self._full_child(cache, full_at))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def _full_child(self, cache: Path, full_at: int) -> int:
+        count = 0
+        write, flush = durable._Sink.write, os.fsync
+
+        def no_space() -> OSError:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def failing_write(sink: Any, data: Any) -> int:
+            nonlocal count
+            count += 1
+            if count >= full_at:
+                sink.error = sink.error or no_space()
+            return write(sink, data)
+
+        def failing_flush(handle: int) -> None:
+            if count >= full_at:
+                raise no_space()
+            flush(handle)
+
+        durable._Sink.write = failing_write  # type: ignore[method-assign,assignment]
+        os.fsync = failing_flush
+        try:
+            extract(self.source, cache, **self.options)
+        except NoSpaceError as error:
+            return 0 if "needed" in str(error) and "free" in str(error) else 1
+        except BaseException as error:
+            print(f"child: {error!r}", file=sys.stderr)
+            return 1
+        return 0 if count < full_at else 1
+
+    def trial_full(self, rng: random.Random, tally: Tally, calls: int) -> None:
+        """Fill the disk once, finish, and count what differs from the clean run."""
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        cache = place / "c.h5"
+        shutil.copy(self.base, cache)
+        before = cache.read_bytes()
+        tally.unworded += self.run_full(cache, rng.randint(1, calls)) != 0
+        tally.full += 1
+        if cache.read_bytes() != before and not _verifies(cache):
+            tally.unreadable += 1
+        self._finish(place, cache, tally)
+
     def _child(self, cache: Path, die_at: int, after: bool, writer: int) -> int:
         count = 0
 
@@ -150,6 +209,9 @@ class Trials:
             tally.kills += os.WIFSIGNALED(status)
             if cache.exists() and not _verifies(cache):
                 tally.unreadable += 1
+        self._finish(place, cache, tally)
+
+    def _finish(self, place: Path, cache: Path, tally: Tally) -> None:
         status, _ = self.run(cache)
         tally.unreadable += status != 0
         self._compare(cache, tally)
@@ -175,8 +237,8 @@ def _verifies(cache: Path) -> bool:
         return found.verify().ok
 
 
-def torture(kills: int, seed: int) -> Tally:
-    """Run trials until there were so many kills."""
+def torture(kills: int, full: int, seed: int) -> Tally:
+    """Run trials until there were so many kills, and so many full disks."""
     rng, tally, start = random.Random(seed), Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         trials = Trials(Path(name))
@@ -187,6 +249,8 @@ def torture(kills: int, seed: int) -> Tally:
             trials.trial(rng, tally, calls)
             if sys.stderr.isatty():
                 print(f"\r{tally.kills} kills", end="", file=sys.stderr)
+        while tally.full < full:
+            trials.trial_full(rng, tally, calls)
     tally.seconds = time.monotonic() - start
     return tally
 
@@ -194,10 +258,11 @@ def torture(kills: int, seed: int) -> Tally:
 def main() -> None:
     """Print the tally as one JSON object; exit status 1 unless nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--full", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    tally = torture(asked.kills, asked.seed)
+    tally = torture(asked.kills, asked.full, asked.seed)
     print(json.dumps(asdict(tally) | {"ok": tally.ok}))
     sys.exit(not tally.ok)
 

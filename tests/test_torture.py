@@ -10,9 +10,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_twenty_kills_lose_nothing() -> None:
+def test_twenty_kills_and_ten_full_disks_lose_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.torture", "--kills", "20", "--seed", "7"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.torture",
+            "--kills",
+            "20",
+            "--full",
+            "10",
+            "--seed",
+            "7",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -21,5 +31,6 @@ def test_twenty_kills_lose_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads(done.stdout)
     assert tally["kills"] >= 20
+    assert tally["full"] == 10
     assert tally["rows"] > 1000
     assert tally["moments"] > 100
