@@ -60,6 +60,23 @@ def test_groups_stay_on_one_side_in_about_the_share_asked_for(share):
     assert notes == []
 
 
+def test_another_seed_divides_the_groups_otherwise():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(44), 60)
+    y = (rng.random(len(groups)) < np.linspace(0.1, 0.6, 44)[groups]).astype(int)
+    tests, shares = set(), []
+    for seed in range(20):
+        _, _, test = make_split(y, groups=groups, test_size=0.25, seed=seed)
+        tests.add(tuple(np.unique(groups[test])))
+        shares.append([len(test) / len(y), y[test].mean()])
+    assert len(tests) == 20
+    assert np.abs(np.array(shares) - [0.25, y.mean()]).max() < 0.06
+    dealt = [make_folds(y, folds=5, groups=groups, seed=s)[0] for s in (0, 0, 1)]
+    for again, other, first in zip(dealt[1], dealt[2], dealt[0], strict=True):
+        np.testing.assert_array_equal(first[1], again[1])
+        assert not np.array_equal(first[1], other[1])
+
+
 def test_rows_without_a_group_stand_alone():
     y = np.array([0, 1] * 20)
     groups = [None if i < 30 else "one" for i in range(40)]

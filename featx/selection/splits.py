@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from featx.errors import FitError, nearest
 from featx.selection.checks import Warn, check_groups, check_smallest, warn
@@ -237,17 +236,36 @@ def _grouped_folds(by: NDArray[Any], codes: Rows, folds: int, seed: int) -> Fold
     largest = int(np.bincount(strata).max())
     if largest < folds:
         raise FitError(f"no class has the {folds} rows that {folds} folds need; use fewer folds")
-    kfold = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A class rarer than the folds is ours to report, by name.
-        warnings.simplefilter("ignore", UserWarning)
-        made = list(kfold.split(np.zeros(len(by)), strata, codes))
+    fold_of = _deal(strata, codes, folds, seed)[np.unique(codes, return_inverse=True)[1]]
+    made = [(np.flatnonzero(fold_of != k), np.flatnonzero(fold_of == k)) for k in range(folds)]
     if any(not len(part) for fold in made for part in fold):
         raise FitError(
             f"{folds} folds cannot be made of {len(np.unique(codes))} groups of such sizes; use "
             "fewer folds"
         )
     return made
+
+
+def _deal(strata: Rows, codes: Rows, folds: int, seed: int) -> Rows:
+    """Deal groups to folds at random, each to the fold that has least of its classes.
+
+    scikit-learn's StratifiedGroupKFold deals the groups in an order of its own, which its shuffle
+    changes in ties only: two seeds mostly give one split, and repeats would repeat nothing.
+    """
+    groups, members = np.unique(codes, return_inverse=True)
+    counts = np.zeros((len(groups), int(strata.max()) + 1))
+    np.add.at(counts, (members, strata), 1)
+    share = counts / counts.sum(axis=0)
+    rng = np.random.default_rng(seed)
+    size = counts.sum(axis=1)
+    # The largest first, roughly, so that what comes last can still even the folds out.
+    order = np.argsort(-size * rng.uniform(0.5, 1, len(groups)), kind="stable")
+    held, fold_of = np.zeros((folds, counts.shape[1])), np.zeros(len(groups), dtype=np.intp)
+    for group in order:
+        fold_of[group] = np.argmin(held @ share[group] + 1e-9 * held.sum(axis=1))
+        held[fold_of[group]] += share[group]
+    renamed: Rows = rng.permutation(folds)[fold_of]
+    return renamed
 
 
 def make_folds(
