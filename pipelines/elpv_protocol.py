@@ -102,13 +102,14 @@ def main() -> None:
     """Embed what is missing, run all repeats, print the table, keep the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--splits", nargs="+", default=["random", "blocks"])
     parser.add_argument("--out", type=Path, default=Path("data/elpv/protocol.json"))
     asked = parser.parse_args()
     start = time.perf_counter()
     taps = {name: _views(one) for name, one in PASSES.items()}
     embedded = time.perf_counter() - start
     rounds = []
-    for found in run(taps, _cells(), asked.repeats):
+    for found in run(taps, _cells(), asked.repeats, asked.splits):
         rounds.append(found)
         print(json.dumps(found), file=sys.stderr, flush=True)
     table = summary(rounds)
@@ -155,10 +156,15 @@ def _cells() -> Cells:
         return Cells(found["probability"], found["type"].astype(str), found["block"])
 
 
-def run(taps: dict[str, list[Array]], cells: Cells, repeats: int) -> Iterator[dict[str, Any]]:
+def run(
+    taps: dict[str, list[Array]],
+    cells: Cells,
+    repeats: int,
+    splits: Sequence[str] = ("random", "blocks"),
+) -> Iterator[dict[str, Any]]:
     """Yield what was measured on each split: recipe, setting, and figures of its test rows."""
     conventions = {"p > 1/2": cells.probability > 0.5, "p > 0": cells.probability > 0}
-    for split in ("random", "blocks"):
+    for split in splits:
         groups = cells.block if split == "blocks" else None
         for repeat in range(repeats):
             y = conventions["p > 1/2"]
