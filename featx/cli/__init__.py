@@ -1,0 +1,21 @@
+"""The shell: each command parses its arguments, calls one library function, prints the result."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+from featx.cli import caches, heads, models, networks
+from featx.cli.app import app
+
+__all__ = ["app", "caches", "heads", "main", "models", "networks"]
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(format="featx: %(message)s", stream=sys.stderr)
+    logging.getLogger("featx").setLevel(logging.INFO)
+    # A cluster's stop is like Ctrl-C: what is done is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="featx")

@@ -1,0 +1,100 @@
+"""Commands about caches: extract, info, verify."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featx.cli.app import (
+    ERROR,
+    SOME_FAILED,
+    CacheFile,
+    Json,
+    Source,
+    command,
+    numbers,
+    say_failures,
+    show,
+    whole,
+)
+
+
+@command
+def extract(
+    source: Source,
+    cache: CacheFile,
+    backbone: Annotated[str, typer.Option(help="Name; see `featx backbones`.")] = (
+        "efficientnet_lite0"
+    ),
+    weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Layer to read; repeatable, globs allowed.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="avg, max, avgmax, gem, flatten, cls.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; default: one for each GPU, else one.")
+    ] = None,
+    decode: Annotated[
+        str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
+    ] = None,
+    views: Annotated[str | None, typer.Option(help="hflip, flips, dihedral, five-crop...")] = None,
+    view_merge: Annotated[str, typer.Option(help="mean, concat, apart.")] = "mean",
+    input_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the side kept.")] = None,
+    resize: Annotated[str | None, typer.Option(help="crop, squash, pad.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic...")] = None,
+    mean: Annotated[str | None, typer.Option(help="Three numbers: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Three numbers.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16, as stored.")] = "float32",
+    on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
+    max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, do not do it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed what is new in SOURCE, reuse the rest, and publish CACHE."""
+    options = {k: v for k, v in locals().items() if k not in ("source", "cache", "as_json")}
+    options["layers"] = tuple(options.pop("layer") or ())
+    options |= {"mean": numbers("mean", mean), "std": numbers("std", std)}
+    if batch_size != "auto":
+        options["batch_size"] = whole("batch-size", batch_size)
+    from featx.extraction import extract as run
+    from featx.printing import extract_text
+
+    result = run(source, cache, **options)
+    say_failures(result.failures)
+    found = result.to_dict()
+    failures = found.pop("failures")
+    show(found, as_json, extract_text(found))
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+@command
+def info(cache: CacheFile, as_json: Json = False) -> None:
+    """Show what is inside CACHE: spec, provenance, counts, classes, sizes."""
+    from featx.cache import open_cache
+    from featx.printing import tree
+
+    with open_cache(cache) as found:
+        summary = found.info()
+    show(summary, as_json, tree(summary))
+
+
+@command
+def verify(cache: CacheFile, as_json: Json = False) -> None:
+    """Re-read every byte of CACHE and check every row; exit status 1 with problems."""
+    from featx.cache.verify import verify_file
+
+    found = verify_file(cache)
+    text = "\n".join([f"{cache}: {found.rows} rows, {'ok' if found.ok else 'damaged'}"])
+    text += "".join(f"\n  {problem}" for problem in found.problems)
+    show({"ok": found.ok, "rows": found.rows, "problems": list(found.problems)}, as_json, text)
+    if not found.ok:
+        raise typer.Exit(ERROR)

@@ -1,0 +1,116 @@
+"""Commands about heads: fit, evaluate, compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featx.cli.app import CacheFile, Json, ModelFile, command, show
+
+
+@command
+def fit(
+    cache: CacheFile,
+    head: Annotated[
+        str | None, typer.Option(help="Name, or module:attribute of your own; default: svm.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
+    tap: Annotated[str | None, typer.Option(help="Whose features; default: the first.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    folds: Annotated[int, typer.Option(help="Folds of the search.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Splits that are measured.")] = 1,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Measure every row; fit on all of them.")
+    ] = False,
+    weights_column: Annotated[str | None, typer.Option(help="Column of row weights.")] = None,
+    one_standard_error: Annotated[
+        bool, typer.Option("--one-standard-error", help="Simplest head close to the best.")
+    ] = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a head: kornblith, clip, dinov2-logreg, dinov2-knn, vissl-svm, "
+            "razavian."
+        ),
+    ] = None,
+    precision_at: Annotated[
+        float | None, typer.Option(help="Answer a class only where it has this precision.")
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="FALSE_POSITIVE:FALSE_NEGATIVE, as 1:5, for two classes.")
+    ] = None,
+    abstain: Annotated[
+        float | None, typer.Option(help="Share of errors allowed among what is answered.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
+    options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
+    from featx.fitting import fit as run
+    from featx.printing import figures_text
+
+    found = run(cache, head, out, **options).to_dict()
+    show(found, as_json, figures_text(found))
+
+
+@command
+def evaluate(
+    model: ModelFile,
+    cache: CacheFile,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups the intervals keep whole.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure MODEL on the rows of CACHE that it never saw."""
+    from featx.evaluating import evaluate as run
+    from featx.printing import figures_text
+
+    found = run(model, cache, groups=groups, seed=seed).to_dict()
+    show(found, as_json, figures_text(found))
+
+
+@command
+def report(
+    model: ModelFile,
+    out: Annotated[Path | None, typer.Option(help="The .html file; default: beside MODEL.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of MODEL as one self-contained HTML page."""
+    from featx.publishing import report as run
+
+    place = run(model, out)
+    show({"report": str(place)}, as_json, str(place))
+
+
+@command
+def compare(
+    caches: Annotated[list[Path], typer.Argument(help="HDF5 files of the same images.")],
+    heads: Annotated[str, typer.Option(help="Names, separated by commas.")] = "svm,logreg",
+    out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of score against cost.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
+    from featx.comparing import compare as run
+    from featx.printing import leaderboard_text
+
+    names = [name.strip() for name in heads.split(",") if name.strip()]
+    files = {"out": out, "plot": plot}
+    found = run(caches, names, **files, label=label, groups=groups, folds=folds, seed=seed)
+    show(found.to_dict(), as_json, leaderboard_text(found.to_dict()))
