@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featx.cache.known import trusted_stamp
 from featx.cache.shards import Row
 from featx.errors import ExtractError, ImageError
-from featx.images import DecodeMode, decode, draw_pixels
+from featx.images import DecodeMode, decode, draw, draw_pixels
 from featx.manifest import Manifest
 from featx.preprocess import Preprocess
 from featx.runtime import Runner, enter_worker_thread
@@ -91,11 +91,12 @@ class _Batch:
 class ThreadLoop:
     """Run one job over pending items; `run` returns when every one is accounted for."""
 
-    def __init__(self, job: Job, pending: Iterable[int], outcome: Outcome) -> None:
+    def __init__(self, job: Job, pending: Sequence[int], outcome: Outcome) -> None:
         self.job = job
         self.outcome = outcome
         self.error: BaseException | None = None
         self.prepare_seconds = 0.0
+        self._items = pending
         self._pending: Iterator[int] = iter(pending)
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -249,10 +250,7 @@ class ThreadLoop:
         pixels = batch.pixels[: len(batch.rows) * self._n_views]
         with self._prepare:
             if not self._prepared:
-                waiting = len(self.job.manifest) - self.outcome.done
-                start = time.perf_counter()
-                self.job.runner.prepare(pixels, waiting * self._n_views)
-                self.prepare_seconds = time.perf_counter() - start
+                self._prepare_runner(batch, pixels)
                 self._prepared = True
         start = time.perf_counter()
         vectors = self.job.merge(self.job.runner(pixels), self._n_views)
@@ -266,6 +264,33 @@ class ThreadLoop:
         self._spend("write", time.perf_counter() - ran)
         with self._lock:
             self.outcome.embedded += len(rows)
+
+    def _prepare_runner(self, first: _Batch, pixels: NDArray[np.uint8]) -> None:
+        """Let the runner decide on the first batch and on pictures from all over the run."""
+        runner, start = self.job.runner, time.perf_counter()
+        waiting = len(self.job.manifest) - self.outcome.done
+        missing = runner.n_to_check(waiting * self._n_views) // self._n_views - len(first.rows)
+        seen = {row[0] for row in first.rows}
+        others = [item for item in self._spread(missing) if item not in seen]
+        drawn = [self._pixels_of(item) for item in others]
+        sample = np.concatenate([pixels, *[p for p in drawn if p is not None]])
+        runner.prepare(sample, waiting * self._n_views)
+        self.prepare_seconds = time.perf_counter() - start
+
+    def _spread(self, n: int) -> list[int]:
+        """Up to `n` of the run's items, evenly from its first to its last."""
+        places = np.linspace(0, len(self._items) - 1, max(0, min(n, len(self._items))))
+        return [self._items[k] for k in dict.fromkeys(places.astype(int).tolist())]
+
+    def _pixels_of(self, item: int) -> NDArray[np.uint8] | None:
+        """Draw an item beside the loop; what is wrong with it is found again in its turn."""
+        drawn = np.zeros(self.job.preprocess.out_shape(), np.uint8)
+        try:
+            data, _ = self.job.manifest.read(item)
+            draw(data, self.job.preprocess, drawn, self.job.decode)
+        except ImageError:
+            return None
+        return drawn
 
     def _finite_rows(self, batch: _Batch, vectors: list[NDArray[Any]]) -> list[Row]:
         finite = np.logical_and.reduce([np.isfinite(v).all(axis=1) for v in vectors])

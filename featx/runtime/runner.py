@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import threading
@@ -42,6 +43,8 @@ from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 log = logging.getLogger("featx")
 
 _REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
+# A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.
+_CHECKED_SHARE, _MOST_CHECKED = 32, 64
 
 
 def enter_worker_thread() -> None:
@@ -108,19 +111,29 @@ class Runner:
         if self.plan.kind == "cpu":
             torch.set_num_threads(self._threads_before)
 
-    def prepare(self, first: Pixels, n_waiting: int) -> None:
-        """Build the fast path and check it against float32 on the first batch.
+    def n_to_check(self, n_waiting: int) -> int:
+        """Pictures of a run, from all over it, that `prepare` wants to see.
+
+        Only a precision that may still be given up needs more than the first batch.
+        """
+        if self.precision == "fp32" or self.plan.precision_asked:
+            return min(self.batch_size, n_waiting)
+        wanted = max(self.batch_size, n_waiting // _CHECKED_SHARE)
+        return min(wanted, _MOST_CHECKED, n_waiting)
+
+    def prepare(self, sample: Pixels, n_waiting: int) -> None:
+        """Build the fast path and check it against float32 on a sample of the run.
 
         Parameters
         ----------
-        first
+        sample
             uint8, shape (n, height, width, 3), RGB: pictures of this run.
         n_waiting
             Pictures that the run has still to embed, on which ``compile="auto"`` decides.
         """
         with self._lock:
             if self._forward is None:
-                self._build(self._checked(first)[: self.batch_size], n_waiting)
+                self._build(self._checked(sample), n_waiting)
                 self._reader = None
 
     def __call__(self, images: Pixels) -> list[Floats]:
@@ -145,12 +158,12 @@ class Runner:
         """
         images = self._checked(images)
         if self._forward is None:
-            self.prepare(images, len(images))
+            self.prepare(images[: self.batch_size], len(images))
         return self._in_pieces(images)
 
-    def _build(self, first: Pixels, n_waiting: int) -> None:
+    def _build(self, sample: Pixels, n_waiting: int) -> None:
         exact = self._copy(self._require_reader(), "fp32")
-        reference = Check(first, self._reference(exact, first))
+        reference = Check(sample, self._reference(exact, sample))
         if self._use_package(reference):
             return
         module, check = self._choose_precision(exact, reference)
@@ -158,24 +171,34 @@ class Runner:
         if changed and self._use_package(check):
             return
         self._drop_package()
-        if self._is_worth_compiling(first, n_waiting, count_layers(exact)):
+        if self._is_worth_compiling(sample[: self.batch_size], n_waiting, count_layers(exact)):
             self._compile(self._to_compile(module, exact), check)
 
     def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
         return converted(reader, self.plan.device, DTYPES[precision], self.plan.channels_last)
 
-    def _reference(self, exact: nn.Module, first: Pixels) -> list[Floats]:
+    def _reference(self, exact: nn.Module, sample: Pixels) -> list[Floats]:
         forward = EagerForward(exact, self.plan.device)
         size = _REFERENCE_BATCH
         while True:
             try:
-                with true_fp32():
+                with true_fp32(), self._all_threads():
                     return joined(
-                        [forward(first[i : i + size]) for i in range(0, len(first), size)]
+                        [forward(sample[i : i + size]) for i in range(0, len(sample), size)]
                     )
             except torch.OutOfMemoryError as error:
                 reason = _line(error)
             size = halved(size, self.plan, reason)
+
+    @contextlib.contextmanager
+    def _all_threads(self) -> Iterator[None]:
+        """Let this thread use the cores of those that wait for it."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.plan.threads if self.plan.kind == "cpu" else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _choose_precision(self, exact: nn.Module, check: Check) -> tuple[nn.Module, Check]:
         """Take the plan's precision if it agrees with float32 or was asked for, else float32.
@@ -258,7 +281,7 @@ class Runner:
         start = time.perf_counter()
         try:
             forward = NativeForward(library, self._batch_shape, self.plan.streams)
-            if not check.passes(forward, f"compiled {self.precision}"):
+            if not check.passes(self._pieces_of(forward), f"compiled {self.precision}"):
                 return False
         except (OSError, RuntimeError) as error:
             log.warning("the compiled network cannot be used (%s); going on without", _line(error))
@@ -313,6 +336,13 @@ class Runner:
         finally:
             if not self.compiled:
                 self._forward = uncompiled
+
+    def _pieces_of(self, forward: Forward) -> Forward:
+        """`forward` on any number of pictures, by batches of a fixed size."""
+        size = self.batch_size
+        return lambda images: joined(
+            [forward(images[i : i + size]) for i in range(0, len(images), size)]
+        )
 
     def _in_pieces(self, images: Pixels) -> list[Floats]:
         """Run batches of at most `batch_size`, which shrinks where the card is too small."""
