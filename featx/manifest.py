@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError, nearest
 from featx.folders import scan_folder
+from featx.labels import Names, split_labels
 
 Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+
+Labels: TypeAlias = "list[str | None] | list[Names | None] | NDArray[np.float64]"
 
 _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
 _TABLES = (".csv", ".tsv", ".parquet", ".pq")
@@ -44,7 +47,8 @@ class Manifest:
     read
         Gives the bytes of item `i` and its `Stamp`; raises `ImageError` with the reason.
     labels
-        Class names (None where missing) or, for regression, float64 (NaN where missing).
+        Class names (None where missing) or, for regression, float64 (NaN where missing); where rows
+        have several, a tuple of names each.
     split
         ``train``, ``validation`` or ``test`` for each item, where the source says so.
     columns
@@ -61,7 +65,7 @@ class Manifest:
     ids: list[str]
     paths: list[str]
     read: Callable[[int], tuple[bytes, Stamp]]
-    labels: list[str | None] | NDArray[np.float64] | None = None
+    labels: Labels | None = None
     split: list[str] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     stamps: NDArray[np.int64] | None = None
@@ -224,15 +228,16 @@ def _text_column(path: Path, table: pd.DataFrame, name: str) -> list[str]:
     return [printable(str(value)) for value in table[name]]
 
 
-def _labels(column: pd.Series) -> list[str | None] | NDArray[np.float64]:
-    """Class names, or floats where a number is not whole."""
+def _labels(column: pd.Series) -> Labels:
+    """Class names, several where written as ``a|b``, or floats where a number is not whole."""
     if pd.api.types.is_float_dtype(column):
         values = column.to_numpy(np.float64)
         known = values[~np.isnan(values)]
         if known.size and not np.all(known == np.rint(known)):
             return np.asarray(values)
         return [None if np.isnan(v) else str(int(v)) for v in values]
-    return [None if pd.isna(value) or value == "" else printable(str(value)) for value in column]
+    names = [None if pd.isna(value) or value == "" else printable(str(value)) for value in column]
+    return split_labels(names) or names
 
 
 def _split(path: Path, column: pd.Series) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from featx.cache.assemble import Description
 from featx.cache.format import CONTENT_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
-from featx.manifest import Manifest
+from featx.labels import Names, indicator
+from featx.manifest import Labels, Manifest
 
 
 @dataclass
@@ -101,15 +102,21 @@ def describe_rows(
     )
 
 
-def _encode(
-    labels: list[str | None] | NDArray[np.float64] | None,
-) -> tuple[NDArray[Any] | None, list[str] | None]:
-    """Class names become codes into their sorted list, -1 where missing; numbers stay."""
+def _encode(labels: Labels | None) -> tuple[NDArray[Any] | None, list[str] | None]:
+    """Class names become codes into their sorted list, -1 where missing; numbers stay.
+
+    Where rows have several labels, each class becomes a column.
+    """
     if labels is None or isinstance(labels, np.ndarray):
         return labels, None
-    classes = sorted({label for label in labels if label is not None}, key=_natural)
+    if any(isinstance(label, tuple) for label in labels):
+        several = cast("list[Names | None]", labels)
+        classes = sorted({name for names in several for name in names or ()}, key=_natural)
+        return indicator(several, classes), classes
+    single = cast("list[str | None]", labels)
+    classes = sorted({label for label in single if label is not None}, key=_natural)
     code = {name: k for k, name in enumerate(classes)}
-    return np.array([-1 if la is None else code[la] for la in labels], np.int32), classes
+    return np.array([-1 if la is None else code[la] for la in single], np.int32), classes
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

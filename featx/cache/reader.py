@@ -19,6 +19,7 @@ from featx.cache.durable import size_text
 from featx.cache.format import read_text, tap_names, vector_datasets
 from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, nearest
+from featx.labels import joined_labels
 
 if TYPE_CHECKING:
     import os
@@ -185,7 +186,10 @@ class Cache:
 
     @cached_property
     def y(self) -> NDArray[Any] | None:
-        """Labels: codes into `classes` (int32, -1 where missing), or float64, or None."""
+        """Labels: codes into `classes` (int32, -1 where missing), or float64, or None.
+
+        Where rows have several: int8, one column a class, 0 and 1, and -1 in rows without labels.
+        """
         return self._file["labels"][...] if "labels" in self._file else None
 
     @cached_property
@@ -220,6 +224,8 @@ class Cache:
         """Labels by name, or as numbers for regression, or None."""
         if self.y is None or self.classes is None:
             return self.y
+        if self.y.ndim == 2:
+            return joined_labels(self.y, self.classes)
         return [self.classes[code] if code >= 0 else None for code in self.y]
 
     def to_frame(self, *, features: bool = False) -> pd.DataFrame:
@@ -252,7 +258,9 @@ class Cache:
         """Summary that `featx info` prints, JSON-ready."""
         counts = {}
         if self.classes is not None and self.y is not None:
-            counts = {name: int((self.y == code).sum()) for code, name in enumerate(self.classes)}
+            several = self.y.ndim == 2
+            has = (self.y[:, k] == 1 if several else self.y == k for k in range(len(self.classes)))
+            counts = {name: int(rows.sum()) for name, rows in zip(self.classes, has, strict=True)}
         return {
             "cache": str(self.path),
             "fingerprint": self.fingerprint,
