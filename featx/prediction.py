@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
@@ -176,29 +177,40 @@ def columns_of(model: Model) -> dict[str, type]:
     return {"id": str, "path": str, "label": label, **scores, **abstained, "error": str}
 
 
+def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
+    """Label features: all columns of `columns_of` but id, path and error, as plain values.
+
+    Parameters
+    ----------
+    X
+        Shape (n, n_features), of the model's tap.
+    """
+    thresholds, found = model.thresholds, model.score(X)
+    decided, abstained = decide(thresholds, model.classes, found)
+    scored = [name for name in columns_of(model) if name.startswith("p_")]
+    # Plain Python values: the writers know no numpy.
+    rows: list[Row] = [{"label": label} for label in decided.tolist()]
+    if found.probabilities is not None:
+        table = np.round(found.probabilities, 6).tolist()
+        for row, line in zip(rows, table, strict=True):
+            row.update(zip(scored, line, strict=True))
+    if thresholds:
+        for row, left in zip(rows, abstained.tolist(), strict=True):
+            row["abstained"] = left
+    return rows
+
+
 def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row]]:
-    columns, thresholds = columns_of(model), model.thresholds
-    blank: Row = dict.fromkeys(columns)
-    scored = [name for name in columns if name.startswith("p_")]
+    blank: Row = dict.fromkeys(columns_of(model))
     start = 0
     for X in cache.tap(model.tap).batches(_BATCH):
-        found = model.score(X)
-        # Plain Python values: the writers know no numpy.
-        decided, abstained = decide(thresholds, model.classes, found)
-        labels = decided.tolist()
-        table = [] if found.probabilities is None else np.round(found.probabilities, 6).tolist()
-        rows = []
-        for k, label in enumerate(labels):
-            row = {**blank, "id": cache.ids[start + k], "path": cache.paths[start + k]}
-            row["label"] = label
-            if table:
-                row |= dict(zip(scored, table[k], strict=True))
-            if thresholds:
-                row["abstained"] = bool(abstained[k])
-            rows.append(row)
-        counts.update(map(str, labels) if model.classes else ())
-        start += len(labels)
-        yield rows
+        labelled = label_rows(model, X)
+        counts.update(str(row["label"]) for row in labelled if model.classes)
+        yield [
+            {**blank, "id": cache.ids[k], "path": cache.paths[k], **row}
+            for k, row in enumerate(labelled, start)
+        ]
+        start += len(labelled)
     failed = list(cache.failed.items())
     for at in range(0, len(failed), _BATCH):
         yield [{**blank, "id": name, "error": why} for name, why in failed[at : at + _BATCH]]

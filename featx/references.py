@@ -47,20 +47,51 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     DriftError
         If a vector's cosine with the one in the model is below 0.999.
     """
+    chosen = same_options(model, options)
+    key = "{device} {precision} {weights}".format(**chosen)
+    if key not in model.checked:
+        plain = {**chosen, "compile": "off", "progress": False, "force": False}
+        require_same_vectors(model, *_embed(model, plain))
+        model.checked.add(key)
+    return chosen
+
+
+def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Give all that `featx.extract` needs for the features of the training; nothing is checked.
+
+    Raises
+    ------
+    ModelError
+        If the backbone is code of a file and the user did not name it.
+    """
     from featx.options import DECIDE_VALUES
 
     kept = {k: v for k, v in model.meta["options"].items() if k in DECIDE_VALUES}
     chosen = {**kept, **_same(model, options), **options}
     _require_no_code(model, chosen, options)
-    key = "{device} {precision} {weights}".format(**chosen)
-    if key in model.checked:
-        return chosen
-    spec, vectors = _embed(model, {**chosen, "compile": "off", "progress": False, "force": False})
+    return chosen
+
+
+def require_same_vectors(
+    model: Model, spec: ExtractSpec, vectors: NDArray[np.float32] | None
+) -> None:
+    """Refuse features that are not those of the training.
+
+    Parameters
+    ----------
+    spec
+        By which this machine computes.
+    vectors
+        What it makes of `reference_images`, shape (n, n_features); None where there are none.
+
+    Raises
+    ------
+    ModelError, DriftError
+        As `require_same_features` says.
+    """
     _require_spec(model, spec)
     if vectors is not None:
         _require_vectors(model, vectors, spec)
-    model.checked.add(key)
-    return chosen
 
 
 def _require_no_code(model: Model, chosen: dict[str, Any], options: dict[str, Any]) -> None:
@@ -89,10 +120,10 @@ def _same(model: Model, options: dict[str, Any]) -> dict[str, Any]:
 def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[np.float32] | None]:
     from featx.extraction import extract
 
-    images = [model.members[name] for name in REFERENCES if name in model.members]
+    images = reference_images(model)
     with tempfile.TemporaryDirectory(prefix="featx-") as folder:
         files = []
-        for k, data in enumerate(images or [_plain_image(model)]):
+        for k, data in enumerate(images or [plain_image(model)]):
             files.append(Path(folder) / f"{k}.png")
             files[-1].write_bytes(data)
         place = Path(folder) / "references.h5"
@@ -105,8 +136,13 @@ def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[
             return found.spec, np.asarray(found.tap(tap), dtype=np.float32)
 
 
-def _plain_image(model: Model) -> bytes:
-    """Any picture: without references the spec alone is compared."""
+def reference_images(model: Model) -> list[bytes]:
+    """Give the reference images as PNG files, in the order of their vectors."""
+    return [model.members[name] for name in REFERENCES if name in model.members]
+
+
+def plain_image(model: Model) -> bytes:
+    """Make any picture, as PNG: without references the spec alone is compared."""
     from PIL import Image
 
     file = io.BytesIO()
