@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+import resource
 import threading
 
 import numpy as np
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from featx.errors import DeviceError
 from featx.runtime import Runner, RuntimePlan, cpu_cores, enter_worker_thread, plan_runtime
+from featx.runtime.allocator import kept_memory
 from featx.runtime.machine import _cgroup_quota, native_bf16
 from featx.runtime.plan import available_devices
 
@@ -272,3 +275,17 @@ def test_one_picture_that_does_not_fit_is_an_error() -> None:
         pytest.raises(DeviceError, match="not even one picture fits"),
     ):
         runner(pictures(2))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_large_blocks_are_reused_while_somebody_keeps_memory() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            torch.ones(16 << 20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with kept_memory(), kept_memory():
+        torch.ones(16 << 20)
+        reused = faults()
+    assert faults() > 1000 > reused

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from featx.errors import DeviceError
+from featx.runtime.allocator import kept_memory
 from featx.runtime.batches import bounded_batch, halved, joined
 from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
 from featx.runtime.compiling import (
@@ -98,6 +99,7 @@ class Runner:
         self._on_smaller: nn.Module | None = None  # what runs when the card turns out too small
         self._lock = threading.RLock()
         self._threads_before = torch.get_num_threads()
+        self._memory = contextlib.ExitStack()
 
     def __enter__(self) -> Runner:
         return self
@@ -108,6 +110,7 @@ class Runner:
     def close(self) -> None:
         """Free the network and give the process its number of threads back."""
         self._reader = self._forward = self._on_smaller = None
+        self._memory.close()
         if self.plan.kind == "cpu":
             torch.set_num_threads(self._threads_before)
 
@@ -133,6 +136,8 @@ class Runner:
         """
         with self._lock:
             if self._forward is None:
+                if self.plan.kind == "cpu":
+                    self._memory.enter_context(kept_memory())
                 self._build(self._checked(sample), n_waiting)
                 self._reader = None
 
