@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,16 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
     found = {}
     for k, side in sides.items():
         at = measured.test[k]
-        data = _picture(cache, int(samples.rows[at]), read, side)
+        data = small_picture(cache, int(samples.rows[at]), read, side)
         if data is not None:
             found[str(samples.ids[at])] = base64.b64encode(data).decode()
     return found
 
 
-def _picture(cache: Cache, row: int, read: Any, side: int) -> bytes | None:
+def small_picture(
+    cache: Cache, row: int, read: Callable[[int], bytes], side: int
+) -> bytes | None:
+    """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
     from featx.images import decode
 
     try:

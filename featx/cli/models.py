@@ -1,13 +1,16 @@
-"""Commands that use a fitted model: predict."""
+"""Commands that use a fitted model: predict, serve."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featx.cli.app import SOME_FAILED, Json, ModelFile, Source, command, say_failures, show, whole
+
+if TYPE_CHECKING:
+    from featx.serve.app import Service
 
 
 @command
@@ -48,3 +51,60 @@ def predict(
     show(found, as_json, f"{text}\n  {labels}" if labels else text)
     if failures:
         raise typer.Exit(SOME_FAILED)
+
+
+@command
+def serve(
+    model: ModelFile,
+    host: Annotated[str, typer.Option(help="0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="FEATX_TOKEN", help="What every request must carry.")
+    ] = "",
+    cache: Annotated[
+        Path | None, typer.Option(help="Of the training images; default: the model's own.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Name again a network that is code of your own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    compile: Annotated[
+        str, typer.Option(help="on compiles at the start; auto takes what was compiled before.")
+    ] = "auto",
+    max_file_mb: Annotated[float, typer.Option(help="Size of one picture.")] = 32,
+    max_request_mb: Annotated[float, typer.Option(help="Size of one request.")] = 128,
+    max_held_mb: Annotated[float, typer.Option(help="Size of all requests at a time.")] = 512,
+    max_megapixels: Annotated[float, typer.Option(help="Pixels of one picture.")] = 64,
+    max_files: Annotated[int, typer.Option(help="Pictures in one request.")] = 64,
+    max_waiting: Annotated[int, typer.Option(help="Pictures that may wait.")] = 1024,
+    max_seconds: Annotated[float, typer.Option(help="For a request to come, and be done.")] = 30,
+) -> None:
+    """Serve MODEL as a web page and an HTTP API."""
+    from featx.serve import serve as run
+    from featx.serve.limits import MB, Limits
+
+    limits = Limits(
+        file_bytes=int(max_file_mb * MB),
+        request_bytes=int(max_request_mb * MB),
+        held_bytes=int(max_held_mb * MB),
+        pixels=int(max_megapixels * MB),
+        files=max_files,
+        waiting=max_waiting,
+        seconds=max_seconds,
+    )
+    options: dict[str, Any] = {"device": device, "threads": threads, "compile": compile}
+    named = {"weights": weights, "backbone": backbone}
+    options |= {name: value for name, value in named.items() if value is not None}
+
+    def ready(address: str, service: Service) -> None:
+        about = service.facts
+        images = about.training.rows if about.training else f"none ({about.no_training})"
+        print(f"{about.name}: {len(about.classes) or 'no'} classes, {about.head} on")
+        print(f"  {about.backbone}, {about.device}, {about.precision}; training images: {images}")
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+
+    run(
+        model, host=host, port=port, token=token, cache=cache, limits=limits, ready=ready, **options
+    )

@@ -1,0 +1,83 @@
+"""The model as a web page and an HTTP API; needs the extra ``serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from featx.errors import FeatxError, MissingExtraError
+
+if TYPE_CHECKING:
+    import os
+
+    from featx.model import Model
+    from featx.serve.app import Service
+    from featx.serve.limits import Limits
+
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def serve(
+    model: Model | str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    cache: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    ready: Callable[[str, Service], None] = lambda address, service: None,
+    **options: Any,
+) -> None:
+    """Serve a model until the process is interrupted.
+
+    Parameters
+    ----------
+    model
+        From `featx.load_model`, or its file.
+    host, port
+        Where to listen; port 0 takes one that is free.
+    token
+        That every request to the API must carry; empty for none.
+    cache
+        Holds the features of the training images; by default the one that the model names.
+    limits
+        What is accepted.
+    ready
+        Called with the address and the service when requests are answered.
+    **options
+        Fields of `featx.options.ExtractOptions` that change no value: device, threads, compile;
+        and `weights` or `backbone`, when their file lies elsewhere now.
+
+    Raises
+    ------
+    MissingExtraError
+        If the packages of the extra are not installed.
+    FeatxError
+        If the port is taken.
+    ModelError, DriftError
+        If the features would be others than those of the training.
+
+    Examples
+    --------
+    >>> featx.serve.serve("cells.featx")  # doctest: +SKIP
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"serving needs {', '.join(missing)}: pip install 'featx[serve]'")
+    if not token.isprintable() or " " in token:
+        raise FeatxError("--token must be printable and without spaces")
+    from featx.serve.limits import Limits
+    from featx.serve.server import run
+
+    run(
+        model,
+        host=host,
+        port=port,
+        token=token,
+        cache=cache,
+        limits=limits or Limits(),
+        ready=ready,
+        options=options,
+    )

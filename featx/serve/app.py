@@ -1,0 +1,259 @@
+"""The pages and the API of a server, as an ASGI app."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from featx.errors import ImageError
+from featx.serve.batching import Batcher
+from featx.serve.guard import Guard
+from featx.serve.labelling import MOST_NEAREST, Answer
+from featx.serve.limits import Limits
+from featx.serve.metrics import CONTENT_TYPE, Metrics
+from featx.serve.refusals import Refusal
+from featx.serve.replies import Answered, Facts, Failed, Problem, Result, reply
+from featx.serve.training import TrainingRows
+from featx.serve.uploads import Held, Upload, read_uploads
+
+log = logging.getLogger("featx")
+
+_PAGE = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_STATUSES = {
+    400: "the body is damaged, or holds no picture",
+    401: "the token is missing or wrong",
+    408: "the body came too slowly",
+    413: "too large, or too many pictures",
+    415: "neither a multipart form nor JSON",
+    503: "too much waits; see Retry-After",
+}
+_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["images"],
+                "properties": {
+                    "images": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["data"],
+                            "properties": {
+                                "name": {"type": "string"},
+                                "data": {"type": "string", "format": "byte"},
+                            },
+                        },
+                    }
+                },
+            }
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the app answers with.
+
+    Parameters
+    ----------
+    facts
+        What is served.
+    batcher
+        Labels pictures.
+    training
+        For the nearest images; None where they are not to be had.
+    token
+        That requests must carry; empty for none.
+    local_only
+        See `featx.serve.guard.Guard`.
+    """
+
+    facts: Facts
+    batcher: Batcher
+    training: TrainingRows | None
+    limits: Limits
+    held: Held
+    metrics: Metrics
+    token: str = ""
+    local_only: bool = False
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Build the app."""
+    app = FastAPI(
+        title="featx",
+        description=f"Labels pictures with {service.facts.name}.",
+        version="1",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+    )
+    _add_errors(app)
+    _add_page(app)
+    _add_api(app, service, [Depends(_token_check(service.token))])
+
+    @app.get("/healthz", summary="Whether the server is up")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return Guard(app, service.metrics, service.local_only)
+
+
+def _add_page(app: FastAPI) -> None:
+    def add(path: str, name: str, kind: str) -> None:
+        data = (files("featx.serve") / name).read_bytes()
+        app.add_api_route(path, lambda: Response(data, media_type=kind), include_in_schema=False)
+
+    for path, (name, kind) in _PAGE.items():
+        add(path, name, kind)
+
+
+def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": text} for status, text in _STATUSES.items()
+    }
+    unread: dict[int | str, dict[str, Any]] = {
+        422: {"model": Failed, "description": "no picture could be read"}
+    }
+
+    @app.post(
+        "/v1/predict",
+        summary="Label pictures",
+        response_model=Answered,
+        responses={**problems, **unread},
+        openapi_extra={"requestBody": _BODY},
+        dependencies=token,
+    )
+    async def predict(
+        request: Request, nearest: Annotated[int, Query(ge=0, le=MOST_NEAREST)] = 5
+    ) -> Response:
+        with service.held.share() as share:
+            with service.batcher.coming():
+                uploads = await read_uploads(request, service.limits, share)
+                waiting = service.batcher.submit([upload.data for upload in uploads])
+            return _respond(await _results(service, uploads, waiting, nearest))
+
+    @app.get(
+        "/v1/model", summary="What is served", dependencies=token, responses={401: problems[401]}
+    )
+    async def model() -> Facts:
+        return service.facts
+
+    @app.get("/v1/training/{row}", summary="A training image, small", dependencies=token)
+    def training(row: int) -> Response:
+        found = service.training
+        data = None if found is None or not 0 <= row < len(found) else found.picture(row)
+        if data is None:
+            raise Refusal(404, "no such training image, or it cannot be read any more")
+        return Response(data, media_type="image/jpeg")
+
+    @app.get("/metrics", summary="For Prometheus", dependencies=token)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def _results(
+    service: Service, uploads: list[Upload], waiting: list[Future[Answer]], nearest: int
+) -> list[Result]:
+    """Wait for the answers, and count them; a picture that cannot be read is a result too."""
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            answers = await asyncio.gather(
+                *map(asyncio.wrap_future, waiting), return_exceptions=True
+            )
+    except TimeoutError:
+        line = f"no answer within {service.limits.seconds:g} s; try again"
+        raise Refusal(503, line, retry_after=5) from None
+    results = []
+    for upload, answer in zip(uploads, answers, strict=True):
+        if isinstance(answer, ImageError):
+            service.metrics.pictures.labels("unreadable").inc()
+            results.append(Result(name=upload.name, error=str(answer)))
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        outcome = "unfamiliar" if answer.unfamiliar else "labelled"
+        service.metrics.pictures.labels(outcome).inc()
+        if service.facts.classes:
+            service.metrics.labels.labels(answer.row["label"]).inc()
+        results.append(reply(upload.name, answer, service.training, nearest))
+    return results
+
+
+def _respond(results: list[Result]) -> Response:
+    if any(result.error is None for result in results):
+        return Response(Answered(results=results).model_dump_json(), media_type="application/json")
+    line = f"{results[0].name}: {results[0].error}"
+    failed = Failed(error=line, results=results)
+    return Response(failed.model_dump_json(), status_code=422, media_type="application/json")
+
+
+def _token_check(token: str) -> Callable[..., Awaitable[None]]:
+    """Make what refuses requests without the token; all of a wrong one is compared."""
+    known = hashlib.sha256(token.encode()).digest()
+    bearer = HTTPBearer(auto_error=False)
+
+    async def check(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> None:
+        asked = hashlib.sha256((given.credentials if given else "").encode()).digest()
+        if token and not secrets.compare_digest(asked, known):
+            raise Refusal(401, "wrong or missing token; send Authorization: Bearer TOKEN")
+
+    # Names of a closure are not found when its annotations are read as text.
+    check.__annotations__ = {
+        "given": Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    }
+    return check
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+        if error.retry_after is not None:
+            headers["retry-after"] = str(error.retry_after)
+        return JSONResponse({"error": error.line}, error.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def known(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the server failed; its log says why"}, 500)

@@ -1,0 +1,54 @@
+"""What Prometheus reads of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own.
+
+    Parameters
+    ----------
+    waiting, held
+        Give the pictures that wait, and the bytes of uploads in memory.
+    """
+
+    def __init__(self, waiting: Callable[[], float], held: Callable[[], float]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "featx_requests", "Requests by path and status.", ["path", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "featx_request_seconds",
+            "Seconds from the first byte of a request to its answer.",
+            ["path"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.pictures = Counter(
+            "featx_pictures", "Pictures by what became of them.", ["outcome"], registry=registry
+        )
+        self.labels = Counter(
+            "featx_labels", "Pictures by the label given.", ["label"], registry=registry
+        )
+        self.batches = Histogram(
+            "featx_batch_size",
+            "Pictures in one forward pass.",
+            registry=registry,
+            buckets=_SIZES,
+        )
+        Gauge("featx_waiting", "Pictures that wait.", registry=registry).set_function(waiting)
+        Gauge("featx_held_bytes", "Bytes of uploads in memory.", registry=registry).set_function(
+            held
+        )
+
+    def text(self) -> bytes:
+        """Write all of them in Prometheus' text format."""
+        return generate_latest(self._registry)

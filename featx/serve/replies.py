@@ -1,0 +1,187 @@
+"""The JSON that the server answers with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from featx.model import Model
+from featx.provenance import library_versions
+from featx.rowfile import Row
+from featx.serve.embedding import Embedder
+from featx.serve.labelling import Answer
+from featx.serve.limits import Limits
+from featx.serve.training import METRIC, QUANTILE, TrainingRows
+
+_SCORE = "p_"
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="One line.")
+
+
+class Neighbour(BaseModel):
+    """A training image."""
+
+    id: str
+    label: str | float
+    distance: float = Field(description="From 0 to 2; see `metric` of /v1/model.")
+    picture: str = Field(description="Where a small JPEG is; 404 if the file is gone.")
+
+
+class Result(BaseModel):
+    """What is said of one picture."""
+
+    name: str
+    label: str | float | None = None
+    probabilities: dict[str, float] | None = Field(
+        default=None, description="Of every class; null for heads without and for regression."
+    )
+    abstained: bool | None = Field(
+        default=None, description="Null where the model has no thresholds."
+    )
+    unfamiliar: bool | None = Field(
+        default=None,
+        description="Whether it resembles nothing seen in training; null without training.",
+    )
+    nearest: list[Neighbour] = []
+    error: str | None = Field(default=None, description="Why the picture has no label.")
+
+
+class Answered(BaseModel):
+    """The pictures of a request, in their order."""
+
+    results: list[Result]
+
+
+class Failed(Problem, Answered):
+    """No picture of a request could be read."""
+
+
+class Training(BaseModel):
+    """What the nearest images are taken from."""
+
+    rows: int
+    of: int = Field(description="Rows that the model was trained on and the cache holds.")
+    metric: str
+    limit: float = Field(description="Distance beyond which a picture is unfamiliar.")
+    quantile: float
+
+
+class Facts(BaseModel):
+    """What is served."""
+
+    name: str
+    task: str
+    classes: list[str]
+    head: str
+    backbone: str
+    tap: str
+    fingerprint: str
+    created: str
+    n_train: int
+    test: dict[str, Any] = Field(description="Metrics on test rows: value, low, high.")
+    thresholds: dict[str, Any]
+    decision: str = Field(description="What the thresholds do, in words; empty without.")
+    training: Training | None
+    no_training: str = Field(description="Why there are no nearest images; empty if there are.")
+    device: str
+    precision: str
+    compiled: bool
+    versions: dict[str, str]
+    limits: dict[str, float]
+
+
+def reply(name: str, answer: Answer, training: TrainingRows | None, k: int) -> Result:
+    """Write an answer, with its `k` nearest training images, as the API gives it."""
+    row = answer.row
+    scores = {c.removeprefix(_SCORE): p for c, p in row.items() if c.startswith(_SCORE)}
+    return Result(
+        name=name,
+        label=row["label"],
+        probabilities=scores or None,
+        abstained=row.get("abstained"),
+        unfamiliar=answer.unfamiliar,
+        nearest=[] if training is None else _neighbours(training, answer, k),
+    )
+
+
+def _neighbours(training: TrainingRows, answer: Answer, k: int) -> list[Neighbour]:
+    return [
+        Neighbour(
+            id=training.names[row],
+            label=training.labels[row],
+            distance=round(distance, 6),
+            picture=f"/v1/training/{row}",
+        )
+        for row, distance in answer.nearest[:k]
+    ]
+
+
+def facts(
+    model: Model, embedder: Embedder, training: TrainingRows | None, reason: str, limits: Limits
+) -> Facts:
+    """Say what is served."""
+    meta = model.meta
+    return Facts(
+        name="model" if model.path is None else model.path.name,
+        task=model.task,
+        classes=model.classes,
+        head=str(meta["head"]),
+        backbone=model.spec.architecture,
+        tap=model.tap,
+        fingerprint=model.fingerprint,
+        created=str(meta.get("created", "")),
+        n_train=int(meta["n_train"]),
+        test={k: v for k, v in model.figures.get("test", {}).items() if isinstance(v, dict)},
+        thresholds=model.thresholds,
+        decision=decision_text(model.thresholds),
+        training=None if training is None else _training(training),
+        no_training=reason,
+        device=embedder.plan.device,
+        precision=embedder.precision,
+        compiled=embedder.compiled,
+        versions=library_versions(),
+        limits=dict(vars(limits)),
+    )
+
+
+def _training(training: TrainingRows) -> Training:
+    return Training(
+        rows=len(training),
+        of=training.n_all,
+        metric=METRIC,
+        limit=round(training.limit, 6),
+        quantile=QUANTILE,
+    )
+
+
+def decision_text(thresholds: Row) -> str:
+    """Say in a sentence what a model's thresholds do.
+
+    Examples
+    --------
+    >>> decision_text({"by": "abstain", "confidence": 0.8, "errors": 0.05})
+    'Answers only when it is at least 80 % sure; the rest is left to you.'
+    """
+    by = thresholds.get("by")
+    if by == "abstain":
+        sure = f"{100 * thresholds['confidence']:.0f} %"
+        return f"Answers only when it is at least {sure} sure; the rest is left to you."
+    if by == "cost":
+        bar = thresholds["threshold"]
+        name = thresholds["positive"]
+        if bar is None:
+            return f"Never says {name}: a wrong one would cost too much."
+        return f"Says {name} from a probability of {100 * bar:.0f} %, by the costs of errors."
+    if by == "precision":
+        bars = {name: one and one["threshold"] for name, one in thresholds["classes"].items()}
+        said = [
+            f"{name} never" if bar is None else f"{name} from {100 * bar:.0f} %"
+            for name, bar in bars.items()
+        ]
+        return f"Answers only where it is usually right: {', '.join(said)}."
+    return ""

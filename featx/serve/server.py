@@ -1,0 +1,178 @@
+"""Start a server, and end it cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from featx.errors import FeatxError
+from featx.model import Model, load_model
+from featx.serve.app import Service, make_app
+from featx.serve.batching import Batcher
+from featx.serve.embedding import Embedder
+from featx.serve.labelling import Labeller
+from featx.serve.limits import Limits
+from featx.serve.metrics import Metrics
+from featx.serve.replies import facts
+from featx.serve.training import find_training
+from featx.serve.uploads import Held
+
+_HEADER_SECONDS = 10.0
+_END_SECONDS = 5
+_MOST_CONNECTIONS = 1000
+
+
+def run(
+    model: Model | str | os.PathLike[str],
+    *,
+    host: str,
+    port: int,
+    token: str,
+    cache: str | os.PathLike[str] | None,
+    limits: Limits,
+    ready: Callable[[str, Service], None],
+    options: dict[str, Any],
+) -> None:
+    """Serve until a signal comes; see `featx.serve.serve`."""
+    listener = _bind(host, port)
+    with listener:
+        chosen = model if isinstance(model, Model) else load_model(model)
+        service = open_service(
+            chosen,
+            cache=cache,
+            limits=limits,
+            token=token,
+            local_only=not token and _is_loopback(listener),
+            options=options,
+        )
+        try:
+            listener.listen(2048)
+            ready(_address(host, listener), service)
+            # The signal that ended it is raised again once everything is closed.
+            with suppress(KeyboardInterrupt):
+                make_server(make_app(service)).run(sockets=[listener])
+        finally:
+            service.batcher.close()
+
+
+def open_service(
+    model: Model,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    token: str = "",
+    local_only: bool = False,
+    options: dict[str, Any] | None = None,
+) -> Service:
+    """Load and check all that a server needs; its batcher must be closed at the end.
+
+    Raises
+    ------
+    ModelError, DriftError
+        If the features would be others than those of the training.
+    CacheError
+        If a cache is named and cannot be read.
+    """
+    chosen = limits or Limits()
+    embedder = Embedder(model, options or {})
+    training, reason = find_training(model, cache)
+    held = Held(chosen.held_bytes)
+    metrics = Metrics(lambda: len(batcher), lambda: held.total)
+    batcher = Batcher(
+        lambda data: embedder.draw(data, chosen.pixels),
+        Labeller(model, embedder, training),
+        batch_size=embedder.batch_size,
+        threads=embedder.plan.threads,
+        waiting=chosen.waiting,
+        seen=metrics.batches.observe,
+    )
+    about = facts(model, embedder, training, reason, chosen)
+    return Service(about, batcher, training, chosen, held, metrics, token, local_only)
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """Make a server that says nothing, and drops clients that never finish their headers."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        log_level="error",
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+class _Protocol(H11Protocol):
+    """Closes a connection on which no whole request head comes in time."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _wait(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(_HEADER_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded, so that one in use is said at once."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FeatxError(
+            f"cannot listen on {host} port {port}: {reason}; name another with --port, or --port 0 "
+            "for any that is free"
+        ) from None
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
