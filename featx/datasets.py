@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from featx.errors import SourceError
-from featx.manifest import Manifest, Stamp, read_file
+from featx.manifest import Manifest, Stamp
+from featx.sources.places import ReadFiles
+from featx.sources.text import shared
 
 _N_BLOCKS = 44  # of about 60 rows: the module ids of ELPV are not published, its row order is
 
@@ -40,14 +44,26 @@ def elpv() -> Manifest:
         name="elpv",
         ids=[Path(name).stem for name in table["path"]],
         paths=[f"elpv/{name}" for name in table["path"]],
-        read=lambda i: read_file(files[i]),
-        labels=["defective" if p else "functional" for p in positive],
+        read=ReadFiles(files),
+        labels=shared("defective" if p else "functional" for p in positive),
         columns={
             "probability": table["probability"].to_numpy(np.float64),
             "type": table["type"].to_numpy(object),
             "block": np.arange(len(table)) * _N_BLOCKS // len(table),
         },
     )
+
+
+@dataclass(frozen=True)
+class _ReadPixels:
+    """Give pixels, uint8 (n, height, width), as the PNG files that hold them."""
+
+    pictures: NDArray[np.uint8]
+
+    def __call__(self, item: int) -> tuple[bytes, Stamp]:
+        file = io.BytesIO()
+        Image.fromarray(self.pictures[item]).save(file, "PNG")
+        return file.getvalue(), Stamp()
 
 
 def digits() -> Manifest:
@@ -57,18 +73,13 @@ def digits() -> Manifest:
     found = load_digits()
     pictures = np.rint(found.images * (255 / 16)).astype(np.uint8)
 
-    def read(i: int) -> tuple[bytes, Stamp]:
-        file = io.BytesIO()
-        Image.fromarray(pictures[i]).save(file, "PNG")
-        return file.getvalue(), Stamp()
-
     names = [f"{i:04d}" for i in range(len(pictures))]
     return Manifest(
         name="digits",
         ids=names,
         paths=[f"digits/{name}" for name in names],
-        read=read,
-        labels=[str(t) for t in found.target],
+        read=_ReadPixels(pictures),
+        labels=shared(str(t) for t in found.target),
     )
 
 

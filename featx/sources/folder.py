@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,21 +12,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.images import image_extensions
+from featx.manifest import Manifest, Stamp, printable
+from featx.sources.places import ReadFiles
+from featx.sources.text import Prefixed, Text, shared
+
+_BLOCK = 65_536  # names that are Python objects at one time
 
 
 @dataclass
 class FoundFiles:
     """The images of a folder, sorted by id.
 
-    ``paths`` are relative to the folder, as the file system spells them; ``stamps`` is int64,
-    shape (n, 2): size in bytes and time of change in ns.
+    ``stamps`` is int64, shape (n, 2): size in bytes and time of change in ns. ``odd`` are the
+    paths that differ from the id, as the file system spells them.
     """
 
-    ids: list[str] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    stamps: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    ids: Text
+    stamps: NDArray[np.int64]
+    odd: dict[int, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
+
+
+class Gathered:
+    """Names and stamps on their way into columns: a block at a time is Python objects."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._stamps: list[tuple[int, int]] = []
+        self._packed: list[Text] = []
+        self._arrays: list[NDArray[np.int64]] = []
+
+    def add(self, name: str, stamp: Stamp) -> None:
+        """Take one more item."""
+        self._names.append(name)
+        self._stamps.append((stamp.size, stamp.mtime_ns))
+        if len(self._names) == _BLOCK:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._packed.append(Text.of(self._names))
+        self._arrays.append(np.array(self._stamps, np.int64).reshape(-1, 2))
+        self._names, self._stamps = [], []
+
+    def sorted(self) -> tuple[Text, NDArray[np.int64]]:
+        """Give all names in order, and their stamps."""
+        self._pack()
+        names = Text.joined(self._packed)
+        order = names.order()
+        return names.take(order), np.concatenate(self._arrays)[order]
+
+
+def folder_manifest(root: Path, found: FoundFiles) -> Manifest:
+    """Make items of the images of a folder; its first level of folders are the classes."""
+    folder = os.fspath(root)
+    # What pathlib would make of it: no second slash after the root.
+    inside = folder if folder.endswith(os.sep) else folder + os.sep
+    return Manifest(
+        name=folder,
+        ids=found.ids,
+        paths=Prefixed(printable(inside), found.ids),
+        read=ReadFiles(
+            Prefixed(inside, found.ids), {k: inside + path for k, path in found.odd.items()}
+        ),
+        labels=first_folders(found.ids),
+        stamps=found.stamps,
+        refused=found.refused,
+        ignored=found.ignored,
+    )
+
+
+def first_folders(names: Iterable[str]) -> list[str | None] | None:
+    """Label each name by its first folder, None where it has none; None if no name has."""
+    found = shared(name.split("/", 1)[0] if "/" in name else None for name in names)
+    return found if any(found) else None
 
 
 def scan_folder(root: Path) -> FoundFiles:
@@ -36,15 +96,19 @@ def scan_folder(root: Path) -> FoundFiles:
     """
     walk = _Walk(root)
     walk.enter("", hidden=False)
-    order = sorted(range(len(walk.paths)), key=lambda i: walk.ids[i])
-    stamps = np.array(walk.stamps, np.int64).reshape(-1, 2)
+    ids, stamps = walk.found.sorted()
     return FoundFiles(
-        ids=[walk.ids[i] for i in order],
-        paths=[walk.paths[i] for i in order],
-        stamps=stamps[order],
+        ids=ids,
+        stamps=stamps,
+        odd=_places(ids, walk.odd),
         refused=dict(sorted(walk.refused.items())),
         ignored=walk.ignored,
     )
+
+
+def _places(ids: Text, odd: dict[str, str]) -> dict[int, str]:
+    """Find the items whose path is not their id."""
+    return {k: odd[name] for k, name in enumerate(ids) if name in odd} if odd else {}
 
 
 class _Walk:
@@ -52,9 +116,8 @@ class _Walk:
         self.root = os.path.realpath(root)
         self.folder = os.fspath(root)
         self.extensions = image_extensions()
-        self.ids: list[str] = []
-        self.paths: list[str] = []
-        self.stamps: list[tuple[int, int]] = []
+        self.found = Gathered()
+        self.odd: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.ignored = 0
 
@@ -89,9 +152,10 @@ class _Walk:
             reason = "a loop of links" if error.errno == errno.ELOOP else "a link to nothing"
             self._refuse(path, reason if entry.is_symlink() else f"{error.strerror}")
             return
-        self.ids.append(_identifier(path))
-        self.paths.append(path)
-        self.stamps.append((status.st_size, status.st_mtime_ns))
+        name = _identifier(path)
+        self.found.add(name, Stamp(status.st_size, status.st_mtime_ns))
+        if name != path:
+            self.odd[name] = path
 
     def _may_follow(self, path: str, *, hidden: bool) -> bool:
         target = os.path.realpath(os.path.join(self.folder, path))  # noqa: PTH118

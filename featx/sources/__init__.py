@@ -1,0 +1,1 @@
+"""The kinds of source, one module each; `featx.manifest.load_manifest` chooses among them."""

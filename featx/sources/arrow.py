@@ -1,0 +1,147 @@
+"""Arrow tables whose rows hold images: which column, and what the others say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from featx.errors import ImageError, SourceError
+from featx.manifest import read_file
+from featx.sources.places import join
+from featx.sources.remote import fetch, is_url
+
+Classes = Mapping[str, Sequence[str]]
+"""Names of the classes of each column that holds their numbers."""
+
+
+def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Read what `datasets` writes of each column into a schema; empty if it wrote nothing."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(k): v for k, v in found.items() if isinstance(v, dict)}
+
+
+def classes_of(features: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Names of the classes of each ``ClassLabel``."""
+    return {
+        name: [str(v) for v in feature.get("names") or ()]
+        for name, feature in features.items()
+        if feature.get("_type") == "ClassLabel"
+    }
+
+
+def image_column(place: str, schema: pa.Schema) -> str:
+    """Find the column that holds images.
+
+    One that `datasets` calls an image, else a struct ``{bytes, path}``, else a binary column; of
+    several of a kind the one called ``image``.
+
+    Raises
+    ------
+    SourceError
+        If there is none, or one cannot be told from another.
+    """
+    features = features_of(schema)
+    kinds = (
+        [name for name, feature in features.items() if feature.get("_type") == "Image"],
+        [field.name for field in schema if _is_struct(field.type)],
+        [field.name for field in schema if is_binary(field.type)],
+    )
+    for names in kinds:
+        there = [name for name in names if name in schema.names]
+        if "image" in there or len(there) == 1:
+            return "image" if "image" in there else there[0]
+        if there:
+            raise SourceError(
+                f"{place}: columns {', '.join(there)} may all hold images; call the one to be "
+                "taken `image`"
+            )
+    has = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+    raise SourceError(
+        f"{place} has no column of images: neither bytes nor a struct of bytes and path (it has "
+        f"{has})"
+    )
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type are bytes."""
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    bytes_at = kind.get_field_index("bytes")
+    return bytes_at >= 0 and is_binary(kind.field(bytes_at).type)
+
+
+def image_bytes(value: Any, folder: str) -> bytes:
+    """Give the bytes of one field of the column of images.
+
+    Raises
+    ------
+    ImageError
+        If it holds none, or names a file that cannot be read.
+    """
+    if isinstance(value, dict):
+        path = value.get("path")
+        value = value.get("bytes")
+        if value is None and path:
+            place = join(folder, path)
+            return fetch(place) if is_url(place) else read_file(place)[0]
+    if value is None:
+        raise ImageError("the row holds no image (null)")
+    return bytes(value)
+
+
+def describing(schema: pa.Schema, image: str) -> list[str]:
+    """Columns that say something of the images: all but those of bytes."""
+    return [
+        field.name
+        for field in schema
+        if field.name != image and not is_binary(field.type) and not _is_struct(field.type)
+    ]
+
+
+def to_frame(table: pa.Table, classes: Classes) -> pd.DataFrame:
+    """Make a frame with class names for their numbers, and one column called ``label``.
+
+    The only ``ClassLabel`` is the label if no column is called so.
+    """
+    found = {
+        name: _column(table[name], classes.get(name)) for name in dict.fromkeys(table.column_names)
+    }
+    named = [name for name in classes if name in found]
+    if "label" not in found and len(named) == 1:
+        found["label"] = found.pop(named[0])
+    return pd.DataFrame(found, index=range(len(table)))
+
+
+def _column(values: pa.ChunkedArray, names: Sequence[str] | None) -> pd.Series:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+        kind = values.type
+    if names and pa.types.is_integer(kind):
+        codes = values.fill_null(-1).to_numpy()
+        known = (codes >= 0) & (codes < len(names))
+        lookup = np.array([*names, None], dtype=object)
+        return pd.Series(lookup[np.where(known, codes, len(names))], dtype=object)
+    if pa.types.is_nested(kind):
+        texts = [None if v is None else json.dumps(v, default=str) for v in values.to_pylist()]
+        return pd.Series(texts, dtype=object)
+    return values.to_pandas()

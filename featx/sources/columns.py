@@ -1,0 +1,117 @@
+"""Labels, split and other columns of a table, whatever it was read from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featx.errors import SourceError
+from featx.labels import split_labels
+from featx.manifest import Labels, printable
+from featx.sources.text import Text, shared
+
+RESERVED = ("path", "id", "label", "split")
+
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+
+
+def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Give every column of a table that has no meaning of its own.
+
+    Raises
+    ------
+    SourceError
+        If one cannot be stored under its name.
+    """
+    odd = [str(name) for name in table.columns if "/" in str(name) or not str(name).strip(". ")]
+    if odd:
+        raise SourceError(f"{place}: column {odd[0]!r} cannot be kept; rename it without a slash")
+    return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
+
+
+def table_labels(table: pd.DataFrame) -> Labels | None:
+    """Class names, several where written as ``a|b``, or floats where a number is not whole."""
+    if "label" not in table.columns:
+        return None
+    column = table["label"]
+    if pd.api.types.is_float_dtype(column):
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        known = values[~np.isnan(values)]
+        if known.size and not np.all(known == np.rint(known)):
+            return np.asarray(values)
+        return shared(None if np.isnan(v) else str(int(v)) for v in values)
+    names = shared(None if missing(v) or v == "" else printable(str(v)) for v in column)
+    return split_labels(names) or names
+
+
+def table_split(place: str, table: pd.DataFrame) -> list[str] | None:
+    """Membership of each row.
+
+    Raises
+    ------
+    SourceError
+        If a row names another split than train, validation and test.
+    """
+    if "split" not in table.columns:
+        return None
+    found = ["" if missing(v) else str(v).strip().lower() for v in table["split"]]
+    for row, value in enumerate(found):
+        if value and value not in _SPLITS:
+            raise SourceError(
+                f"{place}: split {value!r} in row {row + 1}; "
+                "write train, validation or test, or leave the field empty"
+            )
+    return [_SPLITS.get(value, "") for value in found]
+
+
+def table_text(place: str, table: pd.DataFrame, name: str) -> Text:
+    """Give a column in which no field may be empty.
+
+    Raises
+    ------
+    SourceError
+        If one is.
+    """
+    empty = np.flatnonzero(table[name].isna().to_numpy())
+    if empty.size:
+        raise SourceError(
+            f"{place}: column `{name}` is empty in row {empty[0] + 1} "
+            f"({empty.size} such rows); fill it or drop the row"
+        )
+    return Text.of(printable(str(value)) for value in table[name])
+
+
+def named_splits(names: Sequence[str], counts: Iterable[int]) -> list[str] | None:
+    """Membership by the names of files or folders, as in ``train-00000.tar``.
+
+    Returns
+    -------
+    split : one for each item
+        None unless the names tell of training rows and of others.
+    """
+    found = []
+    for name in names:
+        words = re.split(r"[/._-]", name.lower())
+        found.append(next((_SPLITS[word] for word in words if word in _SPLITS), ""))
+    if "train" not in found or not {"test", "validation"} & set(found):
+        return None
+    return [split for split, n in zip(found, counts, strict=True) for _ in range(n)]
+
+
+def plain(column: pd.Series) -> NDArray[Any]:
+    """Numbers as they are, all else as text."""
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+        values: NDArray[Any] = column.to_numpy()
+        return values if values.dtype != object else column.to_numpy(np.float64)
+    texts = shared("" if missing(v) else printable(str(v)) for v in column)
+    return np.array(texts, dtype=object)
+
+
+def missing(value: Any) -> bool:
+    """Whether a field is empty; a list or an object is not."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))

@@ -1,0 +1,182 @@
+"""Which kind of source a file, a folder, a URL or a pattern is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featx.errors import SourceError
+from featx.images import image_extensions
+from featx.manifest import Manifest, Stamp, printable
+from featx.sources.files import PARQUET, TABLES, from_list, from_table, read_table
+from featx.sources.folder import Gathered, first_folders, folder_manifest, scan_folder
+from featx.sources.parquet import from_parquet, holds_images
+from featx.sources.patterns import fixed_part, matching
+from featx.sources.places import ReadFiles, parent, stamp_of
+from featx.sources.remote import is_url, list_remote
+from featx.sources.saved import from_saved, is_saved
+from featx.sources.shards import Shard
+from featx.sources.tar import from_tars
+from featx.sources.text import Prefixed
+
+TARS = (".tar",)
+_COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def from_file(place: str, shown: str | None = None) -> Manifest:
+    """Take a table, a Parquet file or a tar.
+
+    Raises
+    ------
+    SourceError
+        If it is none of them.
+    """
+    name, lower = shown or place, place.lower()
+    if lower.endswith(TABLES):
+        return from_table(name, read_table(place))
+    if lower.endswith(PARQUET):
+        stamp = stamp_of(place)
+        if not holds_images(place, stamp):
+            return from_table(name, read_table(place))
+        return from_parquet(name, _base(place), [_shard(place, stamp)])
+    if lower.endswith((*TARS, *_COMPRESSED)):
+        return from_tars(name, _base(place), [_shard(place, Stamp())])
+    raise SourceError(
+        f"{name} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
+        "give the folder that holds the images"
+    )
+
+
+def from_folder(root: Path) -> Manifest:
+    """Take the images of a folder, or the tars or Parquet files in it, or a saved data set.
+
+    Raises
+    ------
+    SourceError
+        If it holds nothing of the kind.
+    """
+    if is_saved(root):
+        return from_saved(root)
+    found = scan_folder(root)
+    if len(found.ids):
+        return folder_manifest(root, found)
+    folder = os.fspath(root)
+    names = (printable(path.relative_to(root).as_posix()) for path in _visible(root))
+    shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in names]
+    if made := _containers(folder, f"{folder.rstrip('/')}/", shards, found.ignored - len(shards)):
+        return made
+    if not found.refused:
+        raise _nothing(folder, found.ignored)
+    return folder_manifest(root, found)
+
+
+def _visible(root: Path) -> list[Path]:
+    """Containers below a folder, in order; hidden ones are none."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.name.lower().endswith((*TARS, *PARQUET))
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
+
+
+def from_url(url: str) -> Manifest:
+    """Take what lies at a URL: a table, a container, or what a local folder could hold.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, or holds nothing of the kind.
+    """
+    if url.lower().endswith((*TABLES, *PARQUET, *TARS, *_COMPRESSED)):
+        return from_file(url)
+    base = url.rstrip("/") + "/"
+    extensions = image_extensions()
+    images, shards, ignored = Gathered(), [], 0
+    for name, stamp in list_remote(url):
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
+            images.add(name, stamp)
+        elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
+            shards.append(Shard(base + name, name, stamp))
+        else:
+            ignored += 1
+    ids, stamps = images.sorted()
+    if not len(ids):
+        if made := _containers(url, base, shards, ignored):
+            return made
+        raise _nothing(url, ignored)
+    places = Prefixed(base, ids)
+    return Manifest(
+        name=url,
+        ids=ids,
+        paths=places,
+        read=ReadFiles(places, stamps=stamps),
+        labels=first_folders(ids),
+        stamps=stamps if np.any(stamps) else None,
+        ignored=ignored + len(shards),
+    )
+
+
+def from_pattern(text: str) -> Manifest:
+    """Take the tars, the Parquet files or the images that a pattern stands for.
+
+    Raises
+    ------
+    SourceError
+        If nothing matches, or files of several kinds do.
+    """
+    places = matching(text)
+    base = fixed_part(text)
+    if all(place.lower().endswith((*TARS, *PARQUET)) for place in places):
+        shards = [Shard(place, place.removeprefix(base)) for place in places]
+        if made := _containers(text, base, shards, 0):
+            return made
+    if _all_images(places):
+        return from_list(places)
+    raise SourceError(
+        f"{text} matches files that are neither all tars, all Parquet nor all images, the first "
+        f"{places[0]}"
+    )
+
+
+def _all_images(places: Iterable[str]) -> bool:
+    extensions = image_extensions()
+    return all(Path(place).suffix.lower() in extensions for place in places)
+
+
+def _containers(name: str, base: str, shards: Sequence[Shard], ignored: int) -> Manifest | None:
+    """Items of containers of one kind; None if there are no containers."""
+    tars = [shard for shard in shards if shard.name.lower().endswith(TARS)]
+    others = [shard for shard in shards if not shard.name.lower().endswith(TARS)]
+    if tars and others:
+        raise SourceError(
+            f"{name} holds both tars ({tars[0].name}) and Parquet ({others[0].name}); "
+            "name those to be read, as in FOLDER/*.tar"
+        )
+    if tars:
+        return from_tars(name, base, tars, ignored)
+    return from_parquet(name, base, others, ignored) if others else None
+
+
+def _nothing(name: str, ignored: int) -> SourceError:
+    return SourceError(
+        f"{name} holds no images ({ignored} other files); "
+        "featx looks for files with an image extension such as .jpg or .png, for .tar and for "
+        ".parquet"
+    )
+
+
+def _base(place: str) -> str:
+    """The folder of a file as it is written before ids, with a slash at its end."""
+    if is_url(place):
+        return parent(place) + "/"
+    return place[: place.rfind("/") + 1]
+
+
+def _shard(place: str, stamp: Stamp) -> Shard:
+    return Shard(place, place[place.rfind("/") + 1 :], stamp)

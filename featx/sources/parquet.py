@@ -1,0 +1,197 @@
+"""Parquet files that hold the images themselves, as Hugging Face publishes data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from featx.errors import ImageError, SourceError
+from featx.manifest import Manifest, Stamp
+from featx.sources.arrow import (
+    classes_of,
+    describing,
+    features_of,
+    image_bytes,
+    image_column,
+    to_frame,
+)
+from featx.sources.columns import (
+    named_splits,
+    table_columns,
+    table_labels,
+    table_split,
+    table_text,
+)
+from featx.sources.places import Recent, open_file, parent, require_same
+from featx.sources.shards import Shard, gather, item_ids, row_stamps, shard_of
+from featx.sources.text import Prefixed, Text
+
+_MAX_GROUP = 2 << 30  # bytes of images in one row group; two of them are held
+_ERRORS = (OSError, ValueError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the footer of one file says, and its columns but that of the images."""
+
+    image: str
+    group_rows: list[int]
+    table: pa.Table
+    classes: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """Read an item's bytes from its row group; the two used last are held, for all threads.
+
+    Parameters
+    ----------
+    shards
+        The files.
+    columns
+        The column of images of each file.
+    starts
+        int64: number of the first item of each row group.
+    groups
+        int64, shape (n_groups, 2): file, and row group in it.
+    """
+
+    shards: tuple[Shard, ...]
+    columns: tuple[str, ...]
+    starts: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    recent: Recent[Any] = field(default_factory=lambda: Recent(2), repr=False, compare=False)
+
+    def __call__(self, item: int) -> tuple[bytes, Stamp]:
+        """Give the bytes of an item and the stamp of its file."""
+        at = shard_of(self.starts, item)
+        number, group = self.groups[at].tolist()
+        shard = self.shards[number]
+        values = self.recent.get((number, group), lambda: self._load(number, group))
+        value = values[item - int(self.starts[at])].as_py()
+        return image_bytes(value, parent(shard.place)), shard.stamp
+
+    def _load(self, number: int, group: int) -> pa.ChunkedArray:
+        shard, column = self.shards[number], self.columns[number]
+        require_same(shard.place, shard.stamp)
+        try:
+            with open_file(shard.place, shard.stamp) as file:
+                return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+        except SourceError as error:
+            raise ImageError(f"cannot be read: {error}") from None
+        except _ERRORS as error:
+            why = " ".join(str(error).split())[:200]
+            raise ImageError(f"row group {group} of {shard.name} is damaged: {why}") from None
+
+
+def holds_images(place: str, stamp: Stamp) -> bool:
+    """Whether a Parquet file holds images rather than the paths of some.
+
+    Raises
+    ------
+    SourceError
+        If it is no Parquet file.
+    """
+    with open_file(place, stamp) as file:
+        schema = _open(place, file).schema_arrow
+    try:
+        found = image_column(place, schema)
+    except SourceError:
+        # Without paths either: let the one who reads it say what is missing.
+        return "path" not in schema.names
+    return "path" not in schema.names or found == "image" or found in features_of(schema)
+
+
+def from_parquet(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -> Manifest:
+    """Take the rows of Parquet files, in their order.
+
+    An id is that of the column ``id``, else the file and the row in it.
+
+    Raises
+    ------
+    SourceError
+        If no file has a column of images.
+    """
+    found = gather(shards, _look)
+    kept = tuple(shard for shard, _ in found.pairs)
+    files = [file for _, file in found.pairs]
+    counts = [sum(file.group_rows) for file in files]
+    if not sum(counts):
+        raise SourceError(f"{name} has no rows")
+    classes = {column: names for file in files for column, names in file.classes.items()}
+    try:
+        table = pa.concat_tables([f.table for f in files], promote_options="permissive")
+    except pa.ArrowException as error:
+        why = " ".join(str(error).split())[:200]
+        raise SourceError(f"{name}: its files do not go together: {why}") from None
+    frame = to_frame(table, classes)
+    if len(frame.columns) and len(frame) != sum(counts):
+        raise SourceError(f"{name}: some of its files have columns beside the images, others none")
+    numbered = item_ids([(s, _numbers(n)) for s, n in zip(kept, counts, strict=True)])
+    groups = [(k, g) for k, file in enumerate(files) for g in range(len(file.group_rows))]
+    rows = [n for file in files for n in file.group_rows]
+    return Manifest(
+        name=name,
+        ids=table_text(name, frame, "id") if "id" in frame.columns else numbered,
+        paths=Prefixed(base, numbered),
+        read=ReadRows(
+            kept,
+            tuple(file.image for file in files),
+            np.cumsum([0, *rows], dtype=np.int64)[:-1],
+            np.array(groups, np.int64).reshape(-1, 2),
+        ),
+        labels=table_labels(frame),
+        split=table_split(name, frame) or named_splits([s.name for s in kept], counts),
+        columns=table_columns(name, frame),
+        stamps=row_stamps(kept, counts),
+        refused=found.refused,
+        ignored=ignored,
+    )
+
+
+def _look(shard: Shard) -> _File:
+    with open_file(shard.place, shard.stamp) as file:
+        found = _open(shard.place, file)
+        schema, image = found.schema_arrow, image_column(shard.place, found.schema_arrow)
+        rows = []
+        for k in range(found.num_row_groups):
+            group = found.metadata.row_group(k)
+            rows.append(group.num_rows)
+            if (size := _image_size(group, image)) > _MAX_GROUP:
+                raise SourceError(
+                    f"{shard.place}: row group {k} holds {size} bytes of images, and is read as a "
+                    f"whole; write row groups of at most {_MAX_GROUP} bytes"
+                )
+        names = describing(schema, image)
+        try:
+            table = found.read(columns=names) if names else pa.table({})
+        except _ERRORS as error:
+            why = " ".join(str(error).split())[:200]
+            raise SourceError(f"{shard.place} cannot be read: {why}") from None
+        return _File(image, rows, table, classes_of(features_of(schema)))
+
+
+def _image_size(group: Any, image: str) -> int:
+    columns = (group.column(k) for k in range(group.num_columns))
+    found = sum(
+        c.total_uncompressed_size for c in columns if c.path_in_schema.split(".", 1)[0] == image
+    )
+    return int(found)
+
+
+def _open(place: str, file: Any) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except _ERRORS as error:
+        why = " ".join(str(error).split())[:200]
+        raise SourceError(f"{place} is no Parquet file: {why}") from None
+
+
+def _numbers(count: int) -> Text:
+    return Text(pa.array(np.arange(count)).cast(pa.large_string()))

@@ -1,0 +1,177 @@
+"""Data sets that Hugging Face's `datasets` saved on disk (``save_to_disk``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featx.errors import ImageError, MissingExtraError, SourceError
+from featx.manifest import Manifest, Stamp
+from featx.sources.arrow import describing, image_bytes, image_column, to_frame
+from featx.sources.columns import (
+    named_splits,
+    table_columns,
+    table_labels,
+    table_split,
+    table_text,
+)
+from featx.sources.places import Recent
+from featx.sources.shards import Shard, item_ids, row_stamps, shard_of
+from featx.sources.text import Prefixed, Text
+
+_MARKS = ("state.json", "dataset_info.json", "dataset_dict.json")
+
+
+@dataclass(frozen=True)
+class ReadSaved:
+    """Read an item's bytes from the Arrow files, which are mapped and not copied into memory.
+
+    Parameters
+    ----------
+    parts
+        The folder of each split.
+    columns
+        The column of images of each.
+    starts
+        int64: number of the first item of each.
+    """
+
+    parts: tuple[Shard, ...]
+    columns: tuple[str, ...]
+    starts: NDArray[np.int64]
+    opened: Recent[Any] = field(default_factory=lambda: Recent(8), repr=False, compare=False)
+
+    def __call__(self, item: int) -> tuple[bytes, Stamp]:
+        """Give the bytes of an item and the stamp of its data set."""
+        at = shard_of(self.starts, item)
+        part, column = self.parts[at], self.columns[at]
+        found = self.opened.get(at, lambda: self._open(part))
+        row = found[item - int(self.starts[at])]
+        return image_bytes(row[column][0].as_py(), part.place), part.stamp
+
+    def _open(self, part: Shard) -> Any:
+        try:
+            if _stamp(Path(part.place)) != part.stamp:
+                raise ImageError("the data set changed while it was read; run the command again")
+            return _load(Path(part.place)).with_format("arrow")
+        except SourceError as error:
+            raise ImageError(f"cannot be read: {error}") from None
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder looks like one of `datasets`."""
+    return any((folder / mark).is_file() for mark in _MARKS)
+
+
+def from_saved(folder: Path) -> Manifest:
+    """Take the rows of a saved data set; the splits of a `DatasetDict` become the split.
+
+    An id is the split, if there are several, and the column ``id`` or else the number of the row.
+
+    Raises
+    ------
+    SourceError
+        If the folder is no whole data set, or has no column of images.
+    MissingExtraError
+        If `datasets` is not installed.
+    """
+    loaded = _load(folder)
+    parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    parts = {name: part for name, part in parts.items() if len(part)}
+    if not parts:
+        raise SourceError(f"{folder} has no rows")
+    shards: list[Shard] = []
+    images: list[str] = []
+    tables: list[pa.Table] = []
+    classes: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        place = folder / name if name else folder
+        schema = part.features.arrow_schema
+        shards.append(Shard(os.fspath(place), name, _stamp(place)))
+        images.append(image_column(os.fspath(place), schema))
+        classes |= {
+            column: feature.names
+            for column, feature in part.features.items()
+            if type(feature).__name__ == "ClassLabel" and feature.names
+        }
+        tables.append(_columns(part, describing(schema, images[-1])))
+    counts = [len(part) for part in parts.values()]
+    frame = to_frame(pa.concat_tables(tables, promote_options="permissive"), classes)
+    ids = _ids(os.fspath(folder), frame, shards, counts)
+    return Manifest(
+        name=os.fspath(folder),
+        ids=ids,
+        paths=Prefixed(f"{folder}/", ids),
+        read=ReadSaved(tuple(shards), tuple(images), np.cumsum([0, *counts], dtype=np.int64)[:-1]),
+        labels=table_labels(frame),
+        split=table_split(os.fspath(folder), frame) or named_splits(list(parts), counts),
+        columns=table_columns(os.fspath(folder), frame),
+        stamps=row_stamps(shards, counts),
+    )
+
+
+def _ids(place: str, frame: Any, shards: list[Shard], counts: list[int]) -> Text:
+    if "id" in frame.columns:
+        whole = table_text(place, frame, "id")
+    else:
+        whole = Text.of(str(k) for n in counts for k in range(n))
+    if len(shards) == 1:
+        return whole
+    edges = np.cumsum([0, *counts])
+    pieces = [
+        (shard, Text.of(whole[int(a) : int(b)]))
+        for shard, a, b in zip(shards, edges[:-1], edges[1:], strict=True)
+    ]
+    return item_ids(pieces)
+
+
+def _columns(part: Any, names: list[str]) -> pa.Table:
+    if not names:
+        return pa.table({})
+    found: pa.Table = part.select_columns(names).with_format("arrow")[:]
+    return found.replace_schema_metadata(None)
+
+
+def _load(folder: Path) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(
+            f"{folder} is a saved data set and needs the package datasets: "
+            "pip install 'featx[datasets]'"
+        ) from None
+    try:
+        with _without_bars(datasets):
+            return datasets.load_from_disk(os.fspath(folder))
+    except Exception as error:  # a damaged folder raises any type
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(f"{folder} is no data set that `datasets` can load: {why}") from None
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Keep the library's progress bars off the screen, and leave its setting as it was."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _stamp(folder: Path) -> Stamp:
+    """One stamp of all files of a split: their size, and the time of the last change."""
+    try:
+        found = [file.stat() for file in sorted(folder.iterdir()) if file.is_file()]
+    except OSError as error:
+        raise SourceError(f"{folder}: {error.strerror or error}") from None
+    return Stamp(sum(f.st_size for f in found), max((f.st_mtime_ns for f in found), default=0))

@@ -1,0 +1,89 @@
+"""What the containers have in common: files that hold many items each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import SourceError
+from featx.manifest import Stamp
+from featx.sources.places import stamp_of
+from featx.sources.text import Text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One container.
+
+    Parameters
+    ----------
+    place
+        Path or URL.
+    name
+        What its items' ids begin with: its name relative to the source.
+    stamp
+        Its size and time of change when it was listed.
+    """
+
+    place: str
+    name: str
+    stamp: Stamp = field(default=Stamp())
+
+
+@dataclass
+class Gathered(Generic[T]):
+    """Containers with what was found in each, and those that cannot be read."""
+
+    pairs: list[tuple[Shard, T]] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def gather(shards: Sequence[Shard], look: Callable[[Shard], T]) -> Gathered[T]:
+    """Look into every container, and go on where one cannot be read.
+
+    Raises
+    ------
+    SourceError
+        The reason of the first, if none can be read.
+    """
+    found: Gathered[T] = Gathered()
+    first: SourceError | None = None
+    for listed in shards:
+        try:
+            stamp = listed.stamp if listed.stamp.mtime_ns else stamp_of(listed.place)
+            shard = Shard(listed.place, listed.name, stamp)
+            found.pairs.append((shard, look(shard)))
+        except SourceError as error:
+            first = first or error
+            found.refused[listed.name] = str(error).removeprefix(f"{listed.place}: ")
+    if first is not None and not found.pairs:
+        raise first
+    return found
+
+
+def item_ids(names: Sequence[tuple[Shard, Text]]) -> Text:
+    """Write the name of its container before each item's own."""
+    return Text.joined([own.prefixed(f"{shard.name}/") for shard, own in names])
+
+
+def row_stamps(shards: Sequence[Shard], counts: Sequence[int]) -> NDArray[np.int64]:
+    """Give each item the stamp of its container, int64, shape (n, 2)."""
+    stamps = np.array([(s.stamp.size, s.stamp.mtime_ns) for s in shards], np.int64).reshape(-1, 2)
+    return np.repeat(stamps, counts, axis=0)
+
+
+def shard_of(starts: NDArray[np.int64], item: int) -> int:
+    """Find the container of an item by the first item of each; empty ones are passed over.
+
+    Examples
+    --------
+    >>> shard_of(np.array([0, 10, 10, 20]), 10)
+    2
+    """
+    return int(np.searchsorted(starts, item, side="right")) - 1

@@ -1,0 +1,138 @@
+"""Tar shards as `webdataset` writes them: members with one key are one sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featx.errors import SourceError
+from featx.manifest import Manifest, Stamp
+from featx.sources.columns import named_splits, table_columns, table_labels, table_split
+from featx.sources.folder import first_folders
+from featx.sources.places import Parts
+from featx.sources.shards import Shard, gather, item_ids, row_stamps, shard_of
+from featx.sources.tarindex import NOTES, TarIndex, index_tar
+from featx.sources.text import Prefixed, Text
+
+
+@dataclass(frozen=True)
+class ReadMembers:
+    """Read the bytes of a member where its tar holds them; nothing is unpacked.
+
+    Parameters
+    ----------
+    shards
+        The tars.
+    starts
+        int64: number of the first item of each tar.
+    offsets, sizes
+        int64: where the bytes of each item lie in its tar.
+    """
+
+    shards: tuple[Shard, ...]
+    starts: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    parts: Parts = field(default_factory=Parts, repr=False)
+
+    def __call__(self, item: int) -> tuple[bytes, Stamp]:
+        """Give the bytes of an item and the stamp of its tar."""
+        shard = self.shards[shard_of(self.starts, item)]
+        offset, size = int(self.offsets[item]), int(self.sizes[item])
+        return self.parts.read(shard.place, offset, size, shard.stamp), shard.stamp
+
+
+def from_tars(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -> Manifest:
+    """Take the images of tars, in their order.
+
+    Parameters
+    ----------
+    name
+        How the source was named.
+    base
+        The folder of the tars as it is shown, with a slash at its end.
+
+    Raises
+    ------
+    SourceError
+        If there is no image in any of them.
+    """
+    found = gather(shards, lambda shard: index_tar(shard.place, shard.stamp))
+    refused = dict(found.refused)
+    for shard, index in found.pairs:
+        refused |= {f"{shard.name}/{key}": why for key, why in index.refused.items()}
+    counts = [len(index.table) for _, index in found.pairs]
+    if not sum(counts) and not refused:
+        raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
+    ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
+    notes = _notes(name, [index for _, index in found.pairs])
+    kept = tuple(shard for shard, _ in found.pairs)
+    labels = table_labels(notes)
+    if labels is None:
+        labels = first_folders(key for _, i in found.pairs for key in Text(i.table["name"]))
+    return Manifest(
+        name=name,
+        ids=ids,
+        paths=Prefixed(base, ids),
+        read=ReadMembers(
+            kept,
+            np.cumsum([0, *counts], dtype=np.int64)[:-1],
+            _numbers([index for _, index in found.pairs], "offset"),
+            _numbers([index for _, index in found.pairs], "size"),
+        ),
+        labels=labels,
+        split=table_split(name, notes) or named_splits([s.name for s in kept], counts),
+        columns=table_columns(name, notes),
+        stamps=row_stamps(kept, counts),
+        refused=refused,
+        ignored=ignored + sum(index.ignored for _, index in found.pairs),
+    )
+
+
+def _numbers(indices: Sequence[TarIndex], column: str) -> NDArray[np.int64]:
+    arrays = [index.table[column].to_numpy() for index in indices]
+    return np.concatenate([np.empty(0, np.int64), *arrays])
+
+
+def _notes(name: str, indices: Sequence[TarIndex]) -> pd.DataFrame:
+    """Turn the members beside the images into a table with, where they tell it, a label.
+
+    The label is ``.cls``, else the field ``label`` of ``.json``, else ``.txt``.
+    """
+    found: dict[str, list[Any]] = {}
+    texts = {note: [t for i in indices for t in i.table[note].to_pylist()] for note in NOTES}
+    for row, text in enumerate(texts["json"]):
+        for field_name, value in _fields(text).items():
+            column = found.setdefault(field_name.replace("/", "."), [None] * len(texts["json"]))
+            column[row] = value
+    if any(text is not None for text in texts["cls"]):
+        found["label"] = texts["cls"]
+    if any(text is not None for text in texts["txt"]):
+        found["txt" if "label" in found else "label"] = texts["txt"]
+    table = pd.DataFrame(
+        {column: pd.Series(values).infer_objects() for column, values in found.items()}
+    )
+    return table.reset_index(drop=True)
+
+
+def _fields(text: str | None) -> dict[str, Any]:
+    """Fields of a sample's JSON; an object or a list in it stays JSON text."""
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}  # the image is whole, and has no label
+    if not isinstance(found, dict):
+        return {"label": found} if isinstance(found, (str, int, float)) else {}
+    return {
+        str(name): json.dumps(value) if isinstance(value, (dict, list)) else value
+        for name, value in found.items()
+        if str(name).strip(". ")
+    }

@@ -1,0 +1,258 @@
+"""What a tar holds: one pass over its headers, kept so that the next run makes none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from featx.errors import SourceError
+from featx.images import image_extensions
+from featx.manifest import Stamp, printable
+from featx.sources.places import open_file
+from featx.sources.remote import is_url
+
+log = logging.getLogger("featx")
+
+NOTES = ("cls", "txt", "json")
+"""Members that say something of the image with the same key."""
+
+_BLOCK = 512  # bytes; what headers and contents of a tar are rounded to
+_MAX_NOTE = 1 << 20
+_MAX_PICTURE = 1 << 30
+_RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
+_VERSION = "1"  # raised with what an index holds
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The images of one tar.
+
+    Parameters
+    ----------
+    table
+        Arrow, one row an image: ``name``, ``offset`` and ``size`` of its bytes, and the text of the
+        members beside it: ``cls``, ``txt``, ``json``.
+    refused
+        ``name -> reason`` of members that are no readable image.
+    ignored
+        Number of other members passed over.
+    """
+
+    table: pa.Table
+    refused: dict[str, str]
+    ignored: int
+
+
+def index_tar(place: str, stamp: Stamp) -> TarIndex:
+    """Give the index of a tar, from the user's cache folder if the tar has not changed.
+
+    Raises
+    ------
+    SourceError
+        If it is no tar, or a compressed one.
+    """
+    kept = _kept_at(place, stamp)
+    if (found := _load(kept)) is not None:
+        return found
+    with open_file(place, stamp) as file:
+        found = _Pass(place, file, stamp.size).index()
+    if stamp.mtime_ns and stamp.mtime_ns < time.time_ns() - _RECENT_NS:
+        _keep(found, kept)
+    return found
+
+
+@dataclass
+class _Found:
+    """What the members of one key have told so far."""
+
+    images: list[tuple[str, str, int, int]] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class _Pass:
+    """One pass over the headers of a tar."""
+
+    def __init__(self, place: str, file: BinaryIO, size: int) -> None:
+        self.place, self.file, self.size = place, file, size
+        self.extensions = image_extensions()
+        self.keys: dict[str, _Found] = {}
+        self.seen: dict[str, int] = {}
+        self.refused: dict[str, str] = {}
+        self.ignored = 0
+        self.cut = False
+
+    def index(self) -> TarIndex:
+        for member in self._members():
+            self._take(member)
+        rows: list[tuple[Any, ...]] = []
+        for found in self.keys.values():
+            self.ignored += 0 if found.images else len(found.notes)
+            plain = any("." not in extension for _, extension, _, _ in found.images)
+            for name, extension, offset, size in found.images:
+                # x.seg.png beside x.jpg is about that image and none of its own.
+                if plain and "." in extension:
+                    self.ignored += 1
+                    continue
+                rows.append((name, offset, size, *(found.notes.get(note) for note in NOTES)))
+        return TarIndex(_table(rows), self.refused, self.ignored)
+
+    def _members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield members until the end, or until what is left cannot be read."""
+        start = self.file.read(8)
+        for magic, name in _COMPRESSED.items():
+            if start.startswith(magic):
+                raise SourceError(
+                    f"{self.place} is compressed ({name}), so that its members cannot be read one "
+                    "by one; decompress it first (images hardly shrink)"
+                )
+        self.file.seek(0)
+        try:
+            tar = tarfile.open(fileobj=self.file, mode="r:")
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise SourceError(f"{self.place} is no tar: {_one_line(error)}") from None
+        after = -1
+        try:
+            while (member := tar.next()) is not None:
+                if tar.offset <= after:
+                    raise tarfile.ReadError("a member of negative size")
+                after = tar.offset
+                tar.members = []  # type: ignore[attr-defined]  # kept for nothing that is used here
+                yield member
+        except (tarfile.TarError, OSError, ValueError, OverflowError):
+            pass  # what was wrong shows in what stands at the end
+        self._check_end(max(after, tar.offset))
+
+    def _check_end(self, offset: int) -> None:
+        """Note a tar that ends without the empty block that every whole one has."""
+        if self.cut:
+            return  # said of the member in which it happens
+        self.file.seek(offset)
+        block = self.file.read(_BLOCK)
+        if len(block) == _BLOCK and not any(block):
+            return
+        self._refuse(
+            "(end)",
+            "the tar is cut off: it has no end mark, and what was to follow is not there"
+            if len(block) < _BLOCK
+            else f"the tar is damaged at byte {offset}; what follows cannot be read",
+        )
+
+    def _take(self, member: tarfile.TarInfo) -> None:
+        name = printable(member.name).removeprefix("./")
+        folder, _, base = name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        is_image = os.path.splitext(base)[1].lower() in self.extensions  # noqa: PTH122
+        if member.isdir():
+            return
+        if any(part.startswith(".") for part in name.split("/")):
+            self.ignored += 1
+        elif is_image or extension.lower() in NOTES:
+            if reason := self._reason_against(member):
+                self._refuse(name, reason)
+            elif name in self.seen:
+                self.seen[name] += 1
+                self._refuse(
+                    f"{name} ({self.seen[name]})", "stands more than once; the first is taken"
+                )
+            else:
+                self.seen[name] = 1
+                self._add(f"{folder}/{stem}", name, extension.lower(), member, is_image)
+        else:
+            self.ignored += 1
+
+    def _add(
+        self, key: str, name: str, extension: str, member: tarfile.TarInfo, is_image: bool
+    ) -> None:
+        found = self.keys.setdefault(key, _Found())
+        if is_image:
+            found.images.append((name, extension, member.offset_data, member.size))
+            return
+        self.file.seek(member.offset_data)
+        text = self.file.read(member.size).decode("utf-8", "replace").strip()
+        found.notes[extension] = text
+
+    def _reason_against(self, member: tarfile.TarInfo) -> str | None:
+        if member.issym() or member.islnk():
+            return f"a link (to {printable(member.linkname)}); links in a tar are not followed"
+        if not member.isreg() or member.issparse():
+            return "not a regular file"
+        limit = _MAX_NOTE if member.name.lower().endswith(NOTES) else _MAX_PICTURE
+        if member.size > limit:
+            return f"{member.size} bytes; at most {limit} are read"
+        if member.offset_data + member.size > self.size:
+            self.cut, there = True, max(0, self.size - member.offset_data)
+            return f"the tar is cut off: {there} of its {member.size} bytes are there"
+        return None
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self.refused[name] = reason
+
+
+def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    kinds = [pa.large_string(), pa.int64(), pa.int64(), *[pa.large_string()] * len(NOTES)]
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    arrays = [pa.array(c, kind) for c, kind in zip(columns, kinds, strict=True)]
+    return pa.table(arrays, names=["name", "offset", "size", *NOTES])
+
+
+def _kept_at(place: str, stamp: Stamp) -> Path:
+    from featx.runtime.packages import cache_home
+
+    where = place if is_url(place) else os.path.realpath(place)
+    text = "\n".join([_VERSION, where, str(stamp.size), str(stamp.mtime_ns)])
+    name = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+    return cache_home() / "tars" / f"{name[:32]}.arrow"
+
+
+def _load(path: Path) -> TarIndex | None:
+    try:
+        with pa.memory_map(os.fspath(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        table.validate(full=True)
+        said = json.loads(table.schema.metadata[b"featx"])
+        if table.schema.names != ["name", "offset", "size", *NOTES]:
+            return None
+        return TarIndex(table.replace_schema_metadata(None), said["refused"], said["ignored"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        log.warning("the index %s is damaged; it is made anew", path)
+        return None
+
+
+def _keep(index: TarIndex, path: Path) -> None:
+    """Write an index whole or not at all; without a place for it the next run makes it again."""
+    said = json.dumps({"refused": index.refused, "ignored": index.ignored})
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    except OSError as error:
+        log.debug("the index of a tar is not kept: %s", error)
+        return
+    try:
+        table = index.table.replace_schema_metadata({"featx": said})
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        Path(name).replace(path)
+    except OSError as error:
+        log.debug("the index of a tar is not kept: %s", error)
+        Path(name).unlink(missing_ok=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(error))[:200] or type(error).__name__

@@ -1,0 +1,158 @@
+"""Columns of text for millions of items: bytes side by side instead of one Python string each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+_BLOCK = 65_536  # strings that are Python objects at one time
+
+
+class Text(Sequence[str]):
+    """An unchanging list of strings that holds their UTF-8 bytes and 8 bytes more for each.
+
+    Parameters
+    ----------
+    data
+        Arrow strings, of any string type.
+
+    Examples
+    --------
+    >>> names = Text.of(["a", "bc"])
+    >>> names[1], names == ["a", "bc"]
+    ('bc', True)
+    """
+
+    def __init__(self, data: Any) -> None:
+        chunks = data.chunks if isinstance(data, pa.ChunkedArray) else [data]
+        whole = [chunk.cast(pa.large_string()) for chunk in chunks]
+        # One piece, so that a row is found by its number alone.
+        self._data = pa.concat_arrays(whole) if whole else pa.array([], pa.large_string())
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Text:
+        """Pack strings, a block at a time."""
+        chunks, block = [], []
+        for text in strings:
+            block.append(text)
+            if len(block) == _BLOCK:
+                chunks.append(pa.array(block, pa.large_string()))
+                block = []
+        chunks.append(pa.array(block, pa.large_string()))
+        return cls(pa.chunked_array(chunks))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Text]) -> Text:
+        """Set columns one after the other."""
+        return cls(pa.chunked_array([part._data for part in parts], pa.large_string()))
+
+    def prefixed(self, prefix: str) -> Text:
+        """Write `prefix` before each string."""
+        return Text(pc.binary_join_element_wise(prefix, self._data, "", null_handling="replace"))
+
+    def order(self) -> NDArray[np.int64]:
+        """Places of the strings in ascending order, as Python sorts them."""
+        found: NDArray[np.int64] = pc.sort_indices(self._data).to_numpy().astype(np.int64)
+        return found
+
+    def take(self, places: NDArray[np.int64]) -> Text:
+        """Pick strings by place."""
+        return Text(self._data.take(pa.array(places)))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            start, stop, step = place.indices(len(self))
+            if step == 1:
+                return list(self._data[start : max(start, stop)].to_pylist())
+            return [self[k] for k in range(start, stop, step)]
+        return str(self._data[int(place)].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _BLOCK):
+            yield from self._data[start : start + _BLOCK].to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        return _same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+class Prefixed(Sequence[str]):
+    """The strings of another column with the same words before each, made when asked for."""
+
+    def __init__(self, prefix: str, strings: Sequence[str]) -> None:
+        self.prefix, self.strings = prefix, strings
+
+    def __len__(self) -> int:
+        return len(self.strings)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self.prefix + text for text in self.strings[place]]
+        return self.prefix + self.strings[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.prefix + text for text in self.strings)
+
+    def __eq__(self, other: object) -> bool:
+        return _same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+def _same(text: Sequence[str], other: object) -> bool:
+    if not isinstance(other, Sequence) or isinstance(other, str) or len(text) != len(other):
+        return False
+    return all(a == b for a, b in zip(text, other, strict=True))
+
+
+def _shown(text: Sequence[str]) -> str:
+    more = ", ..." if len(text) > 3 else ""
+    return f"<{len(text)} strings: {', '.join(map(repr, text[:3]))}{more}>"
+
+
+def first_duplicate(strings: Sequence[str]) -> tuple[int, int] | None:
+    """Rows of the first two equal strings, in 16 bytes an item at most; None if all differ.
+
+    Examples
+    --------
+    >>> first_duplicate(["a", "b", "a"])
+    (0, 2)
+    """
+    hashes = np.fromiter(map(hash, strings), np.int64, len(strings))
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    seen: dict[str, int] = {}
+    for row in np.flatnonzero(np.isin(hashes, twice)).tolist() if len(twice) else ():
+        first = seen.setdefault(strings[row], row)
+        if first != row:
+            return first, row
+    return None
+
+
+def shared(names: Iterable[str | None]) -> list[str | None]:
+    """List names so that equal ones are one object: 8 bytes an item."""
+    known: dict[str, str] = {}
+    return [None if name is None else known.setdefault(name, name) for name in names]
