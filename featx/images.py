@@ -244,8 +244,9 @@ def _resize(pixels: Pixels, size: tuple[int, int], preprocess: Preprocess) -> Pi
         return pixels
     if preprocess.interpolation not in ("bilinear", "bicubic"):
         return _resize_box(pixels, size, (0, 0), size, preprocess.interpolation)
-    # (1, 3, h, w) in channels-last strides: torch's vectorised uint8 kernel, Pillow's arithmetic.
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    # (1, 3, h, w) in channels-last strides, that of the first axis too, or torch gives planes back;
+    # then it is the vectorised uint8 kernel with Pillow's arithmetic.
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(
         tensor, size, mode=preprocess.interpolation, antialias=preprocess.antialias
     )
