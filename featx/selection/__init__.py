@@ -2,8 +2,9 @@
 
 from featx.selection.checks import check_rows, few_samples, leak_warnings
 from featx.selection.repeated import CrossResult, cross_evaluate
+from featx.selection.result import SearchResult, describe
 from featx.selection.splits import Split, SplitPlan, make_folds, make_split, strata_of
-from featx.selection.tuning import SearchResult, describe, search
+from featx.selection.tuning import search
 
 __all__ = [
     "CrossResult",

@@ -58,7 +58,9 @@ def check_rows(X: ArrayLike, y: ArrayLike, task: str = "classification") -> tupl
     if task == "regression":
         y = np.asarray(y, dtype=np.float64)
         check_finite(y.reshape(len(y), -1), "labels")
-    elif task == "classification":
+    elif task == "multilabel":
+        check_labels(y)
+    else:
         check_classes(y)
     return X, y
 
@@ -79,6 +81,16 @@ def check_classes(y: NDArray[Any]) -> None:
     if len(classes) < 2:
         found = f"only class {str(classes[0])!r}" if len(classes) else "no class"
         raise FitError(f"{len(y)} rows hold {found}; a classifier needs two or more classes")
+
+
+def check_labels(y: NDArray[Any]) -> None:
+    """Raise unless each label (a column) has two rows with it and two without."""
+    for k, n in enumerate((y != 0).sum(axis=0).tolist()):
+        if min(n, len(y) - n) < 2:
+            raise FitError(
+                f"label {k} is on {n} of {len(y)} training rows; a classifier needs two rows with "
+                "it and two without: add images, or leave the label out"
+            )
 
 
 def check_smallest(y: NDArray[Any], needed: int, what: str) -> None:
@@ -130,8 +142,11 @@ def check_groups(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
 
 
 def few_samples(y: NDArray[Any]) -> list[Warn]:
-    """Warn of classes with fewer than ``FEW_ROWS`` training rows."""
-    classes, counts = np.unique(y, return_counts=True)
+    """Warn of classes with fewer than ``FEW_ROWS`` training rows; labels go by their number."""
+    if y.ndim == 2:
+        classes, counts = np.arange(y.shape[1]), (y != 0).sum(axis=0)
+    else:
+        classes, counts = np.unique(y, return_counts=True)
     small = [f"{c} ({n})" for c, n in zip(classes, counts, strict=True) if n < FEW_ROWS]
     if not small:
         return []

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import StackingClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
@@ -53,18 +55,39 @@ def refit(
     """
     X, y, weights = data
     final = _without_blanks(clone(pipeline).set_params(**clone_values(params)))
-    if "cache_size" in final["clf"].get_params():
-        final.set_params(clf__cache_size=KERNEL_CACHE_MB)
+    for name in ("cache_size", "estimator__cache_size"):
+        if name in final["clf"].get_params():
+            final["clf"].set_params(**{name: KERNEL_CACHE_MB})
     with in_threads(n_jobs, len(folds or [0])):
         if folds is None or hasattr(final["clf"], "predict_proba"):
             final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
             return Fitted(final, False, has_converged(final["clf"]))
+        if isinstance(final["clf"], OneVsRestClassifier):
+            return _each_calibrated(final, X, y, folds)
         calibrated = CalibratedClassifierCV(final, method="sigmoid", ensemble=False, cv=folds)
         _fit_calibrated(calibrated, X, y, weights)
     # The folds are row numbers of the training set: of no use to a model, and long.
     calibrated.set_params(cv=len(folds))
     inner = calibrated.calibrated_classifiers_[0].estimator
     return Fitted(calibrated, True, has_converged(inner["clf"]))
+
+
+def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitted:
+    """Fit one classifier a label, each with a sigmoid of its own.
+
+    The steps before see all training rows, as they do without calibration; no label goes there.
+    """
+    several = final["clf"]
+    several.set_params(
+        estimator=CalibratedClassifierCV(
+            several.estimator, method="sigmoid", ensemble=False, cv=folds
+        )
+    )
+    final.fit(X, y)
+    for one in (several.estimator, *several.estimators_):
+        one.set_params(cv=len(folds))
+    inner = [one.calibrated_classifiers_[0].estimator for one in several.estimators_]
+    return Fitted(final, True, all(has_converged(clf) for clf in inner))
 
 
 def clone_values(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +136,7 @@ def check_weights(weights: Any, n: int, clf: Any) -> Array | None:
     if bad.any():
         row = int(bad.argmax())
         raise FitError(f"sample weight of row {row} is {found[row]}; expected 0 or more")
-    if not has_fit_parameter(clf, "sample_weight"):
+    takes = has_fit_parameter(clf, "sample_weight") or isinstance(clf, StackingClassifier)
+    if not takes:
         raise FitError(f"{type(clf).__name__} takes no sample weights; choose another head")
     return found

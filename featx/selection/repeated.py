@@ -14,8 +14,9 @@ from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
 from featx.heads import Head
 from featx.selection.checks import Warn, check_rows
+from featx.selection.result import SearchResult, describe
 from featx.selection.splits import Folds, SplitPlan, make_folds, make_split
-from featx.selection.tuning import SearchResult, describe, head_and_task, search
+from featx.selection.tuning import head_and_task, search
 
 LABELS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss")
 METRICS = (*LABELS, "brier", "calibration_error", "r2", "mae", "rmse")

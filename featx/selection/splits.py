@@ -231,6 +231,12 @@ def _grouped(by: NDArray[Any], codes: Rows, test_size: float, seed: int) -> tupl
     return np.setdiff1d(np.arange(len(by)), test), test
 
 
+def hold_out_once(folds: Folds, n: int) -> bool:
+    """Say whether folds hold out each of ``n`` rows exactly once."""
+    held = np.concatenate([held for _, held in folds])
+    return len(held) == n and len(np.unique(held)) == n
+
+
 def _grouped_folds(by: NDArray[Any], codes: Rows, folds: int, seed: int) -> Folds:
     _, strata = np.unique(by, return_inverse=True)
     largest = int(np.bincount(strata).max())

@@ -2,123 +2,25 @@
 
 from __future__ import annotations
 
-import warnings as python_warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import get_scorer, get_scorer_names
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline
+from numpy.typing import ArrayLike
 
-from featx.errors import FitError, nearest
-from featx.heads import LARGE_ROWS, Grid, Head, get_head
+from featx.errors import FitError
+from featx.heads import Grid, Head, get_head
 from featx.selection import candidates as grids
-from featx.selection.checks import Warn, check_rows, few_samples, warn
+from featx.selection.checks import Warn, check_rows, few_samples
+from featx.selection.multilabel import check_single_label, each_label, whole_labels
+from featx.selection.notes import convergence_notes, edge_notes, size_notes
 from featx.selection.refit import check_weights, refit
-from featx.selection.splits import Folds, make_folds
-from featx.selection.sweep import Sweep, sweep
+from featx.selection.result import SearchResult
+from featx.selection.splits import Folds, hold_out_once, make_folds
+from featx.selection.stacking import combine
+from featx.selection.trials import try_all
 
 SCORING = {"classification": "accuracy", "regression": "r2", "multilabel": "f1_macro"}
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What was tried, what was chosen, and the head fitted with it.
-
-    Parameters
-    ----------
-    head
-        Name of the head.
-    best_params
-        Chosen parameters of the pipeline.
-    best_score
-        Mean score of the chosen candidate over the folds.
-    table
-        For each candidate ``{"params", "scores", "mean", "std"}``, JSON-ready.
-    scoring
-        Name of the score.
-    folds
-        How many there were.
-    at_edge
-        Parameters chosen at an end of their grid, where a better value may lie beyond.
-    warnings
-        List of ``{"code", "message"}``.
-    estimator
-        Fitted on all given rows; plain scikit-learn.
-    calibrated
-        Whether its probabilities come from a calibration.
-    """
-
-    head: str
-    best_params: dict[str, Any]
-    best_score: float
-    table: list[dict[str, Any]] = field(repr=False)
-    scoring: str
-    folds: int
-    at_edge: list[str]
-    warnings: list[Warn]
-    estimator: Any = field(repr=False)
-    calibrated: bool = False
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The choice as JSON: head, parameters and cross-validated score."""
-        return {
-            "head": self.head,
-            "params": describe(self.best_params),
-            "scoring": self.scoring,
-            "cv_score": self.best_score,
-            "folds": self.folds,
-            "calibrated": self.calibrated,
-        }
-
-
-def describe(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Make parameters JSON-ready: numbers and text stay, estimators become their text."""
-    return {k: _plain(v) for k, v in params.items()}
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return " ".join(str(value).split())
-
-
-@dataclass
-class _Trials:
-    """Candidates tried so far, and their scores."""
-
-    params: list[dict[str, Any]]
-    scores: NDArray[np.float64]
-    converged: NDArray[np.bool_]
-
-    @property
-    def means(self) -> NDArray[np.float64]:
-        # Rounding makes equal what differs only in the order of a sum, so that the first wins.
-        rounded: NDArray[np.float64] = np.round(self.scores.mean(axis=1), 12)
-        return rounded
-
-    def add(self, params: list[dict[str, Any]], found: Sweep) -> None:
-        self.params = self.params + params
-        self.scores = np.concatenate([self.scores, found.scores])
-        self.converged = np.concatenate([self.converged, found.converged])
-
-    def table(self) -> list[dict[str, Any]]:
-        rows = zip(self.params, self.scores, strict=True)
-        return [
-            {
-                "params": describe(params),
-                "scores": [float(s) for s in scores],
-                "mean": float(scores.mean()),
-                "std": float(scores.std()),
-            }
-            for params, scores in rows
-        ]
 
 
 def search(
@@ -184,31 +86,39 @@ def search(
     head, task = head_and_task(head, y)
     X, y = check_rows(X, y, task)
     pipeline = head.build(seed, len(y))
+    if task == "multilabel":
+        check_single_label(head, sample_weight)
     weights = check_weights(sample_weight, len(y), pipeline["clf"])
     rows, notes = _folds(folds, y, groups, seed, task, strata)
+    scoring = scoring or SCORING[task]
+    notes += few_samples(y) if task != "regression" else []
+    notes += size_notes(head, len(y))
+    if head.parts:
+        whole = _whole(rows, y, groups, seed)
+        return combine(head, pipeline, (X, y, weights), (rows, whole), scoring, notes, n_jobs)
     listed = grids.as_grids(head.grid if grid is None else _nonempty(grid), rows)
     if task == "multilabel":
-        pipeline, listed = _each_label(pipeline, listed)
+        pipeline, listed = each_label(pipeline, listed)
     data = (X, y, weights)
-    trials = _try_all(pipeline, listed, data, rows, scoring or SCORING[task], refine, n_jobs)
+    trials = try_all(pipeline, listed, data, rows, scoring, refine, n_jobs)
     best = int(trials.means.argmax())
     edges = grids.at_edge(trials.params, trials.means, best)
     if one_standard_error:
         best = grids.simplest_within(trials.params, listed, trials.scores, best)
-    calibrate = (
-        _whole(rows, y, groups, seed) if probabilities and task == "classification" else None
-    )
+    calibrate = None
+    if probabilities and task == "classification":
+        calibrate = _whole(rows, y, groups, seed)
+    elif probabilities and task == "multilabel":
+        calibrate = whole_labels(rows, y, seed)
     fitted = refit(pipeline, trials.params[best], data, calibrate, n_jobs)
-    notes += few_samples(y) if task == "classification" else []
-    notes += _size_notes(head, len(y))
-    notes += _edge_notes(edges, trials.params[best])
-    notes += _convergence_notes(trials, fitted.converged)
+    notes += edge_notes(edges, trials.params[best])
+    notes += convergence_notes(trials, fitted.converged)
     return SearchResult(
         head=head.name,
         best_params=dict(trials.params[best]),
         best_score=float(trials.scores[best].mean()),
         table=trials.table(),
-        scoring=scoring or SCORING[task],
+        scoring=scoring,
         folds=len(rows),
         at_edge=edges,
         warnings=notes,
@@ -232,13 +142,6 @@ def _nonempty(grid: Grid | Sequence[Grid]) -> Grid | Sequence[Grid]:
     return grid
 
 
-def _each_label(pipeline: Pipeline, listed: grids.Grids) -> tuple[Pipeline, grids.Grids]:
-    """Make one classifier a label out of a classifier."""
-    wrapped = Pipeline([*pipeline.steps[:-1], ("clf", OneVsRestClassifier(pipeline["clf"]))])
-    renamed = [{k.replace("clf__", "clf__estimator__", 1): v for k, v in g.items()} for g in listed]
-    return wrapped, renamed
-
-
 def _folds(
     folds: int | Folds, y: Any, groups: Any, seed: int, task: str, strata: Any
 ) -> tuple[Folds, list[Warn]]:
@@ -251,87 +154,7 @@ def _folds(
 
 def _whole(rows: Folds, y: Any, groups: Any, seed: int) -> Folds:
     """Give the folds if they hold out every row once, else folds that do."""
-    held = np.concatenate([held for _, held in rows])
-    if len(held) == len(y) and len(np.unique(held)) == len(y):
+    if hold_out_once(rows, len(y)):
         return rows
     smallest = int(np.unique(y, return_counts=True)[1].min())
     return make_folds(y, folds=max(2, min(5, smallest)), groups=groups, seed=seed)[0]
-
-
-def _try_all(
-    pipeline: Pipeline,
-    listed: grids.Grids,
-    data: tuple[Any, Any, Any],
-    rows: Folds,
-    scoring: str,
-    refine: int,
-    n_jobs: int | None,
-) -> _Trials:
-    if scoring not in get_scorer_names():
-        raise FitError(f"no score is called {scoring!r}{nearest(scoring, get_scorer_names())}")
-    trials = _Trials([], np.empty((0, len(rows))), np.empty((0, len(rows)), dtype=bool))
-    waiting = grids.product(listed)
-    for _ in range(1 + refine):
-        if waiting:
-            trials.add(waiting, _sweep(pipeline, waiting, data, rows, scoring, n_jobs))
-        waiting = grids.around(trials.params, int(trials.means.argmax()))
-    return trials
-
-
-def _sweep(
-    pipeline: Pipeline,
-    waiting: list[dict[str, Any]],
-    data: tuple[Any, Any, Any],
-    rows: Folds,
-    scoring: str,
-    n_jobs: int | None,
-) -> Sweep:
-    try:
-        with python_warnings.catch_warnings():
-            # A score that is undefined comes back as NaN, and is refused below by name.
-            python_warnings.simplefilter("ignore", UndefinedMetricWarning)
-            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs)
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise FitError(
-            f"{type(pipeline['clf']).__name__} with score {scoring}: {reason}"
-        ) from error
-    if np.isnan(found.scores).any():
-        raise FitError(
-            f"score {scoring} is undefined for these labels (a fold lacks a class it needs); use "
-            "fewer folds or another score"
-        )
-    return found
-
-
-def _size_notes(head: Head, n: int) -> list[Warn]:
-    if n <= LARGE_ROWS or not head.name.startswith("sv"):
-        return []
-    if head.large is not None:
-        text = f"{n} training rows: LinearSVC (squared hinge, primal) takes the place of SVC"
-        return [warn("large-head", text)]
-    text = f"{head.name} takes time with the square of {n} training rows; try nystroem-svm"
-    return [warn("slow-head", text)]
-
-
-def _edge_notes(edges: list[str], params: Mapping[str, Any]) -> list[Warn]:
-    return [
-        warn(
-            "c-at-grid-edge",
-            f"{name.split('__')[-1]} = {params[name]:g} is at the edge of what was tried; a better "
-            "value may lie beyond: widen the grid or refine the search",
-        )
-        for name in edges
-    ]
-
-
-def _convergence_notes(trials: _Trials, converged: bool) -> list[Warn]:
-    stopped = int((~trials.converged).sum())
-    if not converged:
-        return [
-            warn("not-converged", "the final fit stopped at its iteration limit; raise max_iter")
-        ]
-    if stopped:
-        text = f"{stopped} of {trials.converged.size} fits of the search stopped at their limit"
-        return [warn("not-converged", text + "; the chosen one did not")]
-    return []

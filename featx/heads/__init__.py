@@ -1,0 +1,8 @@
+"""Named heads: scikit-learn pipelines, the grid to search, and a line on when to use each."""
+
+from featx.heads.finding import get_head
+from featx.heads.head import LARGE_ROWS, Grid, Head
+from featx.heads.named import HEADS
+from featx.heads.norms import NORMS, make_norm
+
+__all__ = ["HEADS", "LARGE_ROWS", "NORMS", "Grid", "Head", "get_head", "make_norm"]

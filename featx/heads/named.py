@@ -1,0 +1,147 @@
+"""The heads that featx brings.
+
+Every head is ``scale -> pca -> clf``, so scaling and projection are fitted on training rows only,
+and the values of every grid run from the simplest to the most flexible model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR, LinearSVC
+
+from featx.heads.head import Head
+from featx.heads.stack import stack_of
+
+LINEAR_C = tuple(10.0**e for e in range(-5, 2))
+RBF_C = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+ALPHA = tuple(10.0**e for e in range(6, -1, -1))
+NEIGHBOURS = (50, 20, 10, 5, 3, 1)
+
+
+def _steps(clf: Any, *before: tuple[str, Any]) -> Pipeline:
+    return Pipeline([("scale", StandardScaler()), ("pca", "passthrough"), *before, ("clf", clf)])
+
+
+def _simple(make: Callable[[int], Any]) -> Callable[[int, int], Pipeline]:
+    return lambda seed, n_samples: _steps(make(seed))
+
+
+def _primal(seed: int) -> LinearSVC:
+    # The tolerance is liblinear's own for the primal; scikit-learn's 1e-4 is meant for the dual,
+    # and takes ten times as long here for the same predictions.
+    return LinearSVC(dual=False, tol=1e-2, random_state=seed)
+
+
+def _linear_svc(seed: int, n_samples: int) -> Pipeline:
+    return _steps(_primal(seed))
+
+
+def _nystroem(seed: int, n_samples: int) -> Pipeline:
+    # A fold trains on at least half of the rows, and the map needs as many as it has components.
+    n_components = max(1, min(1000, n_samples // 2))
+    mapped = Nystroem(n_components=n_components, random_state=seed)
+    return _steps(_primal(seed), ("map", mapped))
+
+
+_SINGLE = (
+    Head(
+        "svm",
+        "classification",
+        "the first to try: linear, fast, strong when there are more features than images",
+        _simple(lambda seed: SVC(kernel="linear")),
+        {"clf__C": LINEAR_C},
+        large=_linear_svc,
+    ),
+    Head(
+        "svm-rbf",
+        "classification",
+        "the best accuracy up to about ten thousand images",
+        _simple(lambda seed: SVC(kernel="rbf")),
+        {"clf__C": RBF_C},
+    ),
+    Head(
+        "logreg",
+        "classification",
+        "probabilities without calibration, many classes, many images",
+        _simple(lambda seed: LogisticRegression(max_iter=2000)),
+        {"clf__C": LINEAR_C},
+    ),
+    Head(
+        "ridge",
+        "classification",
+        "the fastest linear head, for hundreds of classes or a first look",
+        _simple(lambda seed: RidgeClassifier()),
+        {"clf__alpha": ALPHA},
+    ),
+    Head(
+        "knn",
+        "classification",
+        "no training: a handful of images a class, or to see what the features hold",
+        _simple(lambda seed: KNeighborsClassifier(metric="cosine", weights="distance")),
+        {"clf__n_neighbors": NEIGHBOURS},
+    ),
+    Head(
+        "lda",
+        "classification",
+        "few images of many classes, with probabilities at no extra cost",
+        _simple(lambda seed: LinearDiscriminantAnalysis(solver="lsqr")),
+        {"clf__shrinkage": (0.9, 0.5, 0.2, 0.1, 0.03, 0.01)},
+    ),
+    Head(
+        "sgd",
+        "classification",
+        "hundreds of thousands of images, when the others take too long",
+        _simple(lambda seed: SGDClassifier(loss="log_loss", random_state=seed)),
+        {"clf__alpha": (1.0, 0.1, 1e-2, 1e-3, 1e-4)},
+    ),
+    Head(
+        "nystroem-svm",
+        "classification",
+        "nearly svm-rbf, beyond ten thousand images",
+        _nystroem,
+        {"clf__C": (1e-2, 0.1, 1.0, 10.0, 100.0)},
+    ),
+    Head(
+        "ridge-reg",
+        "regression",
+        "the first to try for a number: linear and fast",
+        _simple(lambda seed: Ridge()),
+        {"clf__alpha": ALPHA},
+    ),
+    Head(
+        "svr",
+        "regression",
+        "the best regression up to about ten thousand images",
+        _simple(lambda seed: SVR(kernel="rbf")),
+        {"clf__C": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
+    ),
+    Head(
+        "knn-reg",
+        "regression",
+        "a number from the nearest images, without training",
+        _simple(lambda seed: KNeighborsRegressor(metric="cosine", weights="distance")),
+        {"clf__n_neighbors": NEIGHBOURS},
+    ),
+)
+
+_BY_NAME = {head.name: head for head in _SINGLE}
+
+# Strengths that do well where a stack is fitted without a search.
+_STACK = stack_of(
+    (
+        (_BY_NAME["svm"], {"clf__C": 1e-3}),
+        (_BY_NAME["svm-rbf"], {"clf__C": 3.0}),
+        (_BY_NAME["logreg"], {"clf__C": 1e-3}),
+    )
+)
+
+HEADS: Mapping[str, Head] = MappingProxyType({**_BY_NAME, _STACK.name: _STACK})

@@ -1,0 +1,70 @@
+"""Rows with several labels: one classifier each, on features that are prepared once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
+
+from featx.errors import FitError
+from featx.heads import Head
+from featx.selection.candidates import Grids
+from featx.selection.splits import Folds, hold_out_once
+
+
+def check_single_label(head: Head, sample_weight: Any) -> None:
+    """Refuse what only rows of one label can have.
+
+    Raises
+    ------
+    FitError
+        For a stack, or for sample weights.
+    """
+    if head.parts:
+        raise FitError(f"head {head.name} is for one label a row; take svm, logreg or knn")
+    if sample_weight is not None:
+        raise FitError("sample weights are for one label a row; fit these labels without them")
+
+
+def each_label(pipeline: Pipeline, listed: Grids) -> tuple[Pipeline, Grids]:
+    """Make one classifier a label out of a classifier; neighbours serve all labels at once."""
+    clf = pipeline["clf"]
+    if type(clf) is KNeighborsClassifier:
+        return pipeline, listed
+    wrapped = Pipeline([*pipeline.steps[:-1], ("clf", OneVsRestClassifier(clf))])
+    renamed = [{k.replace("clf__", "clf__estimator__", 1): v for k, v in g.items()} for g in listed]
+    return wrapped, renamed
+
+
+def whole_labels(rows: Folds, y: NDArray[Any], seed: int) -> Folds:
+    """Give folds that hold out every row once and train each label on both its values.
+
+    The given ones where they do; else folds by the rarest label, as no fold of these can be
+    grouped.
+
+    Raises
+    ------
+    FitError
+        If there are no such folds.
+    """
+    if hold_out_once(rows, len(y)) and _both_values(rows, y):
+        return rows
+    counts = np.minimum((y != 0).sum(axis=0), (y == 0).sum(axis=0))
+    rarest = y[:, int(counts.argmin())]
+    for seeded in range(seed, seed + 20):
+        folds = list(StratifiedKFold(2, shuffle=True, random_state=seeded).split(y, rarest))
+        if _both_values(folds, y):
+            return folds
+    raise FitError(
+        f"labels of {int(counts.min())} rows are too rare to calibrate probabilities; add images "
+        "of them or leave them out"
+    )
+
+
+def _both_values(folds: Folds, y: NDArray[Any]) -> bool:
+    return all(np.ptp(y[train], axis=0).all() for train, _ in folds)
