@@ -112,19 +112,11 @@ class Limit:
     def __init__(self, name: str, device: str, paths: list[str], precision: str, mode: str) -> None:
         backbone = load_backbone(name, weights=None if "lite" in name else "random")
         self.pre, self.mode = backbone.preprocess, mode
-        plan = plan_runtime(device=device, precision=precision, compile="on")
-        reader = backbone.reader(backbone.select(), self.pre)
-        key = f"bench {name}"
-        self.runner = Runner(reader, plan, (*self.pre.input_size, 3), key)
+        self.plan = plan_runtime(device=device, precision=precision, compile="on")
+        self.reader = backbone.reader(backbone.select(), self.pre)
+        self.key = f"bench {name}"
         self.data = [Path(p).read_bytes() for p in paths[:64]]
-        self.threads = plan.threads
-        first = self._batch()
-        self._decode(first)
-        self.runner.prepare(first, 100_000)
-        self.batches = [self._decode(self._batch()) for _ in range(self.threads)]
-
-    def _batch(self) -> Any:
-        return np.zeros((self.runner.batch_size, *self.pre.input_size, 3), np.uint8)
+        self.threads = self.plan.threads
 
     def _decode(self, batch: Any, start: int = 0) -> Any:
         for k in range(len(batch)):
@@ -133,12 +125,20 @@ class Limit:
         return batch
 
     def measure(self, seconds: float) -> dict[str, float]:
+        """Images a second; the network lives only meanwhile, so that peers run as without it."""
+        with Runner(self.reader, self.plan, (*self.pre.input_size, 3), self.key) as runner:
+            shape = (runner.batch_size, *self.pre.input_size, 3)
+            batches = [self._decode(np.zeros(shape, np.uint8)) for _ in range(self.threads)]
+            runner.prepare(batches[0], 100_000)
+            return self._measure(runner, batches, seconds)
+
+    def _measure(self, runner: Runner, batches: list[Any], seconds: float) -> dict[str, float]:
         def forward(k: int) -> int:
-            self.runner(self.batches[k])
-            return len(self.batches[k])
+            runner(batches[k])
+            return len(batches[k])
 
         def decode(k: int) -> int:
-            return len(self._decode(self.batches[k], k * 7))
+            return len(self._decode(batches[k], k * 7))
 
         def both(k: int) -> int:
             decode(k)
