@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,23 +13,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_trusted
-from featx.cache.durable import durable_h5, size_text
 from featx.cache.fingerprint import ExtractSpec
+from featx.cache.folder import open_trusted
 from featx.cache.format import (
+    BLOCK_ROWS,
+    CONTENT_DTYPE,
     DIGEST_DTYPE,
-    blocks,
-    create_column,
-    create_header,
-    create_vectors,
-    read_text,
+    column_dtype,
     row_digest,
 )
 from featx.cache.known import RowReader
-from featx.cache.verify import damaged_rows
-from featx.errors import CacheError, NoSpaceError
-
-_RESERVE = 1 << 20  # bytes kept free for metadata
+from featx.cache.writing import Whole, write_file, write_folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Description:
     Parameters
     ----------
     ids, paths
-        One for each row.
+        One for each row; they are read by slices, so that they need not be in memory.
     labels
         None, or codes into `classes` (int32, -1 where missing), or float64 for regression.
     split, columns
@@ -48,24 +42,28 @@ class Description:
         ``id -> reason`` of each image that gave no row.
     """
 
-    ids: list[str]
-    paths: list[str]
+    ids: Sequence[str]
+    paths: Sequence[str]
     labels: NDArray[Any] | None = None
     classes: list[str] | None = None
-    split: list[str] | None = None
+    split: Sequence[str] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def datasets(self) -> dict[str, NDArray[Any] | Sequence[str]]:
-        """Name and value of each dataset that it becomes."""
+    def by_row(self) -> dict[str, NDArray[Any] | Sequence[str]]:
+        """Name and value of each dataset with a value for each row."""
         found: dict[str, NDArray[Any] | Sequence[str]] = {"ids": self.ids, "paths": self.paths}
         if self.labels is not None:
             found["labels"] = self.labels
-        if self.classes is not None:
-            found["classes"] = self.classes
         if self.split is not None:
             found["split"] = self.split
-        found |= {f"columns/{name}": values for name, values in self.columns.items()}
+        return found | {f"columns/{name}": values for name, values in self.columns.items()}
+
+    def datasets(self) -> dict[str, NDArray[Any] | Sequence[str]]:
+        """Name and value of each dataset that it becomes."""
+        found = self.by_row()
+        if self.classes is not None:
+            found["classes"] = self.classes
         return found | {
             "failed/ids": list(self.failed),
             "failed/reasons": list(self.failed.values()),
@@ -87,30 +85,39 @@ def describes(description: Description, path: Path) -> bool:
 
 
 def _same(dataset: h5py.Dataset, values: NDArray[Any] | Sequence[str]) -> bool:
-    if dataset.shape != np.shape(values):
+    given = isinstance(values, np.ndarray)
+    if dataset.shape != (values.shape if given else (len(values),)):
         return False
-    if dataset.dtype.kind in "SO":
-        return read_text(dataset) == [str(v) for v in values]
-    found, wanted = dataset[...], np.asarray(values)
-    return found.dtype == wanted.dtype and np.array_equal(
-        found, wanted, equal_nan=found.dtype.kind == "f"
-    )
+    text = dataset.dtype.kind in "SO"
+    if not text and (not given or dataset.dtype != values.dtype):
+        return False
+    for start in range(0, len(values), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        found, wanted = dataset[rows], values[rows]
+        if text:
+            if found.tolist() != [str(v).encode() for v in wanted]:
+                return False
+        elif not np.array_equal(found, wanted, equal_nan=found.dtype.kind == "f"):
+            return False
+    return True
 
 
 def write_cache(
     path: Path,
     spec: ExtractSpec,
     description: Description,
-    places: NDArray[np.int64],
+    places: NDArray[np.integer[Any]],
     files: Sequence[Path],
     provenance: dict[str, Any],
 ) -> int:
-    """Copy finished rows into a new file and put it in the place of the old one.
+    """Copy finished rows into a new cache and put it in the place of the old one.
+
+    Where `path` is a folder, it becomes parts and an index in it, else one file.
 
     Parameters
     ----------
     places
-        int64, shape (n, 2): for each row of `description`, a file of `files` and a row in it.
+        Integers, shape (n, 2): for each row of `description`, a file of `files` and a row in it.
 
     Returns
     -------
@@ -122,53 +129,49 @@ def write_cache(
     NoSpaceError
         Before anything is written, if the disk has no room; the old cache stays.
     """
+    whole = Whole(spec, json.dumps(provenance), description.classes, description.failed)
     with RowReader(files, spec) as source:
-        widths = source.widths(int(places[0, 0]))
-        itemsize = np.dtype(spec.dtype).itemsize
-        needed = len(places) * (sum(widths) * itemsize + 400) + _RESERVE
-        free = shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise NoSpaceError(
-                f"no space to write {path}: {size_text(needed)} needed, {size_text(free)} free; "
-                "make room and run the same command again, what is done is kept"
-            )
-        with durable_h5(path, needed=needed, check=_check_cache) as file:
-            create_header(file, spec)
-            file.create_dataset(
-                "provenance", data=json.dumps(provenance), dtype=h5py.string_dtype()
-            )
-            for name, values in description.datasets().items():
-                create_column(file, name, values)
-            _copy_rows(file, spec, description.ids, places, source, widths)
-    return widths[0]
+        rows = _Assembled(description, places, source)
+        if path.is_dir():
+            write_folder(path, whole, rows)
+        else:
+            write_file(path, whole, rows)
+    return rows.widths[0]
 
 
-def _copy_rows(
-    file: h5py.File,
-    spec: ExtractSpec,
-    ids: list[str],
-    places: NDArray[np.int64],
-    source: RowReader,
-    widths: list[int],
-) -> None:
-    n_rows = len(places)
-    datasets = create_vectors(file, spec, n_rows, widths)
-    contents, stamps = np.empty(n_rows, "S64"), np.empty((n_rows, 2), np.int64)
-    digests = np.empty(n_rows, DIGEST_DTYPE)
-    row_bytes = sum(widths) * np.dtype(spec.dtype).itemsize
-    for rows in blocks(n_rows, row_bytes):
-        vectors, _, contents[rows], stamps[rows] = source.read(places[rows])
-        for dataset, vector in zip(datasets, vectors, strict=True):
-            dataset[rows] = vector
-        for k, row in enumerate(range(rows.start, rows.stop)):
-            digests[row] = row_digest(ids[row], contents[row], [v[k] for v in vectors])
-    create_column(file, "content", contents)
-    create_column(file, "stamps", stamps)
-    create_column(file, "row_digest", digests)
+class _Assembled:
+    """Rows from many files in the order of a description."""
 
+    def __init__(
+        self, description: Description, places: NDArray[np.integer[Any]], source: RowReader
+    ) -> None:
+        self._places, self._source = places, source
+        self._given = description.by_row()
+        self.widths = source.widths(int(places[0, 0]))
+        self.columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+            name: (column_dtype(values), values.shape[1:] if isinstance(values, np.ndarray) else ())
+            for name, values in self._given.items()
+        }
+        self.columns |= {
+            "content": (CONTENT_DTYPE, ()),
+            "stamps": (np.dtype(np.int64), (2,)),
+            "row_digest": (DIGEST_DTYPE, ()),
+        }
 
-def _check_cache(path: Path) -> None:
-    file, spec = open_trusted(path)
-    with file:
-        if damaged_rows(file, spec).any():
-            raise CacheError(f"{path} reads back other than it was written; check the disk")
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+        """Read a stretch of rows."""
+        vectors, _, content, stamps = self._source.read(self._places[rows])
+        values: dict[str, Any] = {name: given[rows] for name, given in self._given.items()}
+        digests = [
+            row_digest(item, content[k], [v[k] for v in vectors])
+            for k, item in enumerate(values["ids"])
+        ]
+        values |= {"content": content, "stamps": stamps}
+        return vectors, values | {"row_digest": np.array(digests, DIGEST_DTYPE)}
+
+    def tag(self, rows: slice) -> str:
+        """Name a part as no other: what is in it shows only when it is read."""
+        return secrets.token_hex(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 
 from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
-from featx.cache.format import ENCODING_TYPE, vector_datasets
+from featx.cache.format import ENCODING_TYPE, INDEX_TYPE, vector_datasets
 from featx.errors import CacheError, CacheFormatError
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -18,8 +19,8 @@ _MAX_DEFLATE = 1100  # no deflate stream grows by more
 _PER_ROW = ("ids", "paths", "content", "stamps", "row_digest", "labels", "split")
 
 
-def open_trusted(path: Path) -> tuple[h5py.File, ExtractSpec]:
-    """Open a cache or a shard for reading, after checking every object in it.
+def open_file(path: Path) -> tuple[h5py.File, ExtractSpec]:
+    """Open a cache file or a shard for reading, after checking every object in it.
 
     Raises
     ------
@@ -31,8 +32,23 @@ def open_trusted(path: Path) -> tuple[h5py.File, ExtractSpec]:
     """
     if not path.exists():
         raise CacheError(f"no such cache: {path}; `featx extract SOURCE {path}` writes one")
-    if path.is_dir():
-        raise CacheError(f"{path} is a folder, not a cache")
+    return _open(path, _check_cache)
+
+
+def open_index(path: Path) -> tuple[h5py.File, ExtractSpec]:
+    """Open the index of a folder of parts in the same way.
+
+    Raises
+    ------
+    CacheFormatError
+        As `open_file`.
+    """
+    return _open(path, _check_index)
+
+
+def _open(
+    path: Path, check: Callable[[h5py.File], ExtractSpec]
+) -> tuple[h5py.File, ExtractSpec]:
     try:
         # Nothing ever writes to a published file, so no lock is needed to read it.
         file = h5py.File(path, "r", locking=False)
@@ -42,7 +58,7 @@ def open_trusted(path: Path) -> tuple[h5py.File, ExtractSpec]:
             f"{path} is not a featx cache, or is cut off: {reason[:160]}"
         ) from None
     try:
-        return file, _check(file, path)
+        return file, check(file)
     except CacheFormatError as error:
         file.close()
         raise CacheFormatError(f"{path}: {error}") from None
@@ -52,23 +68,42 @@ def open_trusted(path: Path) -> tuple[h5py.File, ExtractSpec]:
         raise CacheFormatError(f"{path} is damaged: {reason[:160]}") from None
 
 
-def _check(file: h5py.File, path: Path) -> ExtractSpec:
+def _check_cache(file: h5py.File) -> ExtractSpec:
+    spec = _check_header(file, ENCODING_TYPE, ("ids", "content", "row_digest", "features"))
+    _check_shapes(file, spec)
+    return spec
+
+
+def _check_index(file: h5py.File) -> ExtractSpec:
+    names = ("parts", "part_rows", "part_bytes", "part_digest")
+    spec = _check_header(file, INDEX_TYPE, names)
+    n_parts = file["parts"].shape
+    if len(n_parts) != 1 or not n_parts[0] or file["parts"].dtype.kind != "S":
+        raise CacheFormatError("/parts is not a list of names")
+    wanted = {"part_rows": (*n_parts, 2), "part_bytes": n_parts, "part_digest": n_parts}
+    for name, shape in wanted.items():
+        if file[name].shape != shape or (file[name].dtype.kind == "S") != (name == "part_digest"):
+            raise CacheFormatError(f"/{name} does not fit {n_parts[0]} parts")
+    return spec
+
+
+def _check_header(file: h5py.File, kind: str, names: Sequence[str]) -> ExtractSpec:
     found = _text_attribute(file, "encoding-type")
-    if found != ENCODING_TYPE:
-        raise CacheFormatError(f"not a featx cache (encoding-type {found!r})")
+    if found != kind:
+        what = "a featx cache" if kind == ENCODING_TYPE else "the index of a featx cache"
+        raise CacheFormatError(f"not {what} (encoding-type {found!r})")
     version = _text_attribute(file, "encoding-version")
     if version != str(FORMAT_VERSION):
         raise CacheFormatError(
             f"format version {version}, and this featx reads {FORMAT_VERSION}; upgrade featx"
         )
     _check_group(file, "")
-    for name in ("spec", "ids", "content", "row_digest", "features"):
+    for name in ("spec", *names):
         if name not in file:
             raise CacheFormatError(f"/{name} is missing")
     spec = ExtractSpec.from_json(_json_text(file["spec"]))
     if spec.fingerprint != _text_attribute(file, "fingerprint"):
         raise CacheFormatError("the fingerprint is not that of the spec inside")
-    _check_shapes(file, spec)
     return spec
 
 

@@ -7,6 +7,7 @@ without labels, split and columns.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
 from featx.errors import CacheFormatError
 
 ENCODING_TYPE = "featx-cache"
+INDEX_TYPE = "featx-cache-index"
 CONTENT_DTYPE = np.dtype("S64")
 DIGEST_DTYPE = np.dtype("S32")
+BLOCK_ROWS = 8192
+"""Rows whose names are handled at once."""
 _CHUNK_BYTES = 384 * 1024
 
 
@@ -55,9 +59,9 @@ def chunk_rows(n_rows: int, row_bytes: int) -> int:
     return max(1, min(n_rows, _CHUNK_BYTES // max(1, row_bytes)))
 
 
-def create_header(file: h5py.File, spec: ExtractSpec) -> None:
+def create_header(file: h5py.File, spec: ExtractSpec, kind: str = ENCODING_TYPE) -> None:
     """Write what says which format and which spec a file has."""
-    file.attrs["encoding-type"] = ENCODING_TYPE
+    file.attrs["encoding-type"] = kind
     file.attrs["encoding-version"] = str(FORMAT_VERSION)
     file.attrs["fingerprint"] = spec.fingerprint
     file.create_dataset("spec", data=spec.to_json(), dtype=h5py.string_dtype())
@@ -80,23 +84,49 @@ def create_vectors(
     ]
 
 
-def create_column(file: h5py.File, name: str, values: NDArray[Any] | Sequence[str]) -> None:
-    """Write one column; text is stored as UTF-8 of fixed length, so that it is checksummed too."""
-    array = np.asarray(values, dtype=object) if not isinstance(values, np.ndarray) else values
-    if array.dtype.kind in "OU":
-        encoded = [str(v).encode() for v in array]
-        length = max([1, *map(len, encoded)])
-        array = np.array(encoded, h5py.string_dtype("utf-8", length))
-    chunks = (chunk_rows(len(array), array.dtype.itemsize * int(np.prod(array.shape[1:]))),)
-    file.create_dataset(
+def column_dtype(values: NDArray[Any] | Sequence[str]) -> np.dtype[Any]:
+    """Type that a column is stored as: numbers as they are, text as UTF-8 of fixed length."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
+        return values.dtype
+    longest = max((len(str(value).encode()) for value in values), default=1)
+    return np.dtype(h5py.string_dtype("utf-8", max(1, longest)))
+
+
+def fill(dataset: h5py.Dataset, rows: slice, values: NDArray[Any] | Sequence[str]) -> None:
+    """Write a stretch of a column; text may be given as strings or as it is stored."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
+        dataset[rows] = values
+        return
+    text = np.empty(len(values), dataset.dtype)  # which says that its bytes are UTF-8
+    there = isinstance(values, np.ndarray) and values.dtype.kind == "S"
+    text[:] = values if there else [v if isinstance(v, bytes) else str(v).encode() for v in values]
+    dataset[rows] = text
+
+
+def create_rows(
+    file: h5py.File, name: str, n_rows: int, dtype: np.dtype[Any], tail: tuple[int, ...] = ()
+) -> h5py.Dataset:
+    """Create an empty column, to be filled by blocks; text has a checksum and is deflated."""
+    chunk = chunk_rows(n_rows, dtype.itemsize * math.prod(tail))
+    text = n_rows > 0 and dtype.kind == "S"
+    return file.create_dataset(
         name,
-        data=array,
-        chunks=(*chunks, *array.shape[1:]) if len(array) else None,
-        fletcher32=len(array) > 0,
+        shape=(n_rows, *tail),
+        dtype=dtype,
+        chunks=(chunk, *tail) if n_rows else None,
+        fletcher32=n_rows > 0,
         # Names of files repeat themselves; numbers and digests hardly do.
-        compression="gzip" if len(array) and array.dtype.kind == "S" else None,
-        compression_opts=1 if len(array) and array.dtype.kind == "S" else None,
+        compression="gzip" if text else None,
+        compression_opts=1 if text else None,
     )
+
+
+def create_column(file: h5py.File, name: str, values: NDArray[Any] | Sequence[str]) -> None:
+    """Write one column that is in memory."""
+    tail = values.shape[1:] if isinstance(values, np.ndarray) else ()
+    dataset = create_rows(file, name, len(values), column_dtype(values), tail)
+    if len(values):
+        fill(dataset, slice(None), values)
 
 
 def read_text(dataset: h5py.Dataset) -> list[str]:
@@ -114,9 +144,9 @@ def read_text(dataset: h5py.Dataset) -> list[str]:
         raise CacheFormatError(f"{dataset.name} is not UTF-8 text") from None
 
 
-def blocks(n_rows: int, row_bytes: int, block_bytes: int = 16 << 20) -> Iterator[slice]:
-    """Cut rows into slices of about `block_bytes` that start at chunk boundaries."""
+def blocks(n_rows: int, row_bytes: int, block_bytes: int = 8 << 20) -> Iterator[slice]:
+    """Cut rows into slices of about `block_bytes`, not too many, that start at chunk boundaries."""
     chunk = chunk_rows(n_rows, row_bytes)
-    step = max(chunk, block_bytes // max(1, row_bytes) // chunk * chunk)
+    step = max(chunk, min(BLOCK_ROWS, block_bytes // max(1, row_bytes)) // chunk * chunk)
     for start in range(0, n_rows, step):
         yield slice(start, min(n_rows, start + step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,14 +12,63 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_trusted
+from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import CONTENT_DTYPE, read_text, row_digest, vector_datasets
+from featx.cache.folder import cache_files
+from featx.cache.format import BLOCK_ROWS, CONTENT_DTYPE, row_digest, vector_datasets
 from featx.cache.shards import complete_shards
 from featx.cache.verify import damaged_rows
 from featx.errors import CacheError, CacheFormatError
 
+_KEY = np.dtype("S16")
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before it was read may change unseen
+
+
+class _Places:
+    """Places of rows, found by a digest of what names them: 24 bytes a row."""
+
+    def __init__(self) -> None:
+        self._new: list[tuple[NDArray[Any], NDArray[np.int32]]] = []
+        self._keys, self._at = np.empty(0, _KEY), np.empty((0, 2), np.int32)
+
+    def add(self, keys: NDArray[Any], number: int, rows: NDArray[np.integer[Any]]) -> None:
+        """Take rows of the file `number`."""
+        at = np.empty((len(rows), 2), np.int32)
+        at[:, 0], at[:, 1] = number, rows
+        self._new.append((keys, at))
+
+    def sort(self) -> None:
+        """Make what was added be found."""
+        if self._new:
+            keys = np.concatenate([self._keys, *(keys for keys, _ in self._new)])
+            at = np.concatenate([self._at, *(at for _, at in self._new)])
+            self._new.clear()
+            order = np.argsort(keys, kind="stable")
+            self._keys, self._at = keys[order], at[order]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, names: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+        """Tell which names are there, and the place of each."""
+        keys = _keys(names)
+        if not len(self):
+            return np.zeros(len(keys), bool), np.zeros((len(keys), 2), np.int32)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        return self._keys[at] == keys, self._at[at]
+
+
+def _keys(names: Sequence[bytes]) -> NDArray[Any]:
+    digests = b"".join(hashlib.blake2b(name, digest_size=16).digest() for name in names)
+    return np.frombuffer(digests, _KEY)
+
+
+def _column_keys(dataset: h5py.Dataset) -> NDArray[Any]:
+    found = np.empty(dataset.shape[0], _KEY)
+    for start in range(0, len(found), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        found[rows] = _keys(dataset[rows].tolist())
+    return found
 
 
 class KnownRows:
@@ -29,7 +79,7 @@ class KnownRows:
     spec
         Only files of its fingerprint count.
     cache
-        The cache in place, or None.
+        The cache in place, a file or a folder, or None.
     shards
         The folder of shards.
 
@@ -45,20 +95,19 @@ class KnownRows:
         self.check = True
         self.files: list[Path] = []
         self.damaged = 0
-        self._contents: list[NDArray[Any]] = []
-        self._places: list[NDArray[np.int64]] = []
-        self._by_id: dict[str, tuple[int, int]] = {}
+        self._by_content, self._by_id = _Places(), _Places()
         self._stamps: list[NDArray[np.int64]] = []
         self._content_of: list[NDArray[np.bytes_]] = []
         self.shards = shards
-        if cache is not None:
-            self._take(cache, is_cache=True)
+        for path in [] if cache is None else cache_files(cache):
+            self._take(path, is_cache=True)
         self.refresh()
+        self._by_id.sort()
         self.check = False
 
     def _take(self, path: Path, *, is_cache: bool) -> None:
         try:
-            file, spec = open_trusted(path)
+            file, spec = open_file(path)
             with file:
                 self._index(file, spec, path)
         except CacheFormatError:
@@ -71,57 +120,55 @@ class KnownRows:
     def _index(self, file: h5py.File, spec: ExtractSpec, path: Path) -> None:
         if spec.fingerprint != self.spec.fingerprint:
             raise CacheFormatError(f"{path} has another fingerprint than this run")
-        ids, content = read_text(file["ids"]), file["content"][...].astype(CONTENT_DTYPE)
-        stamps = file["stamps"][...] if "stamps" in file else np.zeros((len(ids), 2), np.int64)
-        bad = damaged_rows(file, spec) if self.check else np.zeros(len(ids), bool)
+        content = _column_keys(file["content"])
+        bad = damaged_rows(file, spec) if self.check else np.zeros(len(content), bool)
         number, rows = len(self.files), np.flatnonzero(~bad)
+        if self.check:
+            self._index_names(file, number, rows)
         self.damaged += int(bad.sum())
         self.files.append(path)
-        self._contents.append(content[rows])
-        self._places.append(np.stack([np.full(len(rows), number), rows], axis=1))
-        if not self.check:
-            return
-        self._stamps.append(stamps)
-        self._content_of.append(content)
-        for row in rows.tolist():
-            if stamps[row, 1]:
-                self._by_id[ids[row]] = (number, row)
+        self._by_content.add(content[rows], number, rows)
+
+    def _index_names(self, file: h5py.File, number: int, rows: NDArray[np.int64]) -> None:
+        """Keep what `untouched` needs of the rows whose stamps prove something."""
+        n_rows = file["ids"].shape[0]
+        stamps = file["stamps"][...] if "stamps" in file else np.zeros((n_rows, 2), np.int64)
+        rows = rows[stamps[rows, 1] != 0]
+        keys = _column_keys(file["ids"])[rows] if len(rows) else np.empty(0, _KEY)
+        self._by_id.add(keys, number, np.arange(len(rows)))
+        self._stamps.append(stamps[rows])
+        self._content_of.append(file["content"][...].astype(CONTENT_DTYPE)[rows])
 
     def refresh(self) -> None:
         """Take the shards that have come since; they were read back when they were written."""
+        taken = set(self.files)
         for path in complete_shards(self.shards):
-            if path not in self.files:
+            if path not in taken:
                 self._take(path, is_cache=False)
-        contents = np.concatenate([np.empty(0, CONTENT_DTYPE), *self._contents])
-        places = np.concatenate([np.empty((0, 2), np.int64), *self._places])
-        order = np.argsort(contents, kind="stable")
-        self._content, self._place = contents[order], places[order]
-        self._contents, self._places = [self._content], [self._place]
+        self._by_content.sort()
 
     def __len__(self) -> int:
-        return len(self._content)
+        return len(self._by_content)
 
     def untouched(self, item: str, stamp: NDArray[np.int64]) -> bytes:
         """Digest of the row of this id if size and time of change still hold, else nothing."""
-        place = self._by_id.get(item)
-        if place is None or not stamp[1]:
+        if not stamp[1]:
             return b""
-        number, row = place
-        if not np.array_equal(self._stamps[number][row], stamp):
+        (there,), ((number, row),) = self._by_id.find([item.encode()])
+        if not there or not np.array_equal(self._stamps[number][row], stamp):
             return b""
         return bytes(self._content_of[number][row])
 
     def __contains__(self, content: bytes) -> bool:
         """Whether there is a row of an image with this digest."""
-        at = int(np.searchsorted(self._content, np.array(content, CONTENT_DTYPE)))
-        return at < len(self._content) and bool(self._content[at] == content)
+        return bool(self._by_content.find([content])[0][0])
 
-    def places(self, content: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    def places(self, content: NDArray[np.bytes_]) -> NDArray[np.int32]:
         """Where the row of each digest lies.
 
         Returns
         -------
-        places : int64, shape (n, 2)
+        places : int32, shape (n, 2)
             A file of `files`, and a row in it.
 
         Raises
@@ -129,14 +176,17 @@ class KnownRows:
         CacheError
             If a row is missing.
         """
-        at = np.minimum(np.searchsorted(self._content, content), max(0, len(self._content) - 1))
-        if not len(self._content) or not np.array_equal(self._content[at], content):
-            raise CacheError("rows that were written are missing; run the same command again")
-        return self._place[at]
+        found = np.empty((len(content), 2), np.int32)
+        for start in range(0, len(content), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            there, found[rows] = self._by_content.find(content[rows].tolist())
+            if not there.all():
+                raise CacheError("rows that were written are missing; run the same command again")
+        return found
 
     def forget_names(self) -> None:
         """Free what only `untouched` needs."""
-        self._by_id.clear()
+        self._by_id = _Places()
         self._stamps.clear()
         self._content_of.clear()
 
@@ -170,7 +220,7 @@ class RowReader:
         if number not in self._open:
             if len(self._open) >= self._limit:
                 self._open.pop(next(iter(self._open))).close()
-            self._open[number], _ = open_trusted(self.files[number])
+            self._open[number], _ = open_file(self.files[number])
         return self._open[number]
 
     def widths(self, number: int) -> list[int]:
@@ -178,9 +228,9 @@ class RowReader:
         return [int(self._file(number)[name].shape[1]) for name in self._names]
 
     def read(
-        self, places: NDArray[np.int64]
+        self, places: NDArray[np.integer[Any]]
     ) -> tuple[list[NDArray[Any]], list[str], NDArray[Any], NDArray[Any]]:
-        """Read rows in the order of `places`, int64 (n, 2) of file and row.
+        """Read rows in the order of `places`, integers (n, 2) of file and row.
 
         Returns
         -------
@@ -217,7 +267,7 @@ class RowReader:
         return vectors, ids, content, stamps
 
 
-def _runs(rows: NDArray[np.int64]) -> Iterator[slice]:
+def _runs(rows: NDArray[np.integer[Any]]) -> Iterator[slice]:
     """Cut sorted row numbers where they do not follow each other; what lies between may be bad."""
     cuts = np.flatnonzero(np.diff(rows) > 1) + 1
     edges = [0, *cuts.tolist(), len(rows)]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from featx.cache.distrust import open_trusted
-from featx.cache.durable import size_text
+from featx.cache.features import Features
+from featx.cache.folder import INDEX, Folder, open_trusted
 from featx.cache.format import read_text, tap_names, vector_datasets
+from featx.cache.lookup import ID_INDEX, find_rows
+from featx.cache.summary import as_html, summary
+from featx.cache.text import Text
 from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, nearest
 from featx.labels import joined_labels
@@ -25,77 +27,6 @@ if TYPE_CHECKING:
     import os
 
     import pandas as pd
-
-
-class Features:
-    """The matrix of one tap, read from the file by rows when it is indexed.
-
-    Examples
-    --------
-    ``X[10:20]`` reads ten rows, ``np.asarray(X)`` reads all, ``X.batches(4096)`` iterates.
-    """
-
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        self._dataset = dataset
-        self.shape: tuple[int, int] = dataset.shape
-        self.dtype = dataset.dtype
-        self.ndim = 2
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        rows, *rest = key if isinstance(key, tuple) else (key,)
-        found = self._rows(rows)
-        return found[(slice(None) if found.ndim == 2 else Ellipsis, *rest)] if rest else found
-
-    def _rows(self, rows: Any) -> NDArray[Any]:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                return np.asarray(self._dataset[start:stop])
-            rows = np.arange(start, stop, step)
-        if isinstance(rows, (int, np.integer)):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)}")
-            return np.asarray(self._dataset[int(rows) % len(self)])
-        if rows is Ellipsis:
-            return np.asarray(self)
-        wanted = np.asarray(rows)
-        if wanted.dtype == bool:
-            if wanted.shape != (len(self),):
-                raise IndexError(f"a mask of shape {wanted.shape} for {len(self)} rows")
-            wanted = np.flatnonzero(wanted)
-        wanted = wanted.astype(np.int64)
-        if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
-            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
-        return self._gather(wanted % max(1, len(self)))
-
-    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows in any order: each stretch of chunks that holds some is read once."""
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
-        order = np.argsort(rows, kind="stable")
-        step = (self._dataset.chunks or (4096,))[0]
-        chunks = rows[order] // step
-        for at in np.split(order, np.flatnonzero(np.diff(chunks)) + 1) if len(rows) else []:
-            start = int(rows[at[0]]) // step * step
-            found[at] = self._dataset[start : start + step][rows[at] - start]
-        return found
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("features lie in a file; reading them makes a copy")
-        return np.asarray(self._dataset[...], dtype)
-
-    def batches(self, n: int = 4096) -> Iterator[NDArray[Any]]:
-        """Iterate over consecutive blocks of `n` rows; the last may be shorter."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        for start in range(0, len(self), n):
-            yield self[start : start + n]
-
-    def __repr__(self) -> str:
-        return f"<Features {self.shape[0]} x {self.shape[1]} {self.dtype}, read by rows>"
 
 
 class Cache:
@@ -140,6 +71,19 @@ class Cache:
         return int(self._file["features"].shape[0])
 
     @property
+    def n_parts(self) -> int:
+        """Number of parts of a folder; 0 for one file."""
+        return len(self._file.parts) if isinstance(self._file, Folder) else 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Size on disk."""
+        if not isinstance(self._file, Folder):
+            return self.path.stat().st_size
+        parts = sum(part.n_bytes for part in self._file.parts)
+        return parts + (self.path / INDEX).stat().st_size
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the spec."""
         return self.spec.fingerprint
@@ -165,14 +109,43 @@ class Cache:
         return Features(self._file[vector_datasets(self.spec)[self.taps.index(name)]])
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Text:
         """Unique name of each row."""
-        return read_text(self._file["ids"])
+        return Text.read(self._file["ids"])
 
     @cached_property
-    def paths(self) -> list[str]:
+    def paths(self) -> Text:
         """Where the image of each row was."""
-        return read_text(self._file["paths"])
+        return Text.read(self._file["paths"])
+
+    def row(self, item: str) -> int:
+        """Find the row of an id, without reading the other ids where the file has an index.
+
+        Raises
+        ------
+        CacheError
+            If there is no such id.
+        """
+        return int(self.rows([item])[0])
+
+    def rows(self, items: Sequence[str]) -> NDArray[np.int64]:
+        """Find the rows of several ids at once.
+
+        Returns
+        -------
+        rows : int64, shape (len(items),)
+
+        Raises
+        ------
+        CacheError
+            If there is no such id.
+        """
+        found = find_rows(self._file.get(ID_INDEX), self._file["ids"], items)
+        if len(found) and found.min() < 0:
+            missing = np.flatnonzero(found < 0)
+            more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise CacheError(f"{self.path} has no row with the id {items[missing[0]]!r}{more}")
+        return found
 
     @cached_property
     def content_digests(self) -> NDArray[np.bytes_]:
@@ -193,9 +166,9 @@ class Cache:
         return self._file["labels"][...] if "labels" in self._file else None
 
     @cached_property
-    def split(self) -> list[str] | None:
+    def split(self) -> Text | None:
         """``train``, ``validation`` or ``test`` for each row, or empty; None without a split."""
-        return read_text(self._file["split"]) if "split" in self._file else None
+        return Text.read(self._file["split"]) if "split" in self._file else None
 
     @cached_property
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -256,28 +229,7 @@ class Cache:
 
     def info(self) -> dict[str, Any]:
         """Summary that `featx info` prints, JSON-ready."""
-        counts = {}
-        if self.classes is not None and self.y is not None:
-            several = self.y.ndim == 2
-            has = (self.y[:, k] == 1 if several else self.y == k for k in range(len(self.classes)))
-            counts = {name: int(rows.sum()) for name, rows in zip(self.classes, has, strict=True)}
-        return {
-            "cache": str(self.path),
-            "fingerprint": self.fingerprint,
-            "rows": len(self),
-            "failed": len(self.failed),
-            "bytes": self.path.stat().st_size,
-            "taps": {name: self.tap(name).shape[1] for name in self.taps},
-            "classes": counts,
-            "columns": sorted(self.columns),
-            "split": {
-                name: self.split.count(name) for name in sorted(set(self.split)) if self.split
-            }
-            if self.split is not None
-            else {},
-            "spec": json.loads(self.spec.to_json()),
-            "provenance": self.provenance,
-        }
+        return summary(self, self._file)
 
     def __repr__(self) -> str:
         return (
@@ -286,27 +238,14 @@ class Cache:
         )
 
     def _repr_html_(self) -> str:
-        info = self.info()
-        shown = {
-            "rows": f"{info['rows']} ({info['failed']} images failed)",
-            "backbone": f"{self.spec.architecture}, {self.spec.precision}",
-            "taps": ", ".join(f"{name} ({width})" for name, width in info["taps"].items()),
-            "classes": ", ".join(f"{k} ({v})" for k, v in info["classes"].items()) or "no labels",
-            "columns": ", ".join(info["columns"]) or "none",
-            "size": size_text(info["bytes"]),
-            "fingerprint": info["fingerprint"][:16],
-        }
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(k)}</th>"
-            f"<td style='text-align:left'>{escape(v)}</td></tr>"
-            for k, v in shown.items()
-        )
-        return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
+        return as_html(self)
 
 
 def _column(dataset: h5py.Dataset) -> NDArray[Any]:
     if dataset.dtype.kind in "SO":
-        return np.array(read_text(dataset), dtype=object)
+        known: dict[str, str] = {}  # rows with the same text share it
+        texts = (known.setdefault(text, text) for text in Text.read(dataset))
+        return np.fromiter(texts, dtype=object, count=len(dataset))
     return np.asarray(dataset[...])
 
 
@@ -316,7 +255,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     Parameters
     ----------
     path
-        A file that `featx.extract` wrote.
+        A file that `featx.extract` wrote, or a folder of parts (`featx split`).
 
     Raises
     ------

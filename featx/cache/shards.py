@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_trusted
 from featx.cache.durable import TEMPORARY, durable_h5, write_bytes
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import (
@@ -33,7 +32,7 @@ from featx.cache.format import (
     create_vectors,
     row_digest,
 )
-from featx.cache.verify import damaged_rows
+from featx.cache.verify import require_sound
 from featx.errors import CacheError
 
 SHARD_ROWS = 512
@@ -126,7 +125,7 @@ class ShardWriter:
         widths = [vector.shape[0] for vector in rows[0].vectors]
         row_bytes = sum(widths) * np.dtype(self.spec.dtype).itemsize + 256
         path = self.folder / name
-        with durable_h5(path, needed=row_bytes * len(rows), check=_check_shard) as file:
+        with durable_h5(path, needed=row_bytes * len(rows), check=require_sound) as file:
             create_header(file, self.spec)
             datasets = create_vectors(file, self.spec, len(rows), widths)
             for k, dataset in enumerate(datasets):
@@ -139,13 +138,6 @@ class ShardWriter:
         self.written += len(rows)
 
 
-def _check_shard(path: Path) -> None:
-    file, spec = open_trusted(path)
-    with file:
-        if damaged_rows(file, spec).any():
-            raise CacheError(f"{path} reads back other than it was written; check the disk")
-
-
 def remove_parts(cache: Path) -> None:
     """Remove every shard and leftover beside a cache that has just been published."""
     shutil.rmtree(parts_folder(cache), ignore_errors=True)
@@ -154,7 +146,8 @@ def remove_parts(cache: Path) -> None:
 def remove_unfinished(cache: Path) -> None:
     """Remove what a killed writer left under a temporary name; needs the writer's lock."""
     beside = cache.parent.glob(f".{escape(cache.name)}.*{TEMPORARY}")
-    for path in [*beside, *parts_folder(cache).rglob(f".*{TEMPORARY}")]:
+    inside = cache.glob(f".*{TEMPORARY}")  # of a cache that is a folder
+    for path in [*beside, *inside, *parts_folder(cache).rglob(f".*{TEMPORARY}")]:
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -11,10 +11,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_trusted
+from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import blocks, row_digest, vector_datasets
-from featx.errors import CacheFormatError
+from featx.cache.folder import Folder, Part, file_digest
+from featx.cache.format import BLOCK_ROWS, blocks, row_digest, vector_datasets
+from featx.cache.lookup import ID_INDEX, index_problems
+from featx.errors import CacheError, CacheFormatError
+
+_KEYS = ("/ids", "/content", "/row_digest")
 
 
 @dataclass(frozen=True)
@@ -31,26 +35,63 @@ class Verification:
 
 
 def verify_file(path: Path) -> Verification:
-    """Re-read every dataset, and check each row against its digest.
+    """Re-read every dataset of a file or of a folder's parts, and check each row's digest.
 
     Raises
     ------
     CacheError
-        If there is no such file.
+        If there is no such cache.
     """
     try:
-        file, spec = open_trusted(path)
+        if path.is_dir():
+            with Folder(path) as folder:
+                return Verification(len(folder), tuple(_folder_problems(folder)))
+        file, spec = open_file(path)
+        with file:
+            problems = _problems(file, spec)
+            if not any(problem.startswith(_KEYS) for problem in problems):
+                problems += _index_problems(file, file["ids"])
+            return Verification(int(file["features"].shape[0]), tuple(problems))
     except CacheFormatError as error:
         return Verification(0, (str(error),))
-    with file:
-        problems = _unreadable(file, set(vector_datasets(spec)))
-        n_rows = int(file["features"].shape[0])
-        if any(problem.startswith(("/ids", "/content", "/row_digest")) for problem in problems):
-            return Verification(n_rows, tuple(problems))
-        damaged = np.flatnonzero(damaged_rows(file, spec))
-        ids = file["ids"]
-        problems += [f"row {row} ({ids[row].decode()}) is damaged" for row in damaged]
-        return Verification(n_rows, tuple(problems))
+
+
+def _folder_problems(folder: Folder) -> list[str]:
+    problems = [f"index.h5: {found}" for found in _unreadable(folder.index, set())]
+    whole = True
+    for k, part in enumerate(folder.parts):
+        found = _part_problems(folder, k, part)
+        whole = whole and not found
+        problems += found
+    return problems + _index_problems(folder.index, folder["ids"]) if whole else problems
+
+
+def _part_problems(folder: Folder, k: int, part: Part) -> list[str]:
+    try:
+        file = folder.part(k)
+    except CacheError as error:
+        return [str(error)]
+    changed = file_digest(folder.path / part.name) != part.digest
+    found = [f"part {part.name}: {problem}" for problem in _problems(file, folder.spec, part.start)]
+    if changed and not found:
+        found = [f"part {part.name}: its bytes are not those that the index means"]
+    return found
+
+
+def _problems(file: h5py.File, spec: ExtractSpec, start: int = 0) -> list[str]:
+    """Problems of one file whose rows are `start` and the following of the whole."""
+    problems = _unreadable(file, set(vector_datasets(spec)))
+    if any(problem.startswith(_KEYS) for problem in problems):
+        return problems
+    damaged = np.flatnonzero(damaged_rows(file, spec))
+    names = (file["ids"][row].decode("utf-8", "replace") for row in damaged)
+    return problems + [
+        f"row {start + row} ({name}) is damaged" for row, name in zip(damaged, names, strict=True)
+    ]
+
+
+def _index_problems(file: h5py.File, ids: h5py.Dataset) -> list[str]:
+    return index_problems(file[ID_INDEX], ids) if ID_INDEX in file else []
 
 
 def _unreadable(file: h5py.File, vectors: set[str]) -> list[str]:
@@ -60,12 +101,30 @@ def _unreadable(file: h5py.File, vectors: set[str]) -> list[str]:
         if not isinstance(thing, h5py.Dataset) or name in vectors:
             return
         try:
-            thing[...]
+            if not thing.ndim:
+                thing[()]
+            else:
+                for start in range(0, thing.shape[0], BLOCK_ROWS):
+                    thing[start : start + BLOCK_ROWS]
         except OSError:
             problems.append(f"/{name} fails its checksum")
 
     file.visititems(visit)
     return problems
+
+
+def require_sound(path: Path) -> None:
+    """Refuse a file that was just written, if a row reads back other than it was.
+
+    Raises
+    ------
+    CacheError
+        With the file and what to do.
+    """
+    file, spec = open_file(path)
+    with file:
+        if damaged_rows(file, spec).any():
+            raise CacheError(f"{path} reads back other than it was written; check the disk")
 
 
 def damaged_rows(file: h5py.File, spec: ExtractSpec) -> NDArray[np.bool_]:
@@ -94,7 +153,16 @@ def _good(file: h5py.File, names: Sequence[str], rows: slice) -> NDArray[np.bool
             [_good(file, names, slice(row, row + 1)) for row in range(rows.start, rows.stop)]
         )
     ids, contents = file["ids"][rows], file["content"][rows]
-    digests = file["row_digest"][rows]
+    return same_digests(ids, contents, vectors, file["row_digest"][rows])
+
+
+def same_digests(
+    ids: NDArray[Any],
+    contents: NDArray[Any],
+    vectors: Sequence[NDArray[Any]],
+    digests: NDArray[Any],
+) -> NDArray[np.bool_]:
+    """Tell for each row whether its digest is that of what stands in it; text as stored."""
     return np.array(
         [
             row_digest(ids[k].decode("utf-8", "replace"), contents[k], [v[k] for v in vectors])

@@ -1,0 +1,80 @@
+"""The matrix of one tap, read from its file or files by rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+class Features:
+    """The matrix of one tap, read from the file by rows when it is indexed.
+
+    Examples
+    --------
+    ``X[10:20]`` reads ten rows, ``np.asarray(X)`` reads all, ``X.batches(4096)`` iterates.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self.shape: tuple[int, int] = dataset.shape
+        self.dtype = dataset.dtype
+        self.ndim = 2
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        found = self._rows(rows)
+        return found[(slice(None) if found.ndim == 2 else Ellipsis, *rest)] if rest else found
+
+    def _rows(self, rows: Any) -> NDArray[Any]:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return np.asarray(self._dataset[start:stop])
+            rows = np.arange(start, stop, step)
+        if isinstance(rows, (int, np.integer)):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)}")
+            return np.asarray(self._dataset[int(rows) % len(self)])
+        if rows is Ellipsis:
+            return np.asarray(self)
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool:
+            if wanted.shape != (len(self),):
+                raise IndexError(f"a mask of shape {wanted.shape} for {len(self)} rows")
+            wanted = np.flatnonzero(wanted)
+        wanted = wanted.astype(np.int64)
+        if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
+        return self._gather(wanted % max(1, len(self)))
+
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows in any order: each stretch of chunks that holds some is read once."""
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        order = np.argsort(rows, kind="stable")
+        step = (self._dataset.chunks or (4096,))[0]
+        chunks = rows[order] // step
+        for at in np.split(order, np.flatnonzero(np.diff(chunks)) + 1) if len(rows) else []:
+            start = int(rows[at[0]]) // step * step
+            found[at] = self._dataset[start : start + step][rows[at] - start]
+        return found
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("features lie in a file; reading them makes a copy")
+        return np.asarray(self._dataset[...], dtype)
+
+    def batches(self, n: int = 4096) -> Iterator[NDArray[Any]]:
+        """Iterate over consecutive blocks of `n` rows; the last may be shorter."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        for start in range(0, len(self), n):
+            yield self[start : start + n]
+
+    def __repr__(self) -> str:
+        return f"<Features {self.shape[0]} x {self.shape[1]} {self.dtype}, read by rows>"

@@ -1,0 +1,208 @@
+"""Write finished rows as one file, or as a folder of parts with an index."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.distrust import open_file, open_index
+from featx.cache.durable import TEMPORARY, durable_h5, size_text
+from featx.cache.fingerprint import ExtractSpec
+from featx.cache.folder import INDEX, Part, file_digest
+from featx.cache.format import (
+    INDEX_TYPE,
+    blocks,
+    create_column,
+    create_header,
+    create_rows,
+    create_vectors,
+    fill,
+)
+from featx.cache.lookup import hash_column, write_id_index
+from featx.cache.verify import require_sound
+from featx.errors import CacheError, NoSpaceError
+
+PART_ROWS = 65_536
+_RESERVE = 1 << 20  # bytes kept free for metadata
+_ROW_BYTES = 400  # id, path, digests, label and columns of one row
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a cache says once and not by rows.
+
+    Parameters
+    ----------
+    provenance
+        As JSON text.
+    classes
+        Names of the classes, or None.
+    failed
+        ``id -> reason`` of each image that gave no row.
+    """
+
+    spec: ExtractSpec
+    provenance: str | None = None
+    classes: list[str] | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Rows(Protocol):
+    """Finished rows in the order that they are written in.
+
+    `columns` gives the stored type and the further axes of each column beside the vectors, digests
+    and ids among them; `read` gives the vectors of each tap, and the values of these columns.
+    """
+
+    widths: list[int]
+    columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]: ...
+
+    def tag(self, rows: slice) -> str: ...
+
+
+def write_file(path: Path, whole: Whole, rows: Rows) -> None:
+    """Write all rows into one file, which takes the place of the old one when it is complete.
+
+    Raises
+    ------
+    NoSpaceError
+        Before anything is written, if the disk has no room; the old cache stays.
+    """
+    needed = _require_space(path, path.parent, whole.spec, rows, len(rows))
+    with durable_h5(path, needed=needed, check=require_sound) as file:
+        create_header(file, whole.spec)
+        _say(file, whole)
+        _copy(file, whole.spec, rows, slice(0, len(rows)))
+        write_id_index(file, hash_column(file["ids"]))
+
+
+def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROWS) -> list[Part]:
+    """Write rows into parts, and then the index that makes them the cache.
+
+    Until the index has its name, the folder is what it was before. Parts that a stopped run left
+    complete are kept where `Rows.tag` says that they are the same.
+
+    Raises
+    ------
+    NoSpaceError
+        Before anything is written, if the disk has no room; the old cache stays.
+    """
+    starts = range(0, len(rows), part_rows)
+    spans = [slice(start, min(start + part_rows, len(rows))) for start in starts]
+    names = [f"part-{k:05d}-{rows.tag(span)}.h5" for k, span in enumerate(spans)]
+    there = [_sound(path / name) for name in names]
+    missing = [span for span, done in zip(spans, there, strict=True) if not done]
+    _require_space(path, path, whole.spec, rows, sum(s.stop - s.start for s in missing))
+    parts, hashes = [], np.empty(len(rows), np.uint64)
+    for name, span, done in zip(names, spans, there, strict=True):
+        if not done:
+            _write_part(path / name, whole, rows, span)
+        size = (path / name).stat().st_size
+        parts.append(Part(name, span.start, span.stop, size, file_digest(path / name)))
+        file, _ = open_file(path / name)
+        with file:
+            hashes[span] = hash_column(file["ids"])
+    _write_index(path / INDEX, whole, parts, hashes)
+    remove_other_parts(path, names)
+    return parts
+
+
+def remove_other_parts(path: Path, names: Sequence[str] = ()) -> None:
+    """Remove from a folder what no reader of its index needs."""
+    unnamed = [part for part in path.glob("part-*.h5") if part.name not in set(names)]
+    for file in [*unnamed, *path.glob(f".*{TEMPORARY}")]:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _write_part(path: Path, whole: Whole, rows: Rows, span: slice) -> None:
+    n_rows = span.stop - span.start
+    needed = n_rows * _row_bytes(whole.spec, rows)
+    with durable_h5(path, needed=needed, check=require_sound) as file:
+        create_header(file, whole.spec)
+        if whole.classes is not None:
+            create_column(file, "classes", whole.classes)
+        _copy(file, whole.spec, rows, span)
+
+
+def _write_index(
+    path: Path, whole: Whole, parts: Sequence[Part], hashes: NDArray[np.uint64]
+) -> None:
+    def check(temporary: Path) -> None:
+        open_index(temporary)[0].close()
+
+    with durable_h5(path, needed=16 * len(hashes) + _RESERVE, check=check) as file:
+        create_header(file, whole.spec, INDEX_TYPE)
+        _say(file, whole)
+        create_column(file, "parts", [part.name for part in parts])
+        spans = np.array([(part.start, part.stop) for part in parts], np.int64)
+        create_column(file, "part_rows", spans)
+        create_column(file, "part_bytes", np.array([part.n_bytes for part in parts], np.int64))
+        create_column(file, "part_digest", np.array([part.digest for part in parts], "S32"))
+        write_id_index(file, hashes)
+
+
+def _say(file: h5py.File, whole: Whole) -> None:
+    if whole.provenance is not None:
+        file.create_dataset("provenance", data=whole.provenance, dtype=h5py.string_dtype())
+    if whole.classes is not None:
+        create_column(file, "classes", whole.classes)
+    create_column(file, "failed/ids", list(whole.failed))
+    create_column(file, "failed/reasons", list(whole.failed.values()))
+
+
+def _copy(file: h5py.File, spec: ExtractSpec, rows: Rows, span: slice) -> None:
+    """Copy a stretch of the rows, block by block."""
+    n_rows = span.stop - span.start
+    vectors = create_vectors(file, spec, n_rows, rows.widths)
+    columns = {
+        name: create_rows(file, name, n_rows, dtype, tail)
+        for name, (dtype, tail) in rows.columns.items()
+    }
+    for block in blocks(n_rows, sum(rows.widths) * np.dtype(spec.dtype).itemsize):
+        found, values = rows.read(slice(span.start + block.start, span.start + block.stop))
+        for dataset, vector in zip(vectors, found, strict=True):
+            dataset[block] = vector
+        for name, dataset in columns.items():
+            fill(dataset, block, values[name])
+
+
+def _sound(path: Path) -> bool:
+    """Whether a part is there already; one that is damaged is removed."""
+    if not path.is_file():
+        return False
+    try:
+        if path.is_symlink():
+            raise CacheError(f"{path} is a link")
+        require_sound(path)
+    except CacheError:
+        path.unlink()
+        return False
+    return True
+
+
+def _row_bytes(spec: ExtractSpec, rows: Rows) -> int:
+    return int(sum(rows.widths) * np.dtype(spec.dtype).itemsize + _ROW_BYTES)
+
+
+def _require_space(path: Path, folder: Path, spec: ExtractSpec, rows: Rows, n_rows: int) -> int:
+    needed = n_rows * _row_bytes(spec, rows) + _RESERVE
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NoSpaceError(
+            f"no space to write {path}: {size_text(needed)} needed, {size_text(free)} free; "
+            "make room and run the same command again, what is done is kept"
+        )
+    return needed
