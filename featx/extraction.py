@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import replace
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ from featx.cache.fingerprint import ExtractSpec
 from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
-from featx.cache.shards import ShardWriter, parts_folder, remove_parts, remove_unfinished
+from featx.cache.shards import remove_parts, remove_unfinished
 from featx.dryrun import DryRun
-from featx.engines.processes import Share, run_workers
+from featx.engines import local, ray_data
+from featx.engines.cluster import Crew, connected, plan_on
 from featx.engines.threads import Outcome
-from featx.errors import CacheError, ExtractError
+from featx.engines.work import Ran
+from featx.errors import ExtractError
 from featx.manifest import Source
 from featx.options import ExtractOptions, ExtractResult
-from featx.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.progress import Progress
 from featx.provenance import library_versions
 from featx.runs import Run
-from featx.runtime import Runner
+from featx.runtime import RuntimePlan
 from featx.sync import Difference, describe_rows, difference, untouched_content
 
 log = logging.getLogger("featx")
@@ -76,13 +77,23 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
 class _Extraction(Run):
     """A run that embeds and publishes."""
 
+    crew: Crew | None = None
+
     def execute(self) -> ExtractResult:
         require_writable(self.cache, "cache")
-        with WriterLock(self.cache):  # from before the cache in place is looked at
+        with ExitStack() as stack:
+            # Locked from before the cache in place is looked at.
+            stack.enter_context(WriterLock(self.cache))
+            if self.options.engine == "ray":
+                self.crew = stack.enter_context(connected(self.options))
             old = self.prepare()
             remove_unfinished(self.cache)
             self.require_match(old)
             return self._extract(old)
+
+    def plan_runtime(self, **asked: Any) -> RuntimePlan:
+        """On a cluster its machines decide."""
+        return super().plan_runtime(**asked) if self.crew is None else plan_on(self.crew, **asked)
 
     def _extract(self, old: ExtractSpec | None) -> ExtractResult:
         spec = self.spec(self.plan.precision)
@@ -91,82 +102,28 @@ class _Extraction(Run):
         content = untouched_content(self.manifest, known)
         known.forget_names()
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
-        shape = (*self.preprocess.input_size, 3)
-        with Runner(self.reader, self.plan, shape, self.package_key()) as runner:
-            self._run_loop(outcome, known, runner)
-        return self._publish(outcome, known, runner, self.cache if in_place else None)
+        ran = self._embed(known, outcome)
+        return self._publish(outcome, known, ran, self.cache if in_place else None)
 
-    def _run_loop(self, outcome: Outcome, known: KnownRows, runner: Runner) -> None:
-        pending = np.flatnonzero(outcome.content == b"").tolist()
-        devices = self.devices() if len(pending) > PROBE_IMAGES else []
-        # With several processes this one decides precision and plan on a few images, no more.
-        mine = pending[:PROBE_IMAGES] if len(devices) > 1 else pending
-        shards = ShardWriter(parts_folder(self.cache), lambda: self._spec_of_run(runner, known))
-        loop = self.loop(mine, outcome, known, runner, shards.add)
+    def _embed(self, known: KnownRows, outcome: Outcome) -> Ran:
         show = Progress(len(self.manifest), "extract", show=self.options.progress)
-
-        def tick(found: Outcome) -> None:
-            show.update(found.done)
-            shards.tick()
-            if self.expected is None and found.embedded >= PROBE_IMAGES:
-                waiting = len(self.manifest) - found.done
-                self.expected = self.expect(found, loop, found.embedded + waiting)
-                if self.expected.seconds > LONG_SECONDS:
-                    log.info(self.expected.describe())
-
         self.first_read = time.perf_counter()
         try:
-            loop.run(tick)
-            shards.flush()
-            if len(mine) < len(pending):
-                runner.close()
-                shares = self._shares(pending[len(mine) :], devices, runner.precision)
-                before = outcome.done
-                run_workers(shares, outcome, lambda done: show.update(before + done))
+            if self.crew is None:
+                ran = local.embed(self, known, outcome, show)
+            else:
+                ran = ray_data.embed(self, self.crew, known, outcome, show)
             show.update(outcome.done)
-        except CacheError:
-            raise  # rows cannot be written, and trying again would only hide the cause
-        except BaseException as error:
-            shards.flush()
-            if isinstance(error, KeyboardInterrupt):
-                log.warning("stopped: %d of %d images are done and kept", show.done, show.total)
-                log.warning("the same command goes on from there")
+            return ran
+        except KeyboardInterrupt:
+            log.warning("stopped: %d of %d images are done and kept", show.done, show.total)
+            log.warning("the same command goes on from there")
             raise
         finally:
             show.close()
-            self.prepare_seconds = loop.prepare_seconds
-
-    def _shares(
-        self, items: list[int], devices: list[str], precision: str
-    ) -> list[tuple[Share, list[int]]]:
-        """Deal the items out to workers, one for each entry of `devices`."""
-        shares = []
-        for k, device in enumerate(devices):
-            own = items[k :: len(devices)]
-            options = replace(
-                self.options,
-                device=device,
-                precision=precision,
-                decode=self.decode,
-                threads=max(1, self.plan.threads // len(devices)),
-                workers=1,
-                progress=False,
-            )
-            ids = tuple(self.manifest.ids[item] for item in own)
-            reuse = self.cache.exists() and not self.options.force
-            shares.append((Share(self.source, self.cache, options, reuse, ids), own))
-        return shares
-
-    def _spec_of_run(self, runner: Runner, known: KnownRows) -> ExtractSpec:
-        if len(known) and runner.precision != self.plan.precision:
-            raise ExtractError(
-                f"{self.plan.precision} on this machine no longer agrees with fp32, and the rows "
-                f"that exist are {self.plan.precision}; pass --force --precision {runner.precision}"
-            )
-        return self.spec(runner.precision)
 
     def _publish(
-        self, outcome: Outcome, known: KnownRows, runner: Runner, in_place: Path | None
+        self, outcome: Outcome, known: KnownRows, ran: Ran, in_place: Path | None
     ) -> ExtractResult:
         failed = self._failures(outcome)
         rows = np.flatnonzero(outcome.content != b"")
@@ -176,7 +133,7 @@ class _Extraction(Run):
                 f"no image could be embedded: {len(failed)} of {len(failed)} failed, "
                 f"the first {name}: {reason}"
             )
-        spec = self.spec(runner.precision)
+        spec = self.spec(ran.precision)
         changes = difference(self.manifest, outcome.content, in_place, known.damaged)
         description = describe_rows(self.manifest, rows, failed)
         idle = in_place is not None and not outcome.embedded and not known.damaged
@@ -185,10 +142,10 @@ class _Extraction(Run):
                 known = self.known(spec, in_place=False)
             known.refresh()
             places = known.places(outcome.content[rows])
-            provenance = self._provenance(runner, outcome)
+            provenance = self._provenance(ran, outcome)
             write_cache(self.cache, spec, description, places, known.files, provenance)
         remove_parts(self.cache)
-        return self._result(outcome, spec, changes, failed, runner.compiled)
+        return self._result(outcome, spec, changes, failed, ran.compiled)
 
     def _failures(self, outcome: Outcome) -> dict[str, str]:
         ids = self.manifest.ids
@@ -205,7 +162,7 @@ class _Extraction(Run):
             "run": run,
         }
 
-    def _provenance(self, runner: Runner, outcome: Outcome) -> dict[str, Any]:
+    def _provenance(self, ran: Ran, outcome: Outcome) -> dict[str, Any]:
         weights = self.backbone.weights
         return {
             "versions": library_versions(),
@@ -215,8 +172,9 @@ class _Extraction(Run):
             "options": self.options.values(),
             "plan": self.plan.describe(),
             "device": self.plan.device,
-            "batch_size": runner.batch_size,
-            "compiled": runner.compiled,
+            "engine": self.options.engine,
+            "batch_size": ran.batch_size,
+            "compiled": ran.compiled,
             "host": platform.node(),
             "started": self.started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -47,8 +47,16 @@ class ExtractOptions:
         vectors: ``mean``, ``concat`` or ``apart`` (a tap for each view).
     device, precision, batch_size, compile, threads
         See `featx.runtime.plan_runtime`.
+    engine
+        ``local``: processes of this machine; ``ray``: workers of a Ray cluster.
     workers
-        Processes that share the work; by default one for each GPU of ``cuda``, else one.
+        Processes that share the work; by default one for each GPU of ``cuda``, else one. On a
+        cluster one for each GPU, or for each machine if there are none.
+    address
+        Of the Ray cluster: ``auto`` is that of RAY_ADDRESS, else the one this machine belongs to;
+        ``local`` starts one here for the run; or ``host:port``, ``ray://host:port``.
+    gpus_per_worker
+        What each worker of a cluster reserves, for example 0.5; by default 1 if there are GPUs.
     decode
         ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
     dtype
@@ -80,7 +88,10 @@ class ExtractOptions:
     batch_size: int | str = "auto"
     compile: str = "auto"
     threads: int | None = None
+    engine: Literal["local", "ray"] = "local"
     workers: int | None = None
+    address: str = "auto"
+    gpus_per_worker: float | None = None
     decode: Literal["exact", "fast"] | None = None
     dtype: Literal["float32", "float16"] = "float32"
     on_error: Literal["skip", "fail"] = "skip"
@@ -91,6 +102,7 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         choices = {
+            "engine": ("local", "ray"),
             "decode": (None, "exact", "fast"),
             "dtype": ("float32", "float16"),
             "on_error": ("skip", "fail"),
@@ -102,6 +114,8 @@ class ExtractOptions:
                 raise FeatxError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         if self.workers is not None and self.workers < 1:
             raise FeatxError(f"workers must be 1 or more, got {self.workers}")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise FeatxError(f"gpus_per_worker must be 0 or more, got {self.gpus_per_worker}")
         if self.max_failed is not None and self.max_failed < 0:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
 

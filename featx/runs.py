@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,14 @@ from featx.runtime.plan import available_devices
 log = logging.getLogger("featx")
 
 
+class Prepared(Protocol):
+    """Whatever knows how long the network took to be prepared."""
+
+    @property
+    def prepare_seconds(self) -> float:
+        """Seconds of the run in which nothing could be embedded."""
+
+
 class Run:
     """What a real run and a dry run have in common; `prepare` fills it step by step."""
 
@@ -40,6 +48,7 @@ class Run:
         self.clock = time.perf_counter()
         self.expected: Plan | None = None
         self.first_read = self.clock
+        self.prepare_seconds = 0.0
 
     def prepare(self) -> ExtractSpec | None:
         """List the images, decide the plan, load the network; the spec of the cache in place."""
@@ -70,7 +79,7 @@ class Run:
         if old is not None:
             precision = old.precision if precision == "auto" else precision
             decode = decode or old.decode["mode"]
-        plan = plan_runtime(
+        plan = self.plan_runtime(
             device=options.device,
             precision=precision,
             batch_size=options.batch_size,
@@ -78,6 +87,10 @@ class Run:
             threads=options.threads,
         )
         return plan, decode or "exact"
+
+    def plan_runtime(self, **asked: Any) -> RuntimePlan:
+        """Decide how the forward pass runs on the machine that will run it: this one."""
+        return plan_runtime(**asked)
 
     def _spec_of_parts(self) -> ExtractSpec | None:
         """Spec of the only unfinished run beside the cache."""
@@ -163,7 +176,7 @@ class Run:
             known=known.__contains__,
             store=store,
             merge=self._merge,
-            check=self._check_failures,
+            check=self.check_failures,
             n_threads=max(1, min(self.plan.threads, len(pending))),
         )
         return ThreadLoop(job, pending, outcome)
@@ -182,14 +195,15 @@ class Run:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as that
             return [vectors.astype(self.options.dtype, copy=False) for vectors in merged]
 
-    def _check_failures(self, count: int, what: str) -> None:
+    def check_failures(self, count: int, what: str) -> None:
+        """Raise ExtractError if so many failures, the last of them `what`, end the run."""
         if self.options.on_error == "fail":
             raise ExtractError(f"{what} (--on-error fail)")
         if self.options.max_failed is not None and count > self.options.max_failed:
             limit = self.options.max_failed
             raise ExtractError(f"more than {limit} images failed, the last {what}")
 
-    def expect(self, outcome: Outcome, loop: ThreadLoop, waiting: int) -> Plan:
+    def expect(self, outcome: Outcome, loop: Prepared, waiting: int) -> Plan:
         """Extend what the first batches took to what is waiting."""
         elapsed = time.perf_counter() - self.first_read - loop.prepare_seconds
         width = sum(self.reader.n_features)

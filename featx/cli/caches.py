@@ -37,8 +37,15 @@ def extract(
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: workers of a cluster.")] = "local",
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: one for each GPU, else one.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
+    ] = "auto",
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of each Ray worker; default: 1 if there are any.")
     ] = None,
     decode: Annotated[
         str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")

@@ -1,189 +1,145 @@
-"""The loop in several processes of one machine: a GPU each, or a share of the cores each.
+"""Workers in several processes of one machine: a GPU each, or a share of the cores each.
 
-Every worker lists the source itself, embeds its share of the items and writes shards, by the same
-code as a single process; the parent publishes. A worker that dies is started again, and finds what
-it had finished in its shards.
+Each worker has a pipe of its own, so that one killed in the middle of a message harms no other. It
+is started again, and its chunk is given out again.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import queue
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from featx.cache.format import CONTENT_DTYPE
-from featx.cache.shards import ShardWriter, parts_folder
-from featx.engines.threads import Outcome
-from featx.errors import ExtractError, FeatxError
-from featx.manifest import Source
-from featx.options import ExtractOptions
-from featx.runtime import Runner
+from featx.cache.known import KnownRows
+from featx.engines.presence import Room
+from featx.engines.work import Assignment, Chunk, Deaths, Part, RunOverError, Worker
+from featx.errors import FeatxError
 
 log = logging.getLogger("featx")
 
-_RESTARTS = 10  # of one worker, before the run gives up
 _TICK_SECONDS = 0.2
-_STOP_SECONDS = 1.5
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one worker does: which items, by id, on which device and with how many threads."""
-
-    source: Source
-    cache: Path
-    options: ExtractOptions
-    reuse_cache: bool
-    ids: tuple[str, ...]
+_STOP_SECONDS = 2.5  # for what an interrupted worker has in hand
 
 
 @dataclass
-class Worker:
-    """A worker as the parent sees it."""
+class _Desk:
+    """A worker as the driver sees it: its process, its pipe, and the chunk that it has."""
 
-    share: Share
-    items: list[int]
+    assignment: Assignment
     process: BaseProcess
-    done: int = 0
-    finished: bool = False
-    starts: int = 1
+    pipe: Connection
+    chunk: Chunk | None = None
+
+    def give(self, chunk: Chunk | None) -> None:
+        """Hand out a chunk; None sends the worker home."""
+        self.chunk = chunk
+        try:
+            self.pipe.send(chunk)
+        except OSError:
+            pass  # it has died, which the other direction tells
 
 
 def run_workers(
-    shares: Sequence[tuple[Share, list[int]]], outcome: Outcome, tick: Callable[[int], None]
+    assignments: Sequence[Assignment],
+    known: KnownRows,
+    chunks: Iterator[Chunk],
+    take: Callable[[Part], None],
+    tick: Callable[[], None],
+    room: Room,
 ) -> None:
-    """Run every share to its end and gather what became of the items.
+    """Have every chunk embedded by one of several processes.
 
     Parameters
     ----------
-    shares
-        For each worker its share, and the numbers of its items in the parent's manifest.
-    outcome
-        Filled with digests, failures and counts.
+    assignments
+        One for each worker; they differ in their device.
+    take
+        Called with each part, in any order.
     tick
-        Called about five times a second with the number of items done.
+        Called about five times a second.
+    room
+        Open; closed when this returns.
 
     Raises
     ------
     FeatxError
-        What a worker refused, or that one died again and again.
+        What a worker refused, or that workers died again and again.
     """
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    messages: Any = context.Queue()
-
-    def start(number: int, share: Share) -> BaseProcess:
-        process = context.Process(target=work, args=(number, share, messages), daemon=True)
-        process.start()
-        return process
-
-    workers = [Worker(s, items, start(k, s)) for k, (s, items) in enumerate(shares)]
+    desks = [_start(assignment, known) for assignment in assignments]
+    deaths = Deaths()
     try:
-        while not all(worker.finished for worker in workers):
-            _take(messages, workers, outcome)
-            for number, worker in enumerate(workers):
-                if not worker.finished and not worker.process.is_alive() and messages.empty():
-                    _restart(number, worker, start)
-            tick(sum(worker.done for worker in workers))
+        for desk in desks:
+            desk.give(next(chunks, None))
+        while busy := {desk.pipe: desk for desk in desks if desk.chunk is not None}:
+            for pipe in wait(list(busy), _TICK_SECONDS):
+                desk = busy[pipe]  # type: ignore[index]
+                part = _receive(desk)
+                if part is None:
+                    deaths.add()
+                    _restart(desk, known)
+                else:
+                    deaths.in_a_row = 0
+                    take(part)
+                    desk.give(next(chunks, None))
+            tick()
     finally:
-        deadline = time.monotonic() + _STOP_SECONDS  # for what an interrupted worker has in hand
-        for worker in workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            worker.process.terminate()
+        room.close()
+        _send_home(desks)
 
 
-def _take(messages: Any, workers: list[Worker], outcome: Outcome) -> None:
+def _start(assignment: Assignment, known: KnownRows) -> _Desk:
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(assignment, known, there), daemon=True)
+    process.start()
+    there.close()  # so that the pipe ends when the worker does
+    return _Desk(assignment, process, here)
+
+
+def _receive(desk: _Desk) -> Part | None:
+    """A part, or None if the worker has died."""
     try:
-        number, kind, content = messages.get(timeout=_TICK_SECONDS)
-    except queue.Empty:
-        return
-    worker = workers[number]
-    if kind == "progress":
-        worker.done = content
-    elif kind == "error":
-        raise content
-    else:
-        worker.finished, worker.done = True, len(worker.items)
-        _gather(worker.items, content, outcome)
-
-
-def _gather(items: list[int], part: Outcome, outcome: Outcome) -> None:
-    outcome.content[items] = part.content
-    outcome.failed.update({items[k]: reason for k, reason in part.failed.items()})
-    outcome.embedded += part.embedded
-    outcome.reused += part.reused
-    for stage, spent in part.busy.items():
-        outcome.busy[stage] += spent
-
-
-def _restart(number: int, worker: Worker, start: Callable[[int, Share], BaseProcess]) -> None:
-    code = worker.process.exitcode
-    if worker.starts > _RESTARTS:
-        raise ExtractError(
-            f"worker {number} died {worker.starts} times, the last with exit code {code}; what is "
-            "done is kept: try a smaller --batch-size or fewer --workers"
-        )
-    log.warning("worker %d died (exit code %s) and is started again", number, code)
-    worker.starts += 1
-    worker.process = start(number, worker.share)
-
-
-def work(number: int, share: Share, messages: Any) -> None:
-    """Do one share; runs in a process of its own."""
-    from featx.runs import Run
-
-    try:
-        run = Run(share.source, share.cache, share.options)
-        run.prepare()
-        part = _embed(run, share, lambda done: messages.put((number, "progress", done)))
-        messages.put((number, "done", part))
-    except FeatxError as error:
-        messages.put((number, "error", error))
-    except KeyboardInterrupt:
-        return
-
-
-def _embed(run: Any, share: Share, report: Callable[[int], None]) -> Outcome:
-    item_of = {name: item for item, name in enumerate(run.manifest.ids)}
-    items = [item_of[name] for name in share.ids if name in item_of]
-    spec = run.spec(run.plan.precision)
-    known = run.known(spec, in_place=share.reuse_cache)
-    whole = Outcome(np.zeros(len(run.manifest), CONTENT_DTYPE))
-    shards = ShardWriter(parts_folder(share.cache), lambda: spec)
-    said = time.monotonic()
-
-    def tick(found: Outcome) -> None:
-        nonlocal said
-        shards.tick()
-        if time.monotonic() - said > _TICK_SECONDS:
-            said = time.monotonic()
-            report(found.done)
-
-    shape = (*run.preprocess.input_size, 3)
-    with Runner(run.reader, run.plan, shape, run.package_key()) as runner:
-        try:
-            run.loop(items, whole, known, runner, shards.add).run(tick)
-        finally:
-            shards.flush()
-    return _own(share, whole, item_of)
-
-
-def _own(share: Share, whole: Outcome, item_of: dict[str, int]) -> Outcome:
-    """The outcome by place in the share, not in this process's manifest."""
-    part = replace(whole, content=np.zeros(len(share.ids), CONTENT_DTYPE), failed={})
-    for place, name in enumerate(share.ids):
-        item = item_of.get(name)
-        if item is None:
-            part.failed[place] = "file not found"
-        elif item in whole.failed:
-            part.failed[place] = whole.failed[item]
-        else:
-            part.content[place] = whole.content[item]
+        found = desk.pipe.recv()
+    except (EOFError, OSError):
+        return None
+    if isinstance(found, FeatxError):
+        raise found
+    part: Part = found
     return part
+
+
+def _restart(desk: _Desk, known: KnownRows) -> None:
+    desk.process.join()
+    code, pid = desk.process.exitcode, desk.process.pid
+    log.warning("worker %d died (exit code %s) and is started again", pid, code)
+    desk.pipe.close()
+    fresh = _start(desk.assignment, known)
+    desk.process, desk.pipe = fresh.process, fresh.pipe
+    desk.give(desk.chunk)
+
+
+def _send_home(desks: Sequence[_Desk]) -> None:
+    """End the workers: idle ones at once; busy ones see that their room is closed."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    for desk in desks:
+        desk.pipe.close()
+    for desk in desks:
+        desk.process.join(max(0.0, deadline - time.monotonic()))
+        desk.process.terminate()
+
+
+def _work(assignment: Assignment, known: KnownRows, pipe: Connection) -> None:
+    """Embed chunk after chunk; runs in a process of its own."""
+    try:
+        worker = None
+        while (chunk := pipe.recv()) is not None:
+            worker = worker or Worker(assignment, known)
+            pipe.send(worker.embed(chunk))
+    except FeatxError as error:
+        pipe.send(error)
+    except (EOFError, OSError, RunOverError, KeyboardInterrupt):
+        return

@@ -1,0 +1,289 @@
+"""Work in chunks: what every worker of a run is told, what it does, and how its parts are gathered.
+
+A worker is this same code in another process, of this machine or of a cluster. It lists the source
+itself, embeds the items of a chunk, writes them into shards beside the cache, and gives back a few
+bytes an item. The driver publishes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.format import CONTENT_DTYPE
+from featx.cache.known import KnownRows
+from featx.cache.shards import SHARD_ROWS, ShardWriter, parts_folder
+from featx.engines.presence import is_open, sign_in
+from featx.engines.threads import Outcome
+from featx.errors import ExtractError
+from featx.manifest import Source
+from featx.options import ExtractOptions
+from featx.runs import Run
+from featx.runtime import Runner
+
+_LEAST_ITEMS = 64  # of a chunk: fewer, and threads wait for each other at its end too often
+_CHUNKS_EACH = 16  # for each worker, so that the last ones end at about the same time
+_BATCHES = 8  # of a chunk at least, where there are enough items
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker of a run is told once.
+
+    Parameters
+    ----------
+    source, cache, options
+        Those of the run; precision, decode mode and threads are decided in `options`.
+    spec
+        What the rows must be computed by; None for the worker that decides the precision.
+    home
+        The driver's working directory, from which relative paths are meant.
+    room
+        The folder beside the cache in which workers sign in; the run is over when it is gone.
+    """
+
+    source: Source
+    cache: Path
+    options: ExtractOptions
+    spec: ExtractSpec | None
+    home: Path
+    room: Path
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some items: their numbers in the driver's manifest, int64 of shape (n,), and their ids."""
+
+    items: NDArray[np.int64]
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How the network really ran."""
+
+    precision: str
+    compiled: bool
+    batch_size: int
+
+    @classmethod
+    def of(cls, runner: Runner) -> Ran:
+        """Read it from a runner that has run."""
+        return cls(runner.precision, runner.compiled, runner.batch_size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What became of a chunk: an `Outcome` of its items alone, by the driver's numbers.
+
+    ``seconds`` is what it took, and of that ``prepare_seconds`` went into the network's fast path.
+    """
+
+    items: NDArray[np.int64]
+    content: NDArray[np.bytes_]
+    failed: dict[int, str]
+    embedded: int
+    reused: int
+    busy: dict[str, float]
+    seconds: float
+    prepare_seconds: float
+    ran: Ran
+
+
+class RunOverError(Exception):
+    """The driver has ended the run; what is done is kept."""
+
+
+class Worker:
+    """One worker: the network loaded, ready for chunks.
+
+    Raises
+    ------
+    FeatxError
+        If it does not see what the driver sees: folder, source, weights or versions.
+    """
+
+    def __init__(self, assignment: Assignment, known: KnownRows) -> None:
+        self._known, self._room = known, assignment.room
+        if assignment.home.is_dir():
+            os.chdir(assignment.home)
+        sign_in(assignment.room)
+        self._run = run = Run(assignment.source, assignment.cache, assignment.options)
+        run.prepare()
+        if assignment.spec is not None:
+            _require_same(assignment.spec, run.spec(assignment.spec.precision))
+        shape = (*run.preprocess.input_size, 3)
+        self._runner = Runner(run.reader, run.plan, shape, run.package_key())
+        parts = parts_folder(assignment.cache)
+        self._shards = ShardWriter(parts, lambda: run.spec(self._runner.precision))
+        self._outcome = Outcome(np.zeros(len(run.manifest), CONTENT_DTYPE))
+        self._item_of: dict[str, int] | None = None
+        self._looked = 0.0
+
+    def embed(self, chunk: Chunk) -> Part:
+        """Embed a chunk; its rows lie in shards when this returns.
+
+        Raises
+        ------
+        FeatxError
+            If the run cannot go on.
+        RunOverError
+            If the driver has ended the run meanwhile.
+        """
+        mine, start = self._find(chunk), time.perf_counter()
+        all_mine = self._outcome
+        before = (all_mine.embedded, all_mine.reused, dict(all_mine.busy))
+        here = mine[mine >= 0].tolist()
+        loop = self._run.loop(here, all_mine, self._known, self._runner, self._shards.add)
+        try:
+            if here:
+                loop.run(self._tick)
+        finally:
+            self._shards.flush()
+        content, failed = self._found(chunk, mine)
+        return Part(
+            items=chunk.items,
+            content=content,
+            failed=failed,
+            embedded=all_mine.embedded - before[0],
+            reused=all_mine.reused - before[1],
+            busy={stage: all_mine.busy[stage] - spent for stage, spent in before[2].items()},
+            seconds=time.perf_counter() - start,
+            prepare_seconds=loop.prepare_seconds,
+            ran=Ran.of(self._runner),
+        )
+
+    def _tick(self, _: Outcome) -> None:
+        self._shards.tick()
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if not is_open(self._room):
+                raise RunOverError
+
+    def _find(self, chunk: Chunk) -> NDArray[np.int64]:
+        """Number of each item here, -1 if there is none; the source may have changed meanwhile."""
+        ids = self._run.manifest.ids
+        places = zip(chunk.items.tolist(), chunk.ids, strict=True)
+        if all(item < len(ids) and ids[item] == name for item, name in places):
+            return chunk.items
+        if self._item_of is None:
+            self._item_of = {name: item for item, name in enumerate(ids)}
+        return np.array([self._item_of.get(name, -1) for name in chunk.ids], np.int64)
+
+    def _found(
+        self, chunk: Chunk, mine: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bytes_], dict[int, str]]:
+        content, failed = np.zeros(len(mine), CONTENT_DTYPE), {}
+        for place, item in enumerate(mine.tolist()):
+            if item < 0:
+                failed[int(chunk.items[place])] = "file not found"
+            elif item in self._outcome.failed:
+                failed[int(chunk.items[place])] = self._outcome.failed[item]
+            else:
+                content[place] = self._outcome.content[item]
+        return content, failed
+
+
+def _require_same(wanted: ExtractSpec, here: ExtractSpec) -> None:
+    if changed := spec_difference(wanted, here):
+        raise ExtractError(
+            f"a worker on {platform.node()} would compute other features than the driver: "
+            f"{'; '.join(changed)}; give it the same weights and the same versions"
+        )
+
+
+def cut(pending: NDArray[np.int64], ids: Sequence[str], size: int) -> Iterator[Chunk]:
+    """Cut the pending items, int64 of shape (n,), into chunks."""
+    for first in range(0, len(pending), size):
+        items = pending[first : first + size]
+        yield Chunk(items, [ids[item] for item in items.tolist()])
+
+
+def chunk_size(n_items: int, n_workers: int, batch_size: int) -> int:
+    """Items of a chunk: whole batches, at most a shard or a few batches.
+
+    Examples
+    --------
+    >>> chunk_size(100, 2, 8), chunk_size(10_000, 2, 8), chunk_size(1_000_000, 2, 256)
+    (64, 320, 2048)
+    """
+    most = max(SHARD_ROWS, _BATCHES * batch_size)
+    size = min(most, max(_LEAST_ITEMS, -(-n_items // (n_workers * _CHUNKS_EACH))))
+    return -(-size // batch_size) * batch_size
+
+
+class Gathering:
+    """The driver's side: parts come in, in any order.
+
+    Parameters
+    ----------
+    run
+        Its clock is set so that the time in which no worker was ready yet counts as loading.
+    outcome
+        Filled with digests, failures and counts.
+    """
+
+    def __init__(self, run: Any, outcome: Outcome) -> None:
+        self._run, self._outcome = run, outcome
+        self._start: float | None = time.perf_counter()
+        self._prepared_before: float = run.prepare_seconds
+        self.ran: Ran | None = None
+
+    @property
+    def prepare_seconds(self) -> float:
+        """Seconds in which the run could not embed because its network was being prepared."""
+        return float(self._run.prepare_seconds)
+
+    def take(self, part: Part) -> None:
+        """Take one part; raises ExtractError when too many images have failed."""
+        run, outcome = self._run, self._outcome
+        if self._start is not None:
+            loading = max(0.0, time.perf_counter() - part.seconds - self._start)
+            run.first_read += loading
+            run.load_seconds += loading
+            self._start = None
+        run.prepare_seconds = max(run.prepare_seconds, self._prepared_before + part.prepare_seconds)
+        self.ran = part.ran
+        outcome.content[part.items] = part.content
+        outcome.failed.update(part.failed)
+        outcome.embedded += part.embedded
+        outcome.reused += part.reused
+        for stage, spent in part.busy.items():
+            outcome.busy[stage] += spent
+        for item, reason in part.failed.items():
+            run.check_failures(len(outcome.failed), f"{run.manifest.ids[item]}: {reason}")
+
+
+class Deaths:
+    """Count workers that died with no part finished in between; too many end the run."""
+
+    MOST = 20
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def add(self, n: int = 1) -> None:
+        """Count `n` more.
+
+        Raises
+        ------
+        ExtractError
+            After `MOST`.
+        """
+        self.in_a_row += n
+        if self.in_a_row >= self.MOST:
+            raise ExtractError(
+                f"workers died {self.in_a_row} times with nothing finished in between, perhaps for "
+                "want of memory; what is done is kept: try a smaller --batch-size or fewer "
+                "--workers, and run the same command again"
+            )
