@@ -17,11 +17,18 @@ from featx.evaluation.resampling import wilson
 from featx.heads import Head
 from featx.samples import Samples
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
-from featx.selection.checks import Warn, check_groups, warn
+from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 
 Rows = NDArray[np.intp]
 
-_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
+_SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "micro_f1",
+    "roc_auc",
+    "average_precision",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Scores:
     Parameters
     ----------
     predicted
-        Shape (n_samples,): class names, or numbers.
+        Shape (n_samples,): class names, or numbers; 0 and 1, a column a class, for multilabel.
     probabilities
         Shape (n_samples, n_classes), or None.
     """
@@ -71,6 +78,8 @@ class Measured:
 
 def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Scores:
     """Predict labels and, where the head gives them, probabilities of all `classes`."""
+    if has_several(estimator):
+        return _several(estimator, X)
     if not classes or not hasattr(estimator, "predict_proba"):
         return Scores(np.asarray(estimator.predict(X)))
     given = np.asarray(estimator.predict_proba(X), dtype=np.float64)
@@ -78,6 +87,22 @@ def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Sc
     probabilities = np.zeros((len(X), len(classes)))
     probabilities[:, [classes.index(str(name)) for name in estimator.classes_]] = given
     return Scores(np.asarray(classes)[probabilities.argmax(axis=1)], probabilities)
+
+
+def has_several(estimator: Any) -> bool:
+    """Whether a fitted head says several labels a row."""
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    return bool(getattr(last, "multilabel_", False) or getattr(last, "outputs_2d_", False))
+
+
+def _several(estimator: Any, X: NDArray[np.float32]) -> Scores:
+    if not hasattr(estimator, "predict_proba"):
+        return Scores(np.asarray(estimator.predict(X), dtype=np.int8))
+    given = estimator.predict_proba(X)
+    if isinstance(given, list):  # neighbours give a table for each label
+        given = np.stack([table[:, 1] for table in given], axis=1)
+    probabilities = np.asarray(given, dtype=np.float64)
+    return Scores((probabilities > 0.5).astype(np.int8), probabilities)
 
 
 class Measurement:
@@ -178,6 +203,8 @@ class Measurement:
 
     def _search(self, train: Rows, seed: int, folds: Any) -> SearchResult:
         samples = self.samples
+        if samples.names:
+            check_labels(samples.y[train], samples.names)
         return search(
             self.head,
             samples.take(train),
@@ -221,8 +248,12 @@ class Measurement:
             scores=scores,
             metrics=self._evaluate(test, scores),
             baseline=known,
-            warnings=[*notes, *found.warnings, *self._few_tests(test)],
+            warnings=[*notes, *found.warnings, *self._few_labels(train), *self._few_tests(test)],
         )
+
+    def _few_labels(self, train: Rows) -> list[Warn]:
+        names = self.samples.names
+        return few_samples(self.samples.y[train], names) if names else []
 
     def _few_tests(self, test: Rows) -> list[Warn]:
         if len(test) >= 30:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
 from featx.evaluation import metrics as m
-from featx.evaluation.resampling import Kind, draw_weights, interval
-
-KINDS: Mapping[str, Kind] = {
-    "log_loss": "positive",
-    "brier": "positive",
-    "mae": "positive",
-    "rmse": "positive",
-    "r2": "below-one",
-    "calibration_error": "biased",
-}
+from featx.evaluation.sampled import Sampled, by_class
+from featx.evaluation.several import several_labels
 
 
 def evaluate(
@@ -55,7 +46,8 @@ def evaluate(
     metrics : dict
         ``{"value", "low", "high"}`` under each metric's name; for a classification also
         ``per_class`` (precision, recall, support), ``confusion`` (rows are true classes) and
-        ``classes``. JSON-ready.
+        ``classes``; for ``multilabel`` ``per_class`` (with ``average_precision``) and ``classes``,
+        and ``accuracy`` is of rows whose labels are all right. JSON-ready.
 
     Raises
     ------
@@ -70,60 +62,27 @@ def evaluate(
     """
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
     _check_lengths(true, predicted, probabilities, scores, groups)
-    sampled = _Sampled(len(true), n_boot, seed, None if groups is None else np.asarray(groups))
+    sampled = Sampled(len(true), n_boot, seed, None if groups is None else np.asarray(groups))
     if task == "regression":
         return sampled.measure(m.numeric(true.astype(np.float64), predicted.astype(np.float64)))
     if task == "multilabel":
-        return _multilabel(true, predicted, probabilities, scores, classes, sampled)
+        ranked = scores if probabilities is None else probabilities
+        return several_labels(true, predicted, ranked, classes, sampled)
     names = _classes(true, predicted, classes, probabilities)
     codes, called = m.codes_of(true, names), m.codes_of(predicted, names)
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         raise FitError(f"label {str(true[row])!r} of row {row} is not among the classes given")
     made = m.counted(codes, called, len(names))
-    by_class = {k: made.pop(k) for k in ("precision", "recall")}
+    each = {k: made.pop(k) for k in ("precision", "recall")}
     made |= _ranking(codes, probabilities, scores, len(names))
     found = sampled.measure(made, _biases(probabilities))
-    found["per_class"] = _per_class(names, codes, by_class, sampled)
+    found["per_class"] = by_class(names, np.bincount(codes, minlength=len(names)), each, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
     found["confusion"] = table.tolist()
     found["classes"] = [str(name) for name in names]
     return found
-
-
-class _Sampled:
-    """Measures on the same bootstrap samples, so that metrics can be set side by side."""
-
-    def __init__(self, n: int, n_boot: int, seed: int, groups: NDArray[Any] | None) -> None:
-        self.n, self.n_boot, self.seed, self.groups = n, n_boot, seed, groups
-        self.units = n if groups is None else len(np.unique(groups))
-
-    def arrays(self, made: Mapping[str, m.Metric]) -> dict[str, tuple[Any, Any]]:
-        """Give each metric's value and its bootstrap samples."""
-        ones = np.ones((1, self.n))
-        values = {name: metric(ones)[0] for name, metric in made.items()}
-        drawn: dict[str, list[Any]] = {name: [] for name in made}
-        for weights in draw_weights(self.n, self.n_boot, self.seed, self.groups):
-            for name, metric in made.items():
-                drawn[name].append(metric(weights))
-        return {
-            name: (values[name], np.concatenate(drawn[name]) if drawn[name] else np.empty(0))
-            for name in made
-        }
-
-    def measure(
-        self, made: Mapping[str, m.Metric], biases: Mapping[str, float] | None = None
-    ) -> dict[str, Any]:
-        """Give each metric that is defined with its interval."""
-        bias = {} if biases is None else biases
-        return {
-            name: interval(
-                float(value), samples, KINDS.get(name, "share"), self.units, bias.get(name, 0.0)
-            )
-            for name, (value, samples) in self.arrays(made).items()
-            if np.isfinite(value)
-        }
 
 
 def _check_lengths(true: NDArray[Any], predicted: NDArray[Any], *others: Any) -> None:
@@ -176,47 +135,3 @@ def _biases(probabilities: Any) -> dict[str, float]:
     if probabilities is None:
         return {}
     return {"calibration_error": m.calibration_noise(np.asarray(probabilities, dtype=np.float64))}
-
-
-def _per_class(
-    names: NDArray[Any], codes: m.Codes, made: Mapping[str, m.Metric], sampled: _Sampled
-) -> dict[str, Any]:
-    arrays = sampled.arrays(made)
-    support = np.bincount(codes, minlength=len(names))
-    found: dict[str, Any] = {}
-    for k, name in enumerate(names):
-        one: dict[str, Any] = {"support": int(support[k])}
-        for what, (values, samples) in arrays.items():
-            drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
-            made_of = interval(float(values[k]), drawn, "share", max(int(support[k]), 1))
-            one[what] = made_of if np.isfinite(values[k]) else None
-        found[str(name)] = one
-    return found
-
-
-def _multilabel(
-    true: NDArray[Any],
-    predicted: NDArray[Any],
-    probabilities: Any,
-    scores: Any,
-    classes: Any,
-    sampled: _Sampled,
-) -> dict[str, Any]:
-    exact = (true == predicted).all(axis=1)
-    ranked = scores if probabilities is None else probabilities
-
-    def macro_f1(w: m.Floats) -> m.Floats:
-        hits, both = w @ ((true == 1) & (predicted == 1)), w @ true + w @ predicted
-        return m.mean_there(m.ratio(2 * hits, both.astype(np.float64)))
-
-    made: dict[str, m.Metric] = {"accuracy": m.mean_of(exact.astype(np.float64))}
-    made["macro_f1"] = macro_f1
-    if ranked is not None:
-        table = np.asarray(ranked, dtype=np.float64)
-        columns = [k for k in range(true.shape[1]) if 0 < true[:, k].sum() < len(true)]
-        areas = [m.average_precision(true[:, k] == 1, table[:, k]) for k in columns]
-        if areas:
-            made["average_precision"] = lambda w: m.mean_there(
-                np.stack([a(w) for a in areas], axis=1)
-            )
-    return sampled.measure(made)

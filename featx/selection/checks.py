@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,14 @@ def check_classes(y: NDArray[Any]) -> None:
         raise FitError(f"{len(y)} rows hold {found}; a classifier needs two or more classes")
 
 
-def check_labels(y: NDArray[Any]) -> None:
-    """Raise unless each label (a column) has two rows with it and two without."""
+def check_labels(y: NDArray[Any], names: Sequence[str] = ()) -> None:
+    """Raise, naming the label, unless each (a column) has two rows with it and two without."""
     for k, n in enumerate((y != 0).sum(axis=0).tolist()):
         if min(n, len(y) - n) < 2:
             raise FitError(
-                f"label {k} is on {n} of {len(y)} training rows; a classifier needs two rows with "
-                "it and two without: add images, or leave the label out"
+                f"label {names[k] if names else k!r} is on {n} of {len(y)} training rows; a "
+                "classifier needs two rows with it and two without: add images of the rarer kind, "
+                "or leave the label out"
             )
 
 
@@ -141,10 +143,16 @@ def check_groups(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
     return codes.astype(np.intp)
 
 
-def few_samples(y: NDArray[Any]) -> list[Warn]:
-    """Warn of classes with fewer than ``FEW_ROWS`` training rows; labels go by their number."""
+def few_samples(y: NDArray[Any], names: Sequence[str] = ()) -> list[Warn]:
+    """Warn of classes with fewer than ``FEW_ROWS`` training rows.
+
+    Parameters
+    ----------
+    names
+        Of the columns of ``y``, where rows have several labels.
+    """
     if y.ndim == 2:
-        classes, counts = np.arange(y.shape[1]), (y != 0).sum(axis=0)
+        classes, counts = np.asarray(names), (y != 0).sum(axis=0)
     else:
         classes, counts = np.unique(y, return_counts=True)
     small = [f"{c} ({n})" for c, n in zip(classes, counts, strict=True) if n < FEW_ROWS]

@@ -91,7 +91,7 @@ def search(
     weights = check_weights(sample_weight, len(y), pipeline["clf"])
     rows, notes = _folds(folds, y, groups, seed, task, strata)
     scoring = scoring or SCORING[task]
-    notes += few_samples(y) if task != "regression" else []
+    notes += few_samples(y) if task == "classification" else []
     notes += size_notes(head, len(y))
     if head.parts:
         whole = _whole(rows, y, groups, seed)

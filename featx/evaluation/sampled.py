@@ -1,0 +1,79 @@
+"""Metrics on bootstrap samples, and the interval of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.evaluation import metrics as m
+from featx.evaluation.resampling import Kind, draw_weights, interval
+
+KINDS: Mapping[str, Kind] = {
+    "log_loss": "positive",
+    "brier": "positive",
+    "mae": "positive",
+    "rmse": "positive",
+    "r2": "below-one",
+    "calibration_error": "biased",
+}
+
+
+class Sampled:
+    """Measures on the same bootstrap samples, so that metrics can be set side by side."""
+
+    def __init__(self, n: int, n_boot: int, seed: int, groups: NDArray[Any] | None) -> None:
+        self.n, self.n_boot, self.seed, self.groups = n, n_boot, seed, groups
+        self.units = n if groups is None else len(np.unique(groups))
+
+    def arrays(self, made: Mapping[str, m.Metric]) -> dict[str, tuple[Any, Any]]:
+        """Give each metric's value and its bootstrap samples."""
+        ones = np.ones((1, self.n))
+        values = {name: metric(ones)[0] for name, metric in made.items()}
+        drawn: dict[str, list[Any]] = {name: [] for name in made}
+        for weights in draw_weights(self.n, self.n_boot, self.seed, self.groups):
+            for name, metric in made.items():
+                drawn[name].append(metric(weights))
+        return {
+            name: (values[name], np.concatenate(drawn[name]) if drawn[name] else np.empty(0))
+            for name in made
+        }
+
+    def measure(
+        self, made: Mapping[str, m.Metric], biases: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Give each metric that is defined with its interval."""
+        bias = {} if biases is None else biases
+        return {
+            name: interval(
+                float(value), samples, KINDS.get(name, "share"), self.units, bias.get(name, 0.0)
+            )
+            for name, (value, samples) in self.arrays(made).items()
+            if np.isfinite(value)
+        }
+
+
+def by_class(
+    names: ArrayLike, support: NDArray[Any], made: Mapping[str, m.Metric], sampled: Sampled
+) -> dict[str, Any]:
+    """Give metrics of each class with their intervals; None where one is undefined.
+
+    Parameters
+    ----------
+    support
+        Rows of each class.
+    made
+        Metrics whose value is of shape (n_classes,).
+    """
+    arrays = sampled.arrays(made)
+    found: dict[str, Any] = {}
+    for k, name in enumerate(np.asarray(names).tolist()):
+        one: dict[str, Any] = {"support": int(support[k])}
+        for what, (values, samples) in arrays.items():
+            drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
+            made_of = interval(float(values[k]), drawn, "share", max(int(support[k]), 1))
+            one[what] = made_of if np.isfinite(values[k]) else None
+        found[str(name)] = one
+    return found
