@@ -91,6 +91,8 @@ def require_decidable(wanted: Wanted, samples: Samples, nested: bool) -> None:
     """
     if samples.task == "regression":
         raise FitError("--precision-at, --cost and --abstain are for classes; these are numbers")
+    if samples.task == "multilabel":
+        raise FitError("--precision-at, --cost and --abstain are for one label a row")
     if wanted.cost is not None and len(samples.classes) != 2:
         raise FitError(f"--cost needs two classes, and there are {len(samples.classes)}")
     if nested:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,8 @@ def _several(samples: Samples) -> bool:
 
 
 def _head(model: Model) -> Head:
-    name, any_head = model.meta["head"], next(h for h in HEADS.values() if h.task == model.task)
+    task = "regression" if model.task == "regression" else "classification"
+    name, any_head = model.meta["head"], next(h for h in HEADS.values() if h.task == task)
     return HEADS.get(name, any_head)
 
 
@@ -131,6 +132,8 @@ def _unseen(model: Model, samples: Samples) -> Samples:
             f"{model.name} was trained on every labelled row of the cache (by name or by content); "
             "evaluate it on other images"
         )
+    if model.task == "multilabel":
+        return _same_columns(found, model)
     if model.classes:
         found = found.keep(np.isin(found.y, model.classes), "of unknown class")
     if not len(found):
@@ -139,6 +142,18 @@ def _unseen(model: Model, samples: Samples) -> Samples:
             f"has {', '.join(samples.classes[:5])}..."
         )
     return found
+
+
+def _same_columns(samples: Samples, model: Model) -> Samples:
+    """Put the columns of several labels into the model's order; those it cannot name are left."""
+    if samples.task != "multilabel":
+        raise ModelError(f"{model.name} says several labels a row, and the cache has one a row")
+    column = {name: k for k, name in enumerate(samples.names)}
+    y = np.zeros((len(samples), len(model.classes)), dtype=np.int8)
+    for k, name in enumerate(model.classes):
+        if name in column:
+            y[:, k] = samples.y[:, column[name]]
+    return replace(samples, y=y, names=tuple(model.classes))
 
 
 def _result(

@@ -296,10 +296,12 @@ def _model(
     )
 
 
-def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float:
-    """The majority class or the mean, against which the model is measured later."""
+def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[int]:
+    """The majority class, the mean, or the labels of most rows, against which the model is measured later."""
     if samples.task == "regression":
         return float(samples.y[train].mean())
+    if samples.task == "multilabel":
+        return [int(share >= 0.5) for share in samples.y[train].mean(axis=0)]
     classes, counts = np.unique(samples.y[train], return_counts=True)
     return str(classes[counts.argmax()])
 

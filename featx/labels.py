@@ -56,6 +56,15 @@ def indicator(labels: Iterable[Names | None], classes: Sequence[str]) -> NDArray
     return found
 
 
+def table_of(values: Sequence[str | None]) -> tuple[NDArray[np.int8], list[str]] | None:
+    """Read a column as an indicator and the names of its classes; None if no row has a bar."""
+    labels = split_labels(values)
+    if labels is None:
+        return None
+    classes = sorted({name for names in labels for name in names or ()})
+    return indicator(labels, classes), classes
+
+
 def joined_labels(table: NDArray[Any], classes: Sequence[str]) -> list[str | None]:
     """Write each row of an indicator as a table would hold it.
 

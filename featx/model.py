@@ -18,7 +18,7 @@ from featx.cache.reader import Cache
 from featx.deciding import check_thresholds
 from featx.errors import FeatxError, ModelError
 from featx.headfile import dump_head, load_head
-from featx.measuring import Scores, score_rows
+from featx.measuring import Scores, has_several, score_rows
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
@@ -33,7 +33,7 @@ _NEEDED: dict[str, tuple[type, ...]] = {
     "tap": (str,),
     "options": (dict,),
     "n_train": (int,),
-    "typical": (str, int, float),
+    "typical": (str, int, float, list),
 }
 _SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
 
@@ -87,7 +87,7 @@ class Model:
 
     @property
     def task(self) -> str:
-        """``classification`` or ``regression``."""
+        """``classification``, ``regression`` or ``multilabel``."""
         return str(self.meta["task"])
 
     @property
@@ -266,7 +266,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     if len(seen) % _SEEN.itemsize:
         raise ModelError(f"{file} is damaged: seen.bin is cut off")
     estimator = load_head(members.pop("head.skops"), str(file))
-    _check_head(file, estimator, meta["classes"])
+    _check_head(file, estimator, meta)
     return Model(
         estimator=estimator,
         spec=_spec(file, meta, members.pop("spec.json")),
@@ -299,10 +299,13 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
 
 
-def _check_head(file: Path, estimator: Any, classes: list[str]) -> None:
-    known = [str(name) for name in getattr(estimator, "classes_", [])]
+def _check_head(file: Path, estimator: Any, meta: dict[str, Any]) -> None:
+    known, classes = list(getattr(estimator, "classes_", [])), meta["classes"]
+    several = meta["task"] == "multilabel"
+    fits = len(known) == len(classes) if several else {*map(str, known)} <= {*classes}
     width = getattr(estimator, "n_features_in_", None)
-    if not isinstance(width, int) or not hasattr(estimator, "predict") or set(known) - {*classes}:
+    sound = isinstance(width, int) and hasattr(estimator, "predict") and fits
+    if not sound or several != has_several(estimator):
         raise ModelError(f"{file} is damaged: its head does not fit what meta.json says of it")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
 from featx.deciding import decide
+from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.references import require_same_features
 from featx.rowfile import Row, open_rows, require_rows_target
@@ -90,9 +91,9 @@ def predict(
     source
         What `featx.extract` takes, or an open cache.
     out
-        A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label, a probability for each class
-        (``p_<class>``), with thresholds whether it is ``abstained`` from, and
-        for an image that cannot be read the reason in ``error``.
+        A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label (several as
+        ``a|b``), a probability for each class (``p_<class>``), with thresholds whether it is
+        ``abstained`` from, and for an image that cannot be read the reason in ``error``.
     cache
         Where the features are kept and reused. Without it they are removed afterwards; what an
         interrupted run has done stays beside `out`, and the same command goes on from there.
@@ -189,7 +190,9 @@ def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
     decided, abstained = decide(thresholds, model.classes, found)
     scored = [name for name in columns_of(model) if name.startswith("p_")]
     # Plain Python values: the writers know no numpy.
-    rows: list[Row] = [{"label": label} for label in decided.tolist()]
+    several = model.task == "multilabel"
+    labels = joined_labels(decided, model.classes) if several else decided.tolist()
+    rows: list[Row] = [{"label": label} for label in labels]
     if found.probabilities is not None:
         table = np.round(found.probabilities, 6).tolist()
         for row, line in zip(rows, table, strict=True):
@@ -205,7 +208,10 @@ def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row
     start = 0
     for X in cache.tap(model.tap).batches(_BATCH):
         labelled = label_rows(model, X)
-        counts.update(str(row["label"]) for row in labelled if model.classes)
+        names = [str(row["label"]) for row in labelled if model.classes]
+        if model.task == "multilabel":
+            names = [one for name in names for one in name.split(SEPARATOR)]
+        counts.update(names)
         yield [
             {**blank, "id": cache.ids[k], "path": cache.paths[k], **row}
             for k, row in enumerate(labelled, start)

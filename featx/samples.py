@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featx.cache.reader import Cache, Features
 from featx.errors import FitError, nearest
 from featx.heads import HEADS, Head
+from featx.labels import MISSING, table_of
 
 GROUP = "group"
 """The column that keeps rows together without being asked for."""
@@ -50,9 +51,9 @@ class Samples:
     rows
         int64, row numbers in the cache.
     y
-        Class names, or float64 for a regression.
+        Class names; float64 for a regression; int8 of 0 and 1, a column a class, for multilabel.
     task
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``multilabel``.
     tap
         Name of the tap.
     ids, digests
@@ -74,6 +75,7 @@ class Samples:
     weights: NDArray[np.float64] | None = None
     excluded: dict[str, int] = field(default_factory=dict)
     features: Features | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,6 +83,8 @@ class Samples:
     @property
     def classes(self) -> list[str]:
         """Names of the classes, sorted; empty for a regression."""
+        if self.names:
+            return list(self.names)
         return [] if self.task == "regression" else [str(name) for name in np.unique(self.y)]
 
     def take(self, at: NDArray[Any]) -> NDArray[np.float32]:
@@ -144,7 +148,11 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
             f"{cache.path} has no tap {tap!r}{nearest(tap, cache.taps)}; it has "
             f"{', '.join(cache.taps)}"
         )
-    y, missing, task = _labels(cache, columns.label, head)
+    several = _several(cache, columns.label, head)
+    if several is None:
+        y, missing, task = _labels(cache, columns.label, head)
+    else:
+        y, missing, task = several[0], several[0][:, 0] == MISSING, "multilabel"
     every = Samples(
         rows=np.arange(len(cache)),
         y=y,
@@ -156,6 +164,7 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
         split=_split(cache, columns.split),
         weights=_weights(cache, columns.weights),
         features=cache.tap(tap),
+        names=() if several is None else several[1],
     )
     found = every.keep(~missing, "without label")
     if not len(found):
@@ -196,6 +205,33 @@ def _labels(
         return _suited(cache.y, head, "labels")
     names = np.array([*cache.classes, ""], dtype=object)[cache.y]
     return _suited(names, head, "labels")
+
+
+def _several(
+    cache: Cache, column: str | None, head: Head
+) -> tuple[NDArray[np.int8], tuple[str, ...]] | None:
+    """A column a class and their names, where rows have several labels; None where they do not."""
+    if column is None:
+        if cache.y is None or cache.y.ndim == 1:
+            return None
+        table, classes, what = cache.y, cache.classes or [], "labels"
+        if table.shape[1] != len(classes):
+            raise FitError(f"{cache.path} has {table.shape[1]} label columns, {len(classes)} names")
+    else:
+        values, what = column_of(cache, column, "--label"), f"column {column!r}"
+        found = None if values.dtype.kind in "biuf" else table_of([str(v) for v in values])
+        if found is None:
+            return None
+        table, classes = found
+    if head.task == "regression":
+        raise FitError(
+            f"head {head.name} predicts a number, and {what} are several names a row; use a "
+            f"classifier: {_named('classification')}"
+        )
+    used = np.flatnonzero((table == 1).any(axis=0))
+    if len(used) < 2:
+        raise FitError(f"{what} name {len(used)} class; several labels a row need two or more")
+    return table[:, used], tuple(classes[k] for k in used)
 
 
 def _suited(
