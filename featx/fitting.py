@@ -19,7 +19,7 @@ from featx.deciding import Wanted, choose, require_decidable, worth
 from featx.errors import FitError, nearest
 from featx.headfile import dump_head
 from featx.heads import Head, get_head
-from featx.measuring import Measured, Measurement, json_ready
+from featx.measuring import Measured, json_ready
 from featx.model import Model, describe_model, digest_seen, save_model
 from featx.probing import probe, require_protocol
 from featx.publishing import fit_command, keep_for_report, report_data
@@ -27,6 +27,7 @@ from featx.references import make_references
 from featx.reporting import write_report
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import SplitPlan
+from featx.streamed import measurement
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class FitOptions:
         ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
     abstain
         Abstain below the confidence that leaves this share of errors among the answers.
+    memory
+        ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
+        does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
     """
 
     tap: str | None = None
@@ -81,6 +85,7 @@ class FitOptions:
     precision_at: float | None = None
     cost: str | None = None
     abstain: float | None = None
+    memory: str = "auto"
 
     @classmethod
     def of(cls, **options: Any) -> FitOptions:
@@ -223,7 +228,8 @@ def fit(
         samples = usable(load_samples(file, chosen.columns, found), chosen)
         if wanted:
             require_decidable(wanted, samples, chosen.nested)
-        measured = Measurement(found, samples, chosen.plan, chosen.one_standard_error).run()
+        how = measurement(found, samples, chosen.plan, chosen.one_standard_error, chosen.memory)
+        measured = how.run()
         model = _model(file, found, samples, measured, chosen)
         if wanted:
             bars, notes = choose(wanted, found, samples, measured, chosen.folds, chosen.seed)

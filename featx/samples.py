@@ -12,6 +12,7 @@ from featx.cache.reader import Cache, Features
 from featx.errors import FitError, nearest
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, table_of
+from featx.streaming.blocks import numbered
 
 GROUP = "group"
 """The column that keeps rows together without being asked for."""
@@ -87,6 +88,12 @@ class Samples:
             return list(self.names)
         return [] if self.task == "regression" else [str(name) for name in np.unique(self.y)]
 
+    @property
+    def n_features(self) -> int:
+        """Length of a row's vector."""
+        assert self.features is not None
+        return int(self.features.shape[1])
+
     def take(self, at: NDArray[Any]) -> NDArray[np.float32]:
         """Read the features of some samples from the file.
 
@@ -109,9 +116,11 @@ class Samples:
         bad = ~np.isfinite(X).all(axis=1)
         if bad.any():
             first = self.ids[at][bad.argmax()]
+            named = numbered(self.rows[at][bad])
             raise FitError(
-                f"features of tap {self.tap} hold NaN or infinity in {int(bad.sum())} rows, first "
-                f"{first!r}; extract them again (--precision fp32 and --dtype float32 keep range)"
+                f"features of tap {self.tap} hold NaN or infinity in {int(bad.sum())} of the "
+                f"{len(at)} rows read together ({named} of the cache, first {first!r}); extract "
+                "them again (--precision fp32 and --dtype float32 keep range)"
             )
         return X
 

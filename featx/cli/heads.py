@@ -48,6 +48,9 @@ def fit(
     abstain: Annotated[
         float | None, typer.Option(help="Share of errors allowed among what is answered.")
     ] = None,
+    memory: Annotated[
+        str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     as_json: Json = False,

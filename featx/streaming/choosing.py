@@ -1,0 +1,172 @@
+"""Choose a linear head's strength by folds and fit it, on features larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from featx.errors import FitError
+from featx.heads import HEADS, Head
+from featx.selection import candidates as grids
+from featx.selection.checks import check_classes, few_samples
+from featx.selection.notes import convergence_notes, edge_notes
+from featx.selection.result import SearchResult
+from featx.selection.splits import Folds, make_folds
+from featx.selection.trials import Trials
+from featx.selection.tuning import SCORING
+from featx.streaming.blocks import Array, Blocks, numbered
+from featx.streaming.estimators import as_pipeline, calibrated
+from featx.streaming.holding import ask
+from featx.streaming.solving import Labelled, Solver
+
+STREAMED: Mapping[str, str] = {
+    "ridge": "clf__alpha",
+    "ridge-reg": "clf__alpha",
+    "lda": "clf__shrinkage",
+    "logreg": "clf__C",
+    "svm": "clf__C",
+}
+"""Heads that need not have all rows in memory, and the parameter that is searched."""
+
+
+@dataclass(frozen=True)
+class StreamedResult(SearchResult):
+    """A search result with how often the features were read.
+
+    Parameters
+    ----------
+    passes
+        One for the sums and one for the choice; of logreg and svm also one a step.
+    """
+
+    passes: int = field(default=0)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """As `SearchResult.chosen`, with the passes."""
+        return {**super().chosen, "passes": self.passes}
+
+
+def streams(head: Head, task: str) -> bool:
+    """Tell whether a head can be fitted without all rows in memory.
+
+    Examples
+    --------
+    >>> streams(HEADS["ridge"], "classification"), streams(HEADS["knn"], "classification")
+    (True, False)
+    """
+    known = HEADS.get(head.name)
+    return (
+        head.name in STREAMED
+        and known is not None
+        and (head.task, head.make) == (task, known.make)
+        and not head.params
+        and set(head.grid) == {STREAMED[head.name]}
+    )
+
+
+def search_blocks(
+    head: Head,
+    blocks: Blocks,
+    y: ArrayLike,
+    *,
+    folds: int | Folds = 5,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    sample_weight: ArrayLike | None = None,
+    one_standard_error: bool = False,
+) -> StreamedResult:
+    """Do what `featx.selection.search` does, on features that are read in blocks.
+
+    Ridge and LDA are exact and read everything twice, whatever the grid: once for sums, once to
+    score and calibrate on held-out rows. ``logreg`` and ``svm`` (as LinearSVC) reach the same
+    optimum as in memory by full gradients, one pass a step for all strengths and folds at once.
+
+    Parameters
+    ----------
+    head
+        One that `streams`.
+    y
+        Shape (n_rows,): class names, or numbers for a regression.
+    folds, groups, seed, sample_weight, one_standard_error
+        As in `featx.selection.search`; given folds are (all other rows, held-out rows).
+
+    Raises
+    ------
+    FitError
+        If the head does not stream, or these rows cannot be fitted.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> found = search_blocks(HEADS["ridge"], Blocks.of(X), y)
+    >>> found.best_score > 0.8, found.passes
+    (True, 2)
+    """
+    if not streams(head, head.task):
+        raise FitError(
+            f"head {head.name} needs all rows in memory; these do not: {', '.join(STREAMED)}"
+        )
+    labels = _checked(y, head, blocks)
+    rows, notes = (
+        make_folds(labels, folds=folds, groups=groups, seed=seed, task=head.task)
+        if isinstance(folds, int)
+        else (list(folds), [])
+    )
+    data = Labelled.of(head, blocks, labels, rows, sample_weight)
+    listed = grids.as_grids(head.grid, rows)
+    params = grids.product(listed)
+    strengths = [float(p[STREAMED[head.name]]) for p in params]
+    solver = Solver(head.name, data)
+    heads = solver.of_folds(strengths)
+    held = ask(data, heads, seed)
+    trials = Trials(params, held.scores, np.array([[h.converged for h in f] for f in heads]).T)
+    best = int(trials.means.argmax())
+    edges = grids.at_edge(params, trials.means, best)
+    if one_standard_error:
+        best = grids.simplest_within(params, listed, trials.scores, best)
+    final = solver.final(strengths[best], best, heads[0][best])
+    estimator: Any = as_pipeline(head, params[best], final, data.classes, solver.statistics)
+    to_calibrate = data.classes is not None and not hasattr(estimator["clf"], "predict_proba")
+    if to_calibrate:
+        said = held.decisions[:, best]
+        estimator = calibrated(estimator, said, labels[held.rows], len(rows))
+    notes += few_samples(labels) if data.classes is not None else []
+    notes += edge_notes(edges, params[best]) + convergence_notes(trials, final.converged)
+    return StreamedResult(
+        head=head.name,
+        best_params=dict(params[best]),
+        best_score=float(trials.scores[best].mean()),
+        table=trials.table(),
+        scoring=SCORING[head.task],
+        folds=len(rows),
+        at_edge=edges,
+        warnings=notes,
+        estimator=estimator,
+        calibrated=to_calibrate,
+        passes=blocks.passes,
+    )
+
+
+def _checked(y: ArrayLike, head: Head, blocks: Blocks) -> Array:
+    labels = np.asarray(y)
+    if labels.ndim != 1 or len(labels) != blocks.n_rows:
+        raise FitError(
+            f"there are {blocks.n_rows} rows of features and labels of shape {labels.shape}; "
+            "expected one label a row"
+        )
+    if head.task == "classification":
+        check_classes(labels)
+        return labels
+    numbers = labels.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        raise FitError(
+            f"labels hold NaN or infinity in {len(bad)} rows ({numbered(bad)}); leave these out"
+        )
+    return numbers

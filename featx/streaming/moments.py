@@ -1,0 +1,195 @@
+"""Sums over rows, from which ridge regression and LDA follow exactly: one pass, any number of rows.
+
+Everything is summed in float64 about a value near the middle of each feature, so that no digit is
+lost to large means, and sums of a fold can be taken away from the sums of all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from featx.streaming.blocks import Array, Blocks, Rows
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over some rows ``x``, with weights ``w`` and targets ``t``; they add and subtract.
+
+    Parameters
+    ----------
+    n
+        How many rows.
+    plain, squares
+        Shape (n_features,): sums of x and of its squares, without weights (a scaler takes none).
+    weight
+        Sum of w.
+    first
+        Shape (n_features,): sum of w x.
+    second
+        Shape (n_features, n_features): sum of w x xᵀ.
+    target
+        Shape (n_targets,): sum of w t.
+    cross
+        Shape (n_features, n_targets): sum of w x tᵀ.
+    """
+
+    n: int
+    plain: Floats
+    squares: Floats
+    weight: float
+    first: Floats
+    second: Floats
+    target: Floats
+    cross: Floats
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(*(a + b for a, b in _pairs(self, other)))
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(*(a - b for a, b in _pairs(self, other)))
+
+
+def _pairs(left: Moments, right: Moments) -> list[tuple[Any, Any]]:
+    return [(getattr(left, f.name), getattr(right, f.name)) for f in fields(Moments)]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums of all rows and of each fold.
+
+    Parameters
+    ----------
+    shift
+        Shape (n_features,): what was taken off every row before it was summed.
+    whole
+        Of all rows.
+    folds
+        Of the held-out rows of each fold.
+    """
+
+    shift: Floats
+    whole: Moments
+    folds: list[Moments]
+
+    def training(self, fold: int | None) -> Moments:
+        """Sums of the rows that a fold trains on; of all rows for None."""
+        return self.whole if fold is None else self.whole - self.folds[fold]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What StandardScaler learns: ``(x - mean) / scale``."""
+
+    mean: Floats
+    var: Floats
+    scale: Floats
+    n: int
+
+
+def gather(
+    blocks: Blocks, targets: Any, fold_of: Rows, n_folds: int, weights: Floats | None = None
+) -> Statistics:
+    """Sum in one pass.
+
+    Parameters
+    ----------
+    targets
+        Shape (n_rows, n_targets): numbers, or a sparse matrix with a one for the class of each row.
+    fold_of
+        Fold that holds out each row; -1 for rows that none does.
+    weights
+        Of each row; 1 when None.
+    """
+    # The median is a value of the feature, so that a constant one sums to exactly zero.
+    head = np.asarray(blocks.read(np.arange(min(1001, blocks.n_rows))), dtype=np.float64)
+    shift = np.sort(head, axis=0)[len(head) // 2]
+
+    def summed(rows: Rows, X: Array) -> dict[int, Moments]:
+        return {
+            int(fold): _sums(X[at], shift, targets[rows[at]], None if w is None else w[rows[at]])
+            for fold in np.unique(fold_of[rows])
+            if len(at := np.flatnonzero(fold_of[rows] == fold))
+        }
+
+    w, found = (
+        weights,
+        {k: _nothing(blocks.n_features, targets.shape[1]) for k in range(-1, n_folds)},
+    )
+    for part in blocks.map(summed):
+        for fold, sums in part.items():
+            _accumulate(found, fold, sums)
+    whole = found[-1]
+    for fold in range(n_folds):
+        whole = whole + found[fold]
+    return Statistics(shift, whole, [found[k] for k in range(n_folds)])
+
+
+def _accumulate(found: dict[int, Moments], fold: int, sums: Moments) -> None:
+    """Add in place: the second moments are large, and there is one for each block."""
+    values = {}
+    for f in fields(Moments):
+        total = getattr(found[fold], f.name)
+        total += getattr(sums, f.name)
+        values[f.name] = total
+    found[fold] = Moments(**values)
+
+
+def _sums(X: Array, shift: Floats, targets: Any, weights: Floats | None) -> Moments:
+    x = X.astype(np.float64)
+    x -= shift
+    plain, squares = x.sum(axis=0), np.einsum("ij,ij->j", x, x)
+    if weights is None:
+        second, first, wx, wt = x.T @ x, plain.copy(), x, targets
+    else:
+        root = np.sqrt(weights)[:, None]
+        first, wt = weights @ x, targets * weights[:, None]
+        wx = x
+        half = x * root
+        second = half.T @ half
+    return Moments(
+        n=len(x),
+        plain=plain,
+        squares=squares,
+        weight=float(len(x) if weights is None else weights.sum()),
+        first=first,
+        second=second,
+        target=np.asarray(wt.sum(axis=0), dtype=np.float64).ravel(),
+        cross=np.ascontiguousarray(np.asarray(wt.T @ wx).T),
+    )
+
+
+def _nothing(d: int, k: int) -> Moments:
+    return Moments(
+        n=0,
+        plain=np.zeros(d),
+        squares=np.zeros(d),
+        weight=0.0,
+        first=np.zeros(d),
+        second=np.zeros((d, d)),
+        target=np.zeros(k),
+        cross=np.zeros((d, k)),
+    )
+
+
+def one_hot(codes: Rows, n_classes: int) -> Any:
+    """Make a sparse matrix with a one for the class of each row."""
+    n = len(codes)
+    return sparse.csr_array((np.ones(n), (np.arange(n), codes)), shape=(n, n_classes))
+
+
+def scale_of(moments: Moments, shift: Floats) -> Scale:
+    """Standardise as scikit-learn's StandardScaler does on the same rows."""
+    n, middle = moments.n, moments.plain / moments.n
+    mean = shift + middle
+    var = np.maximum(moments.squares / n - middle**2, 0.0)
+    eps = np.finfo(np.float64).eps
+    constant = var <= n * eps * var + (n * mean * eps) ** 2
+    scale = np.where(constant, 1.0, np.sqrt(var))
+    return Scale(mean, var, scale, n)
