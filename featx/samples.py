@@ -118,9 +118,9 @@ class Samples:
             first = self.ids[at][bad.argmax()]
             named = numbered(self.rows[at][bad])
             raise FitError(
-                f"features of tap {self.tap} hold NaN or infinity in {int(bad.sum())} of the "
-                f"{len(at)} rows read together ({named} of the cache, first {first!r}); extract "
-                "them again (--precision fp32 and --dtype float32 keep range)"
+                f"features of tap {self.tap} hold NaN or infinity in {int(bad.sum())} rows, first "
+                f"{first!r} ({named} of the cache); extract them again (--precision fp32 and "
+                "--dtype float32 keep range)"
             )
         return X
 
