@@ -31,6 +31,7 @@ from featx.reporting import (
     worst_mistakes,
     write_report,
 )
+from featx.reporting.data import labels_text
 from featx.reporting.pictures import GALLERY_SIDE, MAP_SIDE
 from featx.samples import Samples
 from featx.selection import SplitPlan, make_split
@@ -119,7 +120,7 @@ def keep_for_report(
     -------
     kept : candidates, learning curve, map, small pictures, provenance; JSON-ready
     """
-    points = choose_points(samples.y[measured.test], _N_MAP, seed)
+    points = choose_points(_labels(samples, samples.y[measured.test]), _N_MAP, seed)
     kept = {
         "search": measured.found.table,
         "learning": _learning(samples, measured, seed),
@@ -141,11 +142,16 @@ def _map(samples: Samples, measured: Measured, points: Rows) -> dict[str, Any] |
     return FeatureMap(
         ids=samples.ids[at].tolist(),
         xy=xy,
-        labels=samples.y[at].tolist(),
-        predicted=measured.scores.predicted[points].tolist(),
+        labels=_labels(samples, samples.y[at]),
+        predicted=_labels(samples, measured.scores.predicted[points]),
         method=method,
         explained=explained,
     ).to_dict()
+
+
+def _labels(samples: Samples, y: NDArray[Any]) -> list[Any]:
+    """One label a row: a number, a name, or the names of several as one text."""
+    return [labels_text(row, samples.names) for row in y] if samples.names else list(y.tolist())
 
 
 def _learning(samples: Samples, measured: Measured, seed: int) -> dict[str, Any] | None:
@@ -196,7 +202,7 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
     sides = dict.fromkeys(points.tolist(), MAP_SIDE)
     large = (
         *worst_mistakes(y, scores.predicted, scores.probabilities).tolist(),
-        *least_certain(scores.probabilities).tolist(),
+        *least_certain(scores.probabilities, several=bool(samples.names)).tolist(),
     )
     sides |= dict.fromkeys(large, GALLERY_SIDE)
     read = image_reader(cache)
@@ -209,9 +215,7 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
     return found
 
 
-def small_picture(
-    cache: Cache, row: int, read: Callable[[int], bytes], side: int
-) -> bytes | None:
+def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: int) -> bytes | None:
     """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
     from featx.images import decode
 

@@ -41,10 +41,11 @@ def ranking_curves(
     true, table = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
     if len(classes) > MOST_CURVES:
         return []
-    columns = [1] if len(classes) == 2 else range(len(classes))
+    several = true.ndim == 2
+    columns = [1] if len(classes) == 2 and not several else range(len(classes))
     found = []
     for k in columns:
-        positive = true == classes[k]
+        positive = true[:, k] == 1 if several else true == classes[k]
         if positive.all() or not positive.any():
             continue
         scores = table[:, k]
@@ -73,6 +74,9 @@ def calibration_bins(
 ) -> list[dict[str, float]]:
     """Compare confidence (the highest probability of a row) with the share that is right.
 
+    Where a row has several labels each is a yes or no of its own, and its confidence that of the
+    answer given.
+
     Returns
     -------
     bins : list of ``{"low", "high", "confidence", "accuracy", "accuracy_low", "accuracy_high",
@@ -80,8 +84,9 @@ def calibration_bins(
         Of the equal bins of the calibration error those that hold a row; with the 95 % Wilson
         interval of the accuracy.
     """
-    right = np.asarray(y_true) == np.asarray(y_pred)
-    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    right = (np.asarray(y_true) == np.asarray(y_pred)).ravel()
+    table = np.asarray(probabilities, dtype=np.float64)
+    confidence = np.maximum(table, 1 - table).ravel() if np.ndim(y_true) == 2 else table.max(axis=1)
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)
     found = []
     for k in np.unique(places):

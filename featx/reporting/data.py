@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -62,6 +63,17 @@ class FeatureMap:
         }
 
 
+def labels_text(row: NDArray[Any], classes: Sequence[str]) -> str:
+    """Write the labels that a row has.
+
+    Examples
+    --------
+    >>> labels_text(np.array([1, 0, 1]), ["cat", "dog", "tree"])
+    'cat, tree'
+    """
+    return ", ".join(name for name, on in zip(classes, row, strict=True) if on) or "none of them"
+
+
 @dataclass(frozen=True)
 class ReportData:
     """All that a page needs; `to_dict` and `from_dict` carry it through JSON.
@@ -73,11 +85,12 @@ class ReportData:
     ids
         Names of the test images, n of them.
     y_true, y_pred
-        Shape (n,): class names, or numbers for a regression.
+        Shape (n,): class names, or numbers for a regression; 0 and 1 of shape (n, n_classes) where
+        images have several labels.
     probabilities
         Shape (n, n_classes), columns in the order of ``figures["classes"]``; or None.
     task
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``multilabel``.
     paths
         Where each test image lay; shown in place of its id where given.
     pictures
@@ -118,7 +131,7 @@ class ReportData:
     created: str = ""
 
     def __post_init__(self) -> None:
-        kind = np.float64 if self.task == "regression" else np.str_
+        kind = {"regression": np.float64, "multilabel": np.int8}.get(self.task, np.str_)
         object.__setattr__(self, "y_true", np.asarray(self.y_true).astype(kind))
         object.__setattr__(self, "y_pred", np.asarray(self.y_pred).astype(kind))
         object.__setattr__(self, "commands", tuple(self.commands))
@@ -136,6 +149,11 @@ class ReportData:
             if size != n:
                 raise FitError(f"a report of {n} test images has {size} {what}; expected as many")
         shape = (n, len(self.classes))
+        if self.several and not self.y_true.shape == self.y_pred.shape == shape:
+            raise FitError(
+                f"a report's labels have shape {self.y_true.shape} and {self.y_pred.shape}; "
+                f"expected {shape}"
+            )
         if self.probabilities is not None and self.probabilities.shape != shape:
             raise FitError(
                 f"a report's probabilities have shape {self.probabilities.shape}; expected {shape}"
@@ -145,6 +163,24 @@ class ReportData:
     def classes(self) -> list[str]:
         """Names of the classes; empty for a regression."""
         return [str(name) for name in self.figures.get("classes", [])]
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.task == "multilabel"
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the map's colours stand for: classes, or sets of labels, the most frequent first."""
+        if not self.several or self.points is None:
+            return self.classes
+        return [text for text, _ in Counter(map(str, self.points.labels)).most_common()]
+
+    def text(self, value: Any) -> str:
+        """Write a label, or the names of several."""
+        if self.several:
+            return labels_text(value, self.classes)
+        return f"{value:.4g}" if self.task == "regression" else str(value)
 
     def shown(self, row: int) -> str:
         """How a test image is named on the page."""

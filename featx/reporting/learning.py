@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
+from featx.selection.splits import strata_of
 
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _N_BOOT = 1000
@@ -34,7 +35,7 @@ class Part:
     X
         Shape (n_samples, n_features).
     y
-        Shape (n_samples,).
+        Shape (n_samples,), or (n_samples, n_labels) where rows have several.
     groups
         Group of each row, or None.
     weights
@@ -97,7 +98,7 @@ def learning_curve(
     """
     if not len(test.y):
         raise FitError("a learning curve needs test rows, and there is none")
-    plain = estimator.estimator if isinstance(estimator, CalibratedClassifierCV) else estimator
+    plain = _uncalibrated(estimator)
     rng = np.random.default_rng(seed)
     sizes: list[int] = []
     errors: list[Floats] = []
@@ -115,6 +116,16 @@ def learning_curve(
     return _summary(np.array(sizes), np.array(errors), test, task, seed)
 
 
+def _uncalibrated(estimator: Any) -> Any:
+    """Give the head without its calibration, which would fit it several times."""
+    if isinstance(estimator, CalibratedClassifierCV):
+        return estimator.estimator
+    several = estimator.get_params().get("clf__estimator")
+    if isinstance(several, CalibratedClassifierCV):
+        return clone(estimator).set_params(clf__estimator=several.estimator)
+    return estimator
+
+
 def _subset(train: Part, share: float, task: str, rng: np.random.Generator) -> NDArray[np.intp]:
     n = len(train.y)
     if share >= 1:
@@ -127,7 +138,7 @@ def _subset(train: Part, share: float, task: str, rng: np.random.Generator) -> N
     if task == "regression":
         return order[: max(2, int(share * n))]
     # Every class keeps its share: the k-th of n_c rows is taken at (k + u) / n_c.
-    codes = np.unique(train.y, return_inverse=True)[1][order]
+    codes = np.unique(strata_of(train.y, task), return_inverse=True)[1][order]
     rank = np.empty(n)
     for code in np.unique(codes):
         at = np.flatnonzero(codes == code)
@@ -139,7 +150,9 @@ def _errors(
     estimator: Any, train: Part, test: Part, at: NDArray[np.intp], task: str
 ) -> tuple[int, Floats] | None:
     """Fit on some rows and give each test row's error; None where they hold one class only."""
-    if task != "regression" and len(np.unique(train.y[at])) < 2:
+    if task == "multilabel" and not np.ptp(train.y[at], axis=0).all():
+        return None
+    if task == "classification" and len(np.unique(train.y[at])) < 2:
         return None
     weighted = {} if train.weights is None else {"clf__sample_weight": train.weights[at]}
     try:
@@ -152,7 +165,8 @@ def _errors(
         return None  # such as fewer rows than neighbours
     if task == "regression":
         return len(at), np.abs(np.asarray(predicted, dtype=np.float64) - test.y)
-    return len(at), (np.asarray(predicted) != test.y).astype(np.float64)
+    wrong = np.asarray(predicted) != test.y
+    return len(at), (wrong.any(axis=1) if task == "multilabel" else wrong).astype(np.float64)
 
 
 def _summary(

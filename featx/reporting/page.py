@@ -88,6 +88,7 @@ def render(data: ReportData) -> str:
         drawn=any(name in words.ON_UNIT for name in data.figures["test"]),
         several=" times " in str(data.figures.get("measured_by", "")),
         confusion=_confusion(data),
+        each=("precision", "recall", *(["average_precision"] if data.several else [])),
         curves=_curves(data),
         learning=data.learning,
         answer=data.learning["answer"].split(". ", 1) if data.learning else (),
@@ -165,7 +166,8 @@ def _curves(data: ReportData) -> dict[str, Any] | None:
         return None
     found = ranking_curves(data.y_true, data.probabilities, data.classes)
     bins = calibration_bins(data.y_true, data.y_pred, data.probabilities)
-    error = data.figures["test"].get("calibration_error", {}).get("value", float("nan"))
+    gaps = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins)
+    error = gaps / sum(b["n"] for b in bins)
     return {
         "each": found,
         "roc": plots.roc_chart(found, data.classes) if found else None,
@@ -197,9 +199,10 @@ def _map(data: ReportData) -> dict[str, Any] | None:
     if points is None or not points.ids:
         return None
     return {
-        "chart": plots.map_chart(points, data.classes),
-        "legend": _legend(data.classes, data.classes) if data.classes else _fifths(),
-        "more": max(0, len(data.classes) - plots.MOST_COLOURS),
+        "chart": plots.map_chart(points, data.kinds),
+        "legend": _legend(data.kinds, data.kinds) if data.classes else _fifths(),
+        "more": max(0, len(data.kinds) - plots.MOST_COLOURS),
+        "what": "combinations" if data.several else "classes",
         "n": len(points.ids),
         "method": points.method,
         "share": sum(points.explained) if points.explained else None,
@@ -219,14 +222,16 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
     if data.task == "regression":
         made = [("Largest errors", "Test images whose prediction is furthest off.", worst)]
     else:
-        most = "most confident first" if data.probabilities is not None else "in no order"
+        sure = data.probabilities is not None
+        most = "most confident first" if sure else "in no order"
+        if data.several:
+            most = f"those that are wrong by most {'probability' if sure else 'labels'} first"
         made = [
             ("Worst mistakes", f"Test images that are labelled wrong, {most}.", worst),
             (
                 "Least certain",
-                "Test images whose two most likely classes are closest: worth a second look, as "
-                "some may be labelled wrong.",
-                least_certain(data.probabilities),
+                f"Test images {_unsure(data)}: worth a second look, as some may be labelled wrong.",
+                least_certain(data.probabilities, several=data.several),
             ),
         ]
     return [
@@ -239,14 +244,20 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
 def _tile(data: ReportData, row: int) -> dict[str, Any]:
     picture = data.pictures.get(data.ids[row])
     true, called = data.y_true[row], data.y_pred[row]
-    if data.task == "regression":
-        said = {"true": f"{true:.4g}", "called": f"{called:.4g}", "sure": "", "wrong": False}
-    else:
-        sure = "" if data.probabilities is None else words.percent(data.probabilities[row].max(), 0)
-        said = {"true": str(true), "called": str(called), "sure": sure, "wrong": true != called}
+    said = {"true": data.text(true), "called": data.text(called), "sure": "", "wrong": False}
+    if data.task != "regression":
+        said["wrong"] = said["true"] != said["called"]
+    if data.probabilities is not None and not data.several:
+        said["sure"] = words.percent(data.probabilities[row].max(), 0)
     uri = "" if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
     name = data.shown(row)
     return {"name": name, "short": name.rsplit("/", 1)[-1], "uri": uri, **said}
+
+
+def _unsure(data: ReportData) -> str:
+    if data.several:
+        return "with a label whose probability is closest to a half"
+    return "whose two most likely classes are closest"
 
 
 def _scatter(data: ReportData) -> dict[str, Any] | None:

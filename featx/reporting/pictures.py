@@ -46,7 +46,8 @@ def worst_mistakes(
 ) -> NDArray[np.intp]:
     """Find the rows that are wrong with the highest confidence; the first ones without any.
 
-    Numbers are compared by how far apart they are.
+    Numbers are compared by how far apart they are; several labels by how much probability is
+    wrong, or how many labels.
 
     Examples
     --------
@@ -57,6 +58,11 @@ def worst_mistakes(
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
     if true.dtype.kind == "f":
         return np.argsort(-np.abs(predicted - true), kind="stable")[:n]
+    if true.ndim == 2:
+        wrong = np.flatnonzero((true != predicted).any(axis=1))
+        said = predicted if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+        far = np.abs(said - true).sum(axis=1)
+        return wrong[np.argsort(-far[wrong], kind="stable")][:n]
     wrong = np.flatnonzero(true != predicted)
     if probabilities is None:
         return wrong[:n]
@@ -64,8 +70,15 @@ def worst_mistakes(
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:n]
 
 
-def least_certain(probabilities: ArrayLike | None, n: int = N_GALLERY) -> NDArray[np.intp]:
+def least_certain(
+    probabilities: ArrayLike | None, n: int = N_GALLERY, several: bool = False
+) -> NDArray[np.intp]:
     """Find the rows whose two highest probabilities are closest.
+
+    Parameters
+    ----------
+    several
+        Whether each column is a label of its own; then the one closest to a half counts.
 
     Examples
     --------
@@ -74,6 +87,9 @@ def least_certain(probabilities: ArrayLike | None, n: int = N_GALLERY) -> NDArra
     """
     if probabilities is None:
         return np.empty(0, dtype=np.intp)
+    if several:
+        unsure = np.abs(np.asarray(probabilities, dtype=np.float64) - 0.5).min(axis=1)
+        return np.argsort(unsure, kind="stable")[:n]
     table = np.sort(np.asarray(probabilities, dtype=np.float64), axis=1)
     if table.shape[1] < 2:
         return np.empty(0, dtype=np.intp)

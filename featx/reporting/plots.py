@@ -122,7 +122,7 @@ def learning_chart(found: dict[str, Any]) -> Markup:
     return draw(frame, "Learning curve", said, marks, kind="wide")
 
 
-def map_chart(points: FeatureMap, classes: list[str]) -> Markup:
+def map_chart(points: FeatureMap, kinds: list[str]) -> Markup:
     """Draw the map; a point carries its number, by which the page finds its picture."""
     ends = [(float(c.min()), float(c.max())) for c in points.xy.T]
     x, y = (Axis(low - (high - low) * 0.03, high + (high - low) * 0.03) for low, high in ends)
@@ -130,9 +130,9 @@ def map_chart(points: FeatureMap, classes: list[str]) -> Markup:
     ranks = _ranks(points.labels)
     marks = []
     for k, (place, label) in enumerate(zip(points.xy, points.labels, strict=True)):
-        wrong = bool(classes) and str(label) != str(points.predicted[k])
-        number = classes.index(str(label)) if classes else 0
-        kind = colour(number) if classes else f"q{ranks[k]}"
+        wrong = bool(kinds) and str(label) != str(points.predicted[k])
+        number = kinds.index(str(label)) if kinds else 0
+        kind = colour(number) if kinds else f"q{ranks[k]}"
         drawn = shape(SHAPES[number] if number < MOST_COLOURS else "circle", *_at(frame, place))
         marks.append(
             Markup('<path class="pt {}{}" data-k="{}" d="{}"><title>{}</title></path>').format(

@@ -14,6 +14,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "share of test images labelled right"),
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes"),
     "macro_f1": ("Macro F1", "mean F1 of the classes"),
+    "micro_f1": ("Micro F1", "F1 of all labels taken together"),
     "roc_auc": ("ROC AUC", "chance that a positive ranks above a negative"),
     "average_precision": ("Average precision", "area under precision and recall"),
     "log_loss": ("Log loss", "of the probabilities; lower is better"),
@@ -23,8 +24,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "mae": ("Mean absolute error", "lower is better"),
     "rmse": ("Root mean squared error", "lower is better"),
 }
+_OF_SEVERAL = {
+    "accuracy": "share of test images whose labels are all right",
+    "average_precision": "mean over the labels of the area under precision and recall",
+}
 PERCENT = ("accuracy", "balanced_accuracy")
-ON_UNIT = (*PERCENT, "macro_f1", "roc_auc", "average_precision")
+ON_UNIT = (*PERCENT, "macro_f1", "micro_f1", "roc_auc", "average_precision")
 """Metrics from 0 to 1 where more is better: these are drawn on one scale."""
 
 
@@ -64,6 +69,8 @@ def ends(figure: dict[str, Any]) -> tuple[float, float]:
 
 def verdict(data: ReportData) -> str:
     """Say in one sentence what the head is worth."""
+    if data.several:
+        return _several(data)
     return _regression(data) if data.task == "regression" else _classification(data)
 
 
@@ -78,6 +85,27 @@ def _regression(data: ReportData) -> str:
         f"{figure_text('mae', error['value'])} on average (95{NARROW}% interval "
         f"{span_text('mae', error)}), {better} the "
         f"{figure_text('mae', beside)} of always answering the mean{_caution(data)}."
+    )
+
+
+def _several(data: ReportData) -> str:
+    test, base = data.figures["test"], data.figures["baseline"]
+    exact = test["accuracy"]
+    low, high = ends(exact)
+    beside = base["accuracy"]["value"]
+    ranked = ""
+    if "average_precision" in test:
+        mean = test["average_precision"]
+        ranked = (
+            f"; the mean average precision of {len(data.classes)} labels is "
+            f"{figure_text('average_precision', mean['value'])} (interval "
+            f"{span_text('average_precision', mean)})"
+        )
+    return (
+        f"All labels of {percent(exact['value'])} of {data.figures['n_test']:,} test images are "
+        f"right (95{NARROW}% interval {span_text('accuracy', exact)}), "
+        f"{_beside(high < beside, low > beside)} the {percent(beside)} of always giving the labels "
+        f"that most images have{ranked}{_caution(data)}."
     )
 
 
@@ -126,7 +154,10 @@ def chance(name: str, data: ReportData) -> float | None:
     if isinstance(measured, dict):
         return float(measured["value"])
     k = len(data.classes)
-    if not k:
+    if data.several and name == "average_precision":
+        each = data.figures.get("per_class", {}).values()
+        return float(sum(one["support"] for one in each) / k / data.figures["n_test"])
+    if not k or data.several:
         return None
     share = float(data.figures["baseline"]["accuracy"]["value"])
     # A constant answer has recall 1 and precision `share` in one class, and nothing in the others.
@@ -141,6 +172,8 @@ def metric_rows(data: ReportData) -> list[dict[str, Any]]:
     rows = []
     for name, figure in data.figures["test"].items():
         title, meaning = METRICS.get(name, (name.replace("_", " "), ""))
+        if data.several:
+            meaning = _OF_SEVERAL.get(name, meaning)
         beside = chance(name, data)
         rows.append(
             {
