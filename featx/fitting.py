@@ -242,7 +242,9 @@ def fit(
         if out is not None or report is not None:
             changed = {k: v for k, v in options.items() if v != getattr(FitOptions(), k)}
             command = fit_command(file, found.name, out, changed)
-            model.kept.update(keep_for_report(file, samples, measured, command, chosen.seed))
+            method = "pca" if report is None else "auto"
+            kept = keep_for_report(file, samples, measured, command, chosen.seed, method)
+            model.kept.update(kept)
     model.figures.update(result.to_dict())
     if out is not None:
         save_model(model, out)
