@@ -107,7 +107,12 @@ def report_data(model: Model) -> ReportData:
 
 
 def keep_for_report(
-    cache: Cache, samples: Samples, measured: Measured, command: str, seed: int = 0
+    cache: Cache,
+    samples: Samples,
+    measured: Measured,
+    command: str,
+    seed: int = 0,
+    method: str = "pca",
 ) -> dict[str, Any]:
     """Gather, for `Model.kept`, what `report` needs when cache and images are gone.
 
@@ -115,6 +120,8 @@ def keep_for_report(
     ----------
     command
         Of the fit, as the shell takes it.
+    method
+        Of the map: ``pca``, or ``auto`` for UMAP where it is installed, which takes seconds.
 
     Returns
     -------
@@ -124,7 +131,7 @@ def keep_for_report(
     kept = {
         "search": measured.found.table,
         "learning": _learning(samples, measured, seed),
-        "points": _map(samples, measured, points),
+        "points": _map(samples, measured, points, method),
         "pictures": _pictures(cache, samples, measured, points),
         "paths": [str(cache.paths[row]) for row in samples.rows[measured.test]],
         "provenance": cache.provenance,
@@ -134,17 +141,19 @@ def keep_for_report(
     return ready
 
 
-def _map(samples: Samples, measured: Measured, points: Rows) -> dict[str, Any] | None:
+def _map(
+    samples: Samples, measured: Measured, points: Rows, method: str
+) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     at = measured.test[points]
-    xy, method, explained = project(samples.take(at))
+    xy, name, explained = project(samples.take(at), method)
     return FeatureMap(
         ids=samples.ids[at].tolist(),
         xy=xy,
         labels=_labels(samples, samples.y[at]),
         predicted=_labels(samples, measured.scores.predicted[points]),
-        method=method,
+        method=name,
         explained=explained,
     ).to_dict()
 

@@ -67,7 +67,7 @@ def project(
         raise FitError(f"no map is called {method!r}; expected auto, pca or umap")
     there = find_spec("umap") is not None
     if method == "umap" and not there:
-        raise MissingExtraError("a UMAP map needs umap-learn; pip install umap-learn")
+        raise MissingExtraError("a UMAP map needs umap-learn; pip install 'featx[umap]'")
     if method == "umap" or (method == "auto" and there):
         return _umap(table, seed), "UMAP", ()
     return _pca(table, seed)
