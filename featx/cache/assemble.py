@@ -85,11 +85,11 @@ def describes(description: Description, path: Path) -> bool:
 
 
 def _same(dataset: h5py.Dataset, values: NDArray[Any] | Sequence[str]) -> bool:
-    given = isinstance(values, np.ndarray)
-    if dataset.shape != (values.shape if given else (len(values),)):
-        return False
     text = dataset.dtype.kind in "SO"
-    if not text and (not given or dataset.dtype != values.dtype):
+    shape, dtype = (len(values),), None
+    if isinstance(values, np.ndarray):
+        shape, dtype = values.shape, values.dtype
+    if dataset.shape != shape or not (text or dataset.dtype == dtype):
         return False
     for start in range(0, len(values), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)

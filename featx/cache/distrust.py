@@ -46,9 +46,7 @@ def open_index(path: Path) -> tuple[h5py.File, ExtractSpec]:
     return _open(path, _check_index)
 
 
-def _open(
-    path: Path, check: Callable[[h5py.File], ExtractSpec]
-) -> tuple[h5py.File, ExtractSpec]:
+def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.File, ExtractSpec]:
     try:
         # Nothing ever writes to a published file, so no lock is needed to read it.
         file = h5py.File(path, "r", locking=False)
@@ -101,7 +99,7 @@ def _check_header(file: h5py.File, kind: str, names: Sequence[str]) -> ExtractSp
     for name in ("spec", *names):
         if name not in file:
             raise CacheFormatError(f"/{name} is missing")
-    spec = ExtractSpec.from_json(_json_text(file["spec"]))
+    spec = ExtractSpec.from_json(json_text(file["spec"]))
     if spec.fingerprint != _text_attribute(file, "fingerprint"):
         raise CacheFormatError("the fingerprint is not that of the spec inside")
     return spec
@@ -114,7 +112,14 @@ def _text_attribute(file: h5py.File, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _json_text(dataset: h5py.Dataset) -> str:
+def json_text(dataset: h5py.Dataset) -> str:
+    """Read ``spec`` or ``provenance``.
+
+    Raises
+    ------
+    CacheFormatError
+        If it is not one text of bearable length.
+    """
     if dataset.shape != ():
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
     value = dataset[()]

@@ -17,6 +17,7 @@ from typing import Any
 
 import h5py
 
+from featx.cache.format import INDEX
 from featx.errors import CacheError, NoSpaceError
 
 TEMPORARY = ".tmp"
@@ -183,9 +184,9 @@ def require_writable(path: Path, what: str) -> None:
     Raises
     ------
     CacheError
-        If `path` is a folder, or its folder is missing or read-only.
+        If `path` is a folder, unless of a cache in parts, or its folder is missing or read-only.
     """
-    if path.is_dir():
+    if path.is_dir() and not (what == "cache" and _takes_parts(path)):
         raise CacheError(f"{what} {path} is a folder; give the name of a file")
     folder = path.parent
     if not folder.is_dir():
@@ -196,6 +197,11 @@ def require_writable(path: Path, what: str) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def _takes_parts(folder: Path) -> bool:
+    """Whether a folder is a cache in parts, or is empty and may become one."""
+    return (folder / INDEX).is_file() or not any(folder.glob("[!.]*"))
 
 
 def size_text(n_bytes: float) -> str:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+
 class Features:
     """The matrix of one tap, read from the file by rows when it is indexed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 import threading
@@ -17,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.distrust import open_file, open_index
+from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import read_text
+from featx.cache.format import INDEX, read_text
 from featx.cache.lookup import ID_INDEX
 from featx.errors import CacheError, CacheFormatError
-
-INDEX = "index.h5"
-"""Name of the index inside the folder."""
 
 _PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.h5", re.ASCII)
 _GROUPS = ("taps", "columns")
@@ -59,7 +58,8 @@ class Joined:
             return self[int(key) : int(key) + 1][0]
         rows = slice(None) if key is Ellipsis else key
         start, stop, _ = rows.indices(len(self))
-        return self._folder.read(self.name[1:], start, stop, np.empty((0, *self.shape[1:]), self.dtype))
+        empty = np.empty((0, *self.shape[1:]), self.dtype)
+        return self._folder.read(self.name[1:], start, stop, empty)
 
 
 class Folder:
@@ -249,6 +249,29 @@ def cache_files(path: Path) -> list[Path]:
         return [path]
     with Folder(path) as folder:
         return [path / part.name for part in folder.parts]
+
+
+def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
+    """Where a cache is written to; a name that ends in a separator is a folder, made if need be.
+
+    Raises
+    ------
+    CacheError
+        If the folder cannot be created.
+    """
+    path, name = Path(cache), os.fspath(cache)
+    if create and name.endswith(("/", os.sep)) and not path.exists():
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise CacheError(f"cannot create {path}: {error.strerror}") from None
+        sync_folder(path.parent)
+    return path
+
+
+def holds_cache(path: Path) -> bool:
+    """Whether there is something to open; a folder that waits for its first parts holds nothing."""
+    return path.exists() and not (path.is_dir() and not any(path.glob("[!.]*")))
 
 
 def file_digest(path: Path) -> str:

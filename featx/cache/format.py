@@ -20,6 +20,8 @@ from featx.errors import CacheFormatError
 
 ENCODING_TYPE = "featx-cache"
 INDEX_TYPE = "featx-cache-index"
+INDEX = "index.h5"
+"""Name of the index in a folder of parts."""
 CONTENT_DTYPE = np.dtype("S64")
 DIGEST_DTYPE = np.dtype("S32")
 BLOCK_ROWS = 8192
@@ -89,7 +91,8 @@ def column_dtype(values: NDArray[Any] | Sequence[str]) -> np.dtype[Any]:
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return values.dtype
     longest = max((len(str(value).encode()) for value in values), default=1)
-    return np.dtype(h5py.string_dtype("utf-8", max(1, longest)))
+    dtype: np.dtype[Any] = h5py.string_dtype("utf-8", max(1, longest))
+    return dtype
 
 
 def fill(dataset: h5py.Dataset, rows: slice, values: NDArray[Any] | Sequence[str]) -> None:

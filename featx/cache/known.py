@@ -54,7 +54,8 @@ class _Places:
         keys = _keys(names)
         if not len(self):
             return np.zeros(len(keys), bool), np.zeros((len(keys), 2), np.int32)
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        # The last of equal ones: the newest, for what is in place is added first.
+        at = np.maximum(np.searchsorted(self._keys, keys, "right") - 1, 0)
         return self._keys[at] == keys, self._at[at]
 
 

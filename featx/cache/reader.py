@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.distrust import json_text
 from featx.cache.features import Features
-from featx.cache.folder import INDEX, Folder, open_trusted
-from featx.cache.format import read_text, tap_names, vector_datasets
+from featx.cache.folder import Folder, open_trusted
+from featx.cache.format import INDEX, read_text, tap_names, vector_datasets
 from featx.cache.lookup import ID_INDEX, find_rows
 from featx.cache.summary import as_html, summary
 from featx.cache.text import Text
@@ -189,7 +190,7 @@ class Cache:
         """What is only recorded: versions, device, batch size, host, times, command."""
         if "provenance" not in self._file:
             return {}
-        found: dict[str, Any] = json.loads(self._file["provenance"][()])
+        found: dict[str, Any] = json.loads(json_text(self._file["provenance"]))
         return found
 
     @property

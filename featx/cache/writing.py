@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import TEMPORARY, durable_h5, size_text
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import INDEX, Part, file_digest
+from featx.cache.folder import Part, file_digest
 from featx.cache.format import (
+    INDEX,
     INDEX_TYPE,
     blocks,
     create_column,
@@ -59,7 +60,7 @@ class Rows(Protocol):
     """Finished rows in the order that they are written in.
 
     `columns` gives the stored type and the further axes of each column beside the vectors, digests
-    and ids among them; `read` gives the vectors of each tap, and the values of these columns.
+    and ids among them.
     """
 
     widths: list[int]
@@ -67,9 +68,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]: ...
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+        """Give the vectors of each tap, and the values of `columns`."""
 
-    def tag(self, rows: slice) -> str: ...
+    def tag(self, rows: slice) -> str:
+        """Name a part of these rows; the same name only ever means the same part."""
 
 
 def write_file(path: Path, whole: Whole, rows: Rows) -> None:
