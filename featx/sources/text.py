@@ -53,7 +53,8 @@ class Text(Sequence[str]):
 
     def prefixed(self, prefix: str) -> Text:
         """Write `prefix` before each string."""
-        return Text(pc.binary_join_element_wise(prefix, self._data, "", null_handling="replace"))
+        first, between = (pa.scalar(text, pa.large_string()) for text in (prefix, ""))
+        return Text(pc.binary_join_element_wise(first, self._data, between))
 
     def order(self) -> NDArray[np.int64]:
         """Places of the strings in ascending order, as Python sorts them."""
