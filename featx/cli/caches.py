@@ -1,7 +1,8 @@
-"""Commands about caches: extract, info, verify."""
+"""Commands about caches: extract, info, verify, split, merge."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -105,3 +106,32 @@ def verify(cache: CacheFile, as_json: Json = False) -> None:
     show({"ok": found.ok, "rows": found.rows, "problems": list(found.problems)}, as_json, text)
     if not found.ok:
         raise typer.Exit(ERROR)
+
+
+@command
+def split(
+    cache: CacheFile,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the parts.")],
+    rows: Annotated[int, typer.Option(help="Rows of a part.")] = 65_536,
+    force: Annotated[bool, typer.Option("--force", help="Replace the cache at FOLDER.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy CACHE into FOLDER, as parts with an index; every command takes either."""
+    from featx.cache import split as run
+
+    found = run(cache, folder, rows=rows, force=force)
+    show(found.to_dict(), as_json, f"{folder}: {found.rows} rows in {found.parts} parts")
+
+
+@command
+def merge(
+    folder: Annotated[Path, typer.Argument(help="A folder of parts.")],
+    cache: CacheFile,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy the parts of FOLDER into one file CACHE."""
+    from featx.cache import merge as run
+
+    found = run(folder, cache, force=force)
+    show(found.to_dict(), as_json, f"{cache}: {found.rows} rows in one file")
