@@ -44,6 +44,7 @@ from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 log = logging.getLogger("featx")
 
 _REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
+_SURE_COSINE = 0.9999  # far enough above the least allowed for the pictures not looked at
 # A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.
 _CHECKED_SHARE, _MOST_CHECKED = 32, 64
 
@@ -100,6 +101,7 @@ class Runner:
         self._lock = threading.RLock()
         self._threads_before = torch.get_num_threads()
         self._memory = contextlib.ExitStack()
+        self._cosine = 1.0  # of the precision chosen, to float32
 
     def __enter__(self) -> Runner:
         return self
@@ -213,14 +215,14 @@ class Runner:
         if self.precision == "fp32":
             self._forward = self._uncompiled(exact)
             return exact, check
-        module, cosine = exact, -1.0
+        module, self._cosine = exact, -1.0
         for module, forward in self._in_precision(exact):
             self._forward = forward
-            cosine = check.cosine(self._in_pieces)
-            if cosine >= MIN_COSINE:
+            self._cosine = check.cosine(self._in_pieces)
+            if self._cosine >= MIN_COSINE:
                 return module, check
-        what = disagreement(self.precision, "fp32", cosine)
-        if self.plan.precision_asked and cosine > -1:
+        what = disagreement(self.precision, "fp32", self._cosine)
+        if self.plan.precision_asked and self._cosine > -1:
             log.warning("%s; going on with %s as asked", what, self.precision)
             return module, Check(check.images, self._in_pieces(check.images), self.precision)
         log.warning("%s; going on with fp32", what)
@@ -246,7 +248,8 @@ class Runner:
             return None
 
     def _to_compile(self, module: nn.Module, exact: nn.Module) -> nn.Module:
-        if isinstance(module, torch.fx.GraphModule):
+        """Take the closer way to the precision, unless the plain one, a little faster, is close."""
+        if isinstance(module, torch.fx.GraphModule) or self._cosine >= _SURE_COSINE:
             return module
         return self._lowered(exact) or module
 
