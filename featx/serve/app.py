@@ -26,7 +26,7 @@ from featx.serve.labelling import MOST_NEAREST, Answer
 from featx.serve.limits import Limits
 from featx.serve.metrics import CONTENT_TYPE, Metrics
 from featx.serve.refusals import Refusal
-from featx.serve.replies import Answered, Facts, Failed, Problem, Result, reply
+from featx.serve.replies import Answered, Facts, Failed, Problem, Result, given_labels, reply
 from featx.serve.training import TrainingRows
 from featx.serve.uploads import Held, Upload, read_uploads
 
@@ -203,8 +203,8 @@ async def _results(
             raise answer
         outcome = "unfamiliar" if answer.unfamiliar else "labelled"
         service.metrics.pictures.labels(outcome).inc()
-        if service.facts.classes:
-            service.metrics.labels.labels(answer.row["label"]).inc()
+        for name in given_labels(answer.row, service.facts.task):
+            service.metrics.labels.labels(name).inc()
         results.append(reply(upload.name, answer, service.training, nearest))
     return results
 

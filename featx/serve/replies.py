@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from featx.labels import SEPARATOR
 from featx.model import Model
 from featx.provenance import library_versions
 from featx.rowfile import Row
@@ -36,7 +37,7 @@ class Result(BaseModel):
     """What is said of one picture."""
 
     name: str
-    label: str | float | None = None
+    label: str | float | None = Field(default=None, description="Several as `a|b`.")
     probabilities: dict[str, float] | None = Field(
         default=None, description="Of every class; null for heads without and for regression."
     )
@@ -107,6 +108,20 @@ def reply(name: str, answer: Answer, training: TrainingRows | None, k: int) -> R
         unfamiliar=answer.unfamiliar,
         nearest=[] if training is None else _neighbours(training, answer, k),
     )
+
+
+def given_labels(row: Row, task: str) -> list[str]:
+    """Name the classes that a row is given; none for a regression.
+
+    Examples
+    --------
+    >>> given_labels({"label": "cat|dog"}, "multilabel")
+    ['cat', 'dog']
+    """
+    if task == "regression":
+        return []
+    label = str(row["label"])
+    return [name for name in label.split(SEPARATOR) if name] if task == "multilabel" else [label]
 
 
 def _neighbours(training: TrainingRows, answer: Answer, k: int) -> list[Neighbour]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featx.cache.reader import Cache, open_cache
 from featx.errors import CacheError, FeatxError, ModelError
 from featx.heads import HEADS
+from featx.labels import joined_labels
 from featx.model import Model
 from featx.publishing import small_picture
 from featx.references import image_reader
@@ -113,8 +114,9 @@ def load_training(model: Model, cache: str | os.PathLike[str]) -> TrainingRows:
     """
     with open_cache(cache) as opened:
         model.require_cache(opened, precision=False)
-        # Only the task of the head matters here.
-        head = next(head for head in HEADS.values() if head.task == model.task)
+        task = "regression" if model.task == "regression" else "classification"
+        one = next(head for head in HEADS.values() if head.task == task)
+        head = HEADS.get(model.meta["head"], one)
         columns = Columns(tap=model.tap, label=model.meta.get("label"))
         samples = load_samples(opened, columns, head)
         samples = samples.at(np.flatnonzero(model.saw(samples.ids.tolist(), samples.digests)))
@@ -156,11 +158,11 @@ def find_training(
 
 def _training(cache: Cache, samples: Samples) -> TrainingRows:
     at = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _MOST_ROWS)).astype(int))
-    unit = _unit(samples.take(at))
+    unit, y = _unit(samples.take(at)), samples.y[at]
     return TrainingRows(
         unit=unit,
         names=samples.ids[at].tolist(),
-        labels=samples.y[at].tolist(),
+        labels=joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist(),
         limit=usual_distance(unit),
         n_all=len(samples),
         cache=cache,

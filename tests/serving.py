@@ -1,0 +1,45 @@
+"""A small fitted model and a real server for it, on a port of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from coloured import save_coloured
+
+from featx import fit
+from featx.extraction import extract
+from featx.serve.app import Service, make_app
+from featx.serve.server import make_server
+
+NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
+FEW = {"batch_size": 8, "threads": 1, "progress": False}
+
+
+def make_model(folder: Path, **options: Any) -> Path:
+    """Pictures in folder/old, their cache, six new pictures in folder/new, and a model."""
+    save_coloured(folder / "old", 40)
+    for path in save_coloured(folder / "new", 46)[:40]:
+        path.unlink()
+    extract(folder / "old", folder / "old.h5", input_size=64, **NETWORK, **FEW)
+    fit(folder / "old.h5", out=folder / "m.featx", **options)
+    return folder / "m.featx"
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """Run a server in a thread; gives its address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = make_server(make_app(service))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()

@@ -1,0 +1,355 @@
+"""Serving: the answers are those of predict, and say what they rest on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from serving import FEW, NETWORK, make_model, serving
+from sklearn.neighbors import NearestNeighbors
+
+from featx import fit, load_model, open_cache
+from featx.errors import FeatxError, ImageError, MissingExtraError, ModelError
+from featx.extraction import extract
+from featx.serve import serve
+from featx.serve.app import Service
+from featx.serve.batching import Batcher
+from featx.serve.limits import Limits
+from featx.serve.refusals import Refusal
+from featx.serve.server import open_service
+from featx.serve.training import usual_distance
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("serve")
+    make_model(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    found = open_service(load_model(folder / "m.featx"), options={"threads": 2})
+    yield found
+    found.batcher.close()
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with serving(service) as url, httpx.Client(base_url=url, timeout=60) as opened:
+        yield opened
+
+
+def new_files(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", (p.name, p.read_bytes())) for p in sorted((folder / "new").rglob("*.png"))]
+
+
+def assert_as_predicted(results: list[dict[str, Any]], folder: Path, model: Path) -> None:
+    rows = load_model(model).predict(folder / "new", **FEW).rows
+    known = {Path(row["path"]).name: row for row in rows}
+    assert {r["name"] for r in results} == set(known)
+    for result in results:
+        row = known[result["name"]]
+        assert result["label"] == row["label"]
+        assert result["abstained"] == row.get("abstained")
+        for name, share in result["probabilities"].items():
+            assert share == pytest.approx(row[f"p_{name}"], abs=1e-4)
+
+
+def test_answers_are_those_of_predict(client: httpx.Client, folder: Path) -> None:
+    found = client.post("/v1/predict", files=new_files(folder))
+    assert found.status_code == 200
+    assert_as_predicted(found.json()["results"], folder, folder / "m.featx")
+
+
+def test_json_says_the_same_as_a_form(client: httpx.Client, folder: Path) -> None:
+    images = [
+        {"name": name, "data": base64.b64encode(data).decode()}
+        for _, (name, data) in new_files(folder)
+    ]
+    by_json = client.post("/v1/predict", json={"images": images}).json()["results"]
+    by_form = client.post("/v1/predict", files=new_files(folder)).json()["results"]
+    for one, other in zip(by_json, by_form, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+
+
+def test_nearest_training_images(client: httpx.Client, folder: Path, service: Service) -> None:
+    assert service.training is not None
+    name = service.training.names[3]
+    files = [("files", (name, (folder / "old" / name).read_bytes()))]
+    found = client.post("/v1/predict?nearest=4", files=files).json()["results"][0]
+    nearest = found["nearest"]
+    assert (nearest[0]["id"], nearest[0]["label"]) == (name, name.split("/")[0])
+    assert nearest[0]["distance"] == pytest.approx(0, abs=1e-5)
+    assert [n["distance"] for n in nearest] == sorted(n["distance"] for n in nearest)
+    assert len(nearest) == 4
+    picture = client.get(nearest[0]["picture"])
+    assert picture.headers["content-type"] == "image/jpeg"
+    shown = np.asarray(Image.open(io.BytesIO(picture.content)).convert("RGB"), dtype=float)
+    true = np.asarray(Image.open(folder / "old" / name), dtype=float)
+    assert np.abs(shown.mean(axis=(0, 1)) - true.mean(axis=(0, 1))).max() < 3
+    assert client.get("/v1/training/4000").status_code == 404
+    assert client.get("/v1/training/-1").status_code == 404
+    assert client.post("/v1/predict?nearest=0", files=files).json()["results"][0]["nearest"] == []
+    assert client.post("/v1/predict?nearest=99", files=files).status_code == 422
+
+
+def test_only_training_rows_count_as_training(folder: Path, service: Service) -> None:
+    model = load_model(folder / "m.featx")
+    assert service.training is not None
+    with open_cache(folder / "old.h5") as cache:
+        seen = [cache.ids[k] for k in np.flatnonzero(model.saw(cache.ids, cache.content_digests))]
+    assert service.training.names == seen
+    assert len(seen) == 30
+
+
+def test_a_picture_unlike_all_others_is_unfamiliar(
+    client: httpx.Client, folder: Path, service: Service
+) -> None:
+    odd = io.BytesIO()
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8, 1] = 255
+    Image.fromarray(stripes).save(odd, "PNG")
+    files = [("files", ("odd.png", odd.getvalue())), *new_files(folder)]
+    results = client.post("/v1/predict", files=files).json()["results"]
+    assert [r["unfamiliar"] for r in results][:1] == [True]
+    assert sum(r["unfamiliar"] for r in results[1:]) <= 2
+    assert service.training is not None
+    assert results[0]["nearest"][0]["distance"] > service.training.limit
+
+
+def test_usual_distance_is_the_quantile_of_leaving_one_out() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(700, 5)).astype(np.float32)
+    distances, _ = NearestNeighbors(n_neighbors=2, metric="cosine").fit(X).kneighbors(X)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    assert usual_distance(unit) == pytest.approx(np.quantile(distances[:, 1], 0.99), abs=1e-5)
+
+
+def test_without_the_cache_there_are_no_neighbours(folder: Path) -> None:
+    model = load_model(folder / "m.featx")
+    lost = replace(model, meta={**model.meta, "cache": "gone.h5"}, path=None)
+    found = open_service(lost, options={"threads": 1})
+    try:
+        assert found.facts.training is None
+        assert "gone.h5" in found.facts.no_training
+        with serving(found) as url:
+            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
+        assert answer["results"][0]["nearest"] == []
+        assert answer["results"][0]["unfamiliar"] is None
+        assert answer["results"][0]["label"] in model.classes
+    finally:
+        found.batcher.close()
+
+
+def test_a_cache_of_other_features_is_refused(folder: Path) -> None:
+    extract(folder / "new", folder / "other.h5", input_size=96, **NETWORK, **FEW)
+    with pytest.raises(ModelError, match="input_size"):
+        open_service(load_model(folder / "m.featx"), cache=folder / "other.h5")
+    extract(folder / "new", folder / "new.h5", input_size=64, **NETWORK, **FEW)
+    with pytest.raises(ModelError, match="was trained on no row"):
+        open_service(load_model(folder / "m.featx"), cache=folder / "new.h5")
+
+
+def test_swapped_weights_are_refused_at_the_start(folder: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    other = timm.create_model("test_resnet", pretrained=False)
+    save_file(other.state_dict(), folder / "other.safetensors")
+    with pytest.raises(ModelError, match="weights_digest"):
+        open_service(
+            load_model(folder / "m.featx"), options={"weights": str(folder / "other.safetensors")}
+        )
+
+
+def test_one_bad_picture_does_not_spoil_the_others(client: httpx.Client, folder: Path) -> None:
+    files = [("files", ("no.png", b"no picture")), *new_files(folder)[:1]]
+    found = client.post("/v1/predict", files=files)
+    assert found.status_code == 200
+    bad, good = found.json()["results"]
+    assert (bad["label"], bad["error"]) == (None, "not an image of a known format")
+    assert (good["label"] in ("red", "blue"), good["error"]) == (True, None)
+
+
+def test_thresholds_are_applied_and_said(folder: Path) -> None:
+    fit(folder / "old.h5", out=folder / "careful.featx", precision_at=1.0)
+    found = open_service(load_model(folder / "careful.featx"), options={"threads": 1})
+    try:
+        assert found.facts.decision.startswith("Answers only where it is usually right: blue")
+        with serving(found) as url:
+            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
+        assert_as_predicted(answer["results"], folder, folder / "careful.featx")
+        assert all(isinstance(r["abstained"], bool) for r in answer["results"])
+    finally:
+        found.batcher.close()
+
+
+def test_what_is_served_is_said(client: httpx.Client, folder: Path) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    about = client.get("/v1/model").json()
+    model = load_model(folder / "m.featx")
+    assert about["classes"] == model.classes
+    assert about["fingerprint"] == model.fingerprint
+    assert about["training"]["rows"] == about["n_train"] == 30
+    assert about["limits"]["files"] == 64
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/predict", "/v1/model", "/healthz", "/metrics"} <= set(paths)
+    assert set(paths["/v1/predict"]["post"]["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "application/json",
+    }
+
+
+def test_metrics_count_pictures_and_requests(client: httpx.Client, folder: Path) -> None:
+    def read() -> dict[str, float]:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        return {
+            f"{s.name} {' '.join(s.labels.values())}".strip(): s.value
+            for family in families
+            for s in family.samples
+        }
+
+    before = read()
+    client.post("/v1/predict", files=[*new_files(folder), ("files", ("x", b"x"))])
+    after = read()
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert more("featx_requests_total /v1/predict 200") == 1
+    assert more("featx_pictures_total unreadable") == 1
+    labelled = more("featx_pictures_total labelled")
+    assert labelled + after.get("featx_pictures_total unfamiliar", 0) >= 6
+    assert more("featx_batch_size_sum") == 6
+    assert after["featx_waiting"] == after["featx_held_bytes"] == 0
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for path in ("/", "/page.css", "/page.js", "/icon.svg"):
+        found = client.get(path)
+        assert found.status_code == 200
+        text = found.text.replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|url\(|@import|[\"']//", text)
+
+
+def test_limits_that_make_no_sense() -> None:
+    with pytest.raises(FeatxError, match="limit files must be above 0, got 0"):
+        Limits(files=0)
+    with pytest.raises(FeatxError, match="decodes at most"):
+        Limits(pixels=10**9)
+    with pytest.raises(FeatxError, match="less than one request"):
+        Limits(held_bytes=5)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match=r"needs uvicorn: pip install 'featx\[serve\]'"):
+        serve(folder / "m.featx")
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(client: httpx.Client) -> None:
+    with pytest.raises(FeatxError, match=r"cannot listen on 127\.0\.0\.1 port \d+: .*--port 0"):
+        serve("none.featx", port=client.base_url.port or 0)
+
+
+@pytest.mark.slow
+def test_the_shell_serves_until_it_is_interrupted(folder: Path) -> None:
+    command = [sys.executable, "-m", "featx", "serve", str(folder / "m.featx"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        assert p.stdout is not None
+        lines = [p.stdout.readline() for _ in range(3)]
+        url = lines[2].split()[0]
+        assert httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).is_success
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=60)
+    assert (p.returncode, out, err) == (0, "", "")
+
+
+# ---- common batches --------------------------------------------------------------------------
+
+
+def settled(futures: list[Future[Any]]) -> list[Any]:
+    return [f.exception(20) or f.result(20) for f in futures]
+
+
+def pixels_of(data: bytes) -> Any:
+    if data == b"bad":
+        raise ImageError("not an image")
+    return np.frombuffer(data, np.uint8)
+
+
+def test_pictures_that_wait_together_run_together() -> None:
+    held, sizes = threading.Event(), []
+
+    def label(drawn: list[Any]) -> list[Any]:
+        held.wait(20)
+        sizes.append(len(drawn))
+        return [int(one[0]) for one in drawn]
+
+    batcher = Batcher(pixels_of, label, batch_size=8, threads=1, waiting=100)
+    first = batcher.submit([b"a"])
+    while len(batcher):
+        pass  # until the thread has taken it
+    rest = [f for k in range(9) for f in batcher.submit([bytes([k])])]
+    held.set()
+    assert settled(first) == [97]
+    assert settled(rest) == list(range(9))
+    batcher.close()
+    assert sizes[0] in range(1, 9)
+    assert sum(sizes) == 10
+    assert max(sizes) == 8
+
+
+def test_a_bad_picture_fails_alone_and_a_broken_batch_stops_nothing() -> None:
+    def label(drawn: list[Any]) -> list[Any]:
+        if any(one[0] == ord("!") for one in drawn):
+            raise RuntimeError("boom")
+        return [len(one) for one in drawn]
+
+    batcher = Batcher(pixels_of, label, batch_size=4, threads=2, waiting=100)
+    found = settled(batcher.submit([b"xx", b"bad", b"yyy"]))
+    assert (found[0], str(found[1]), found[2]) == (2, "not an image", 3)
+    assert str(settled(batcher.submit([b"!"]))[0]) == "boom"
+    assert settled(batcher.submit([b"four"])) == [4]
+    batcher.close()
+
+
+def test_a_full_queue_refuses_and_the_end_answers_what_waits() -> None:
+    started, held = threading.Event(), threading.Event()
+
+    def label(drawn: list[Any]) -> list[Any]:
+        started.set()
+        held.wait(20)
+        return [0] * len(drawn)
+
+    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
+    first = batcher.submit([b"a"])
+    assert started.wait(20)
+    left = batcher.submit([b"b", b"c"])
+    with pytest.raises(Refusal, match="busy") as refused:
+        batcher.submit([b"d"])
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+    held.set()
+    batcher.close()
+    assert settled(first) == [0]
+    assert all(found == 0 or found.status == 503 for found in settled(left))
+    with pytest.raises(Refusal, match="about to end"):
+        batcher.submit([b"e"])

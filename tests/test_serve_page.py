@@ -1,0 +1,214 @@
+"""The page in a real browser: drop a picture, read the label, keep the table."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import FEW, make_model, serving
+
+from featx import load_model
+from featx.serve.app import Service
+from featx.serve.server import open_service
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt install chromium)"),
+]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+# Hands files to the page as the system does when they are dropped, or pasted.
+HAND_OVER = """([files, kind]) => {
+  const transfer = new DataTransfer();
+  for (const [name, data] of files) {
+    const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  }
+  const event = kind === "paste"
+    ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
+    : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.querySelector("#drop").dispatchEvent(event);
+}"""
+# Everything that can be used has a name, every picture a text, and the levels of headings rise by
+# one at most.
+UNNAMED = """() => {
+  const shown = (e) => e.checkVisibility();
+  const name = (e) => (e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent
+    || e.title || "").trim();
+  const odd = [...document.querySelectorAll("button, a[href], input, summary, progress")]
+    .filter((e) => shown(e) && !name(e));
+  const images = [...document.querySelectorAll("img")].filter((e) => shown(e) && !e.alt);
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4")].filter(shown)
+    .map((e) => Number(e.tagName[1]));
+  const jumps = levels.filter((l, k) => l > (levels[k - 1] ?? 0) + 1);
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  const twice = ids.filter((id, k) => ids.indexOf(id) !== k);
+  const lost = [...document.querySelectorAll("[aria-labelledby]")]
+    .filter((e) => !document.getElementById(e.getAttribute("aria-labelledby")));
+  return [...odd, ...images, ...lost].map((e) => e.outerHTML).concat(jumps, twice);
+}"""
+# Contrast of every visible text with what lies behind it, by WCAG 2.
+FAINT = """() => {
+  const parse = (c) => (c.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !e.checkVisibility() || e.disabled) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${e.outerHTML.slice(0, 80)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("page")
+    make_model(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    found = open_service(load_model(folder / "m.featx"), options={"threads": 1})
+    yield found
+    found.batcher.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(
+        accept_downloads=True, viewport={"width": 1100, "height": 900}, reduced_motion="reduce"
+    )
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    odd: list[str] = []
+    opened.on("console", lambda m: odd.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: odd.append(str(error)))
+    opened.on(
+        "request",
+        lambda r: None if "127.0.0.1" in r.url or r.url[:4] == "blob" else odd.append(r.url),
+    )
+    yield opened
+    context.close()
+    assert not [text for text in odd if "401" not in text]
+
+
+def hand_over(page: Any, paths: list[Path], kind: str = "drop") -> None:
+    files = [[path.name, base64.b64encode(path.read_bytes()).decode()] for path in paths]
+    page.evaluate(HAND_OVER, [files, kind])
+
+
+def answered(page: Any) -> str:
+    page.wait_for_selector("#status:not(:empty)", state="attached")
+    return str(page.text_content("#status"))
+
+
+def test_drop_a_picture_and_read_the_label(page: Any, folder: Path, service: Service) -> None:
+    path = next((folder / "new" / "blue").glob("*.png"))
+    known = {
+        Path(r["path"]).name: r
+        for r in load_model(folder / "m.featx").predict(folder / "new", **FEW).rows
+    }
+    with serving(service) as url:
+        page.goto(url)
+        page.wait_for_selector("#lead:not(:empty)")
+        assert page.text_content("h1") == "Blue or red?"
+        hand_over(page, [path])
+        said = answered(page)
+        row = known[path.name]
+        assert said.startswith(f"{path.name}: {row['label']}, ")
+        assert page.text_content("#label") == row["label"]
+        shares = page.locator("#bars .share").all_text_contents()
+        assert float(shares[0].split("\u202f")[0].strip("<> ")) == pytest.approx(
+            100 * row[f"p_{row['label']}"], abs=0.11
+        )
+        assert page.locator("#near li").count() == 6
+        page.wait_for_selector("#near li:nth-child(6) img")
+        assert page.is_hidden("#batch")
+        for look in ("light", "dark"):
+            page.emulate_media(color_scheme=look)
+            assert page.evaluate(FAINT) == []
+            assert page.evaluate(UNNAMED) == []
+        page.set_viewport_size({"width": 360, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_many_pictures_make_a_table_to_keep(
+    page: Any, folder: Path, service: Service, tmp_path: Path
+) -> None:
+    odd = tmp_path / 'no "picture", =1+1.png'
+    odd.write_bytes(b"no picture")
+    paths = [*sorted((folder / "new").rglob("*.png")), odd]
+    with serving(service) as url:
+        page.goto(url)
+        page.wait_for_selector("#lead:not(:empty)")
+        page.set_input_files("#files", [str(path) for path in paths])
+        assert answered(page).startswith("7 pictures: ")
+        assert page.locator("#rows tr").count() == 7
+        assert page.locator("#rows .bad").text_content() == "not an image of a known format"
+        with page.expect_download() as download:
+            page.click("#csv")
+        download.value.save_as(tmp_path / "kept.csv")
+        with (tmp_path / "kept.csv").open(newline="", encoding="utf-8") as file:
+            rows = {row["id"]: row for row in csv.DictReader(file)}
+        assert page.evaluate(UNNAMED) == []
+        assert page.evaluate(FAINT) == []
+        page.click("#clear")
+        assert page.is_hidden("#answer")
+        assert page.evaluate("document.activeElement.id") == "choose"
+    assert set(rows) == {path.name for path in paths}
+    assert rows[odd.name]["error"] == "not an image of a known format"
+    for row in load_model(folder / "m.featx").predict(folder / "new", **FEW).rows:
+        kept = rows[Path(row["path"]).name]
+        assert kept["label"] == row["label"]
+        assert float(kept["p_red"]) == pytest.approx(row["p_red"], abs=1e-4)
+
+
+def test_paste_token_and_keyboard(page: Any, folder: Path, service: Service) -> None:
+    path = next((folder / "new" / "red").glob("*.png"))
+    with serving(replace(service, token="s3cret")) as url:
+        page.goto(url)
+        page.wait_for_selector("dialog[open]")
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#ask-problem:not(:empty)")
+        page.keyboard.type("s3cret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#lead:not(:empty)")
+        page.keyboard.press("Tab")
+        focused = []
+        for _ in range(8):
+            focused.append(page.evaluate("document.activeElement.textContent.trim()"))
+            page.keyboard.press("Tab")
+        assert "Choose pictures" in focused
+        assert "About this model" in focused
+        hand_over(page, [path], "paste")
+        assert answered(page).startswith(f"{path.name}: ")
