@@ -18,6 +18,7 @@ const percent = (share) => {
   const text = (100 * share).toFixed(1);
   return (share < 1 && text === "100.0" ? "> 99.9" : share > 0 && text === "0.0" ? "< 0.1" : text) + NARROW + "%";
 };
+const usual = (model) => percent(model.training.quantile).replace(".0", "");
 const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 const list = (names) => names.length < 2 ? names.join("") : names.slice(0, -1).join(", ") + " or " + names.at(-1);
 
@@ -91,7 +92,7 @@ function introduce(model) {
   const rows = {
     Head: model.head, Network: `${model.backbone}, ${model.tap}`,
     "Trained on": `${model.n_train.toLocaleString("en")} images`, Created: model.created,
-    "Nearest images": model.training ? `${model.training.metric}; of ${model.training.rows.toLocaleString("en")} training images. A picture further than ${model.training.limit.toPrecision(3)} from all of them is called unfamiliar: ${percent(model.training.quantile)} of the training images have another within that distance.` : model.no_training,
+    "Nearest images": model.training ? `${model.training.metric}; of ${model.training.rows.toLocaleString("en")} training images. A picture further than ${model.training.limit.toPrecision(3)} from all of them is called unfamiliar: ${usual(model)} of the training images have another within that distance.` : model.no_training,
     "Runs on": `${model.device}, ${model.precision}${model.compiled ? ", compiled" : ""}`,
     Fingerprint: model.fingerprint,
   };
@@ -218,7 +219,7 @@ function showPicture(item) {
 function showWarnings(result) {
   by("unfamiliar").hidden = !result?.unfamiliar;
   if (result?.unfamiliar) {
-    by("unfamiliar").textContent = `This resembles nothing seen in training: the nearest training image is at ${result.nearest[0].distance.toPrecision(2)}, and ${percent(state.model.training.quantile).replace(".0", "")} of the training images have another within ${state.model.training.limit.toPrecision(2)}. Do not rely on the answer.`;
+    by("unfamiliar").textContent = `This resembles nothing seen in training: the nearest training image is at ${result.nearest[0].distance.toPrecision(2)}, and ${usual(state.model)} of the training images have another within ${state.model.training.limit.toPrecision(2)}. Do not rely on the answer.`;
   }
   by("abstained").hidden = !result?.abstained;
   if (result?.abstained) by("abstained").textContent = `Too uncertain to answer: this one is left to you. ${state.model.decision}`;
@@ -246,7 +247,9 @@ function showBars(result) {
 function showNearest(result) {
   const near = result?.nearest ?? [];
   by("near-box").hidden = !near.length;
-  by("near-note").textContent = result && !state.model.training ? `No nearest training images: ${state.model.no_training}.` : "";
+  const { training, no_training: without } = state.model;
+  by("near-note").textContent = !result ? "" : !training ? `No nearest training images: ${without}.`
+    : `The numbers are the ${training.metric}: 0 is the same picture, beyond ${training.limit.toPrecision(2)} is unusual.`;
   by("near").replaceChildren(...near.map((one) => {
     const item = make("li"), frame = make("div", "frame", one.id);
     item.append(frame, make("b", "", text(one.label)), make("span", "", one.distance.toFixed(3)));
@@ -279,12 +282,14 @@ function announce(item) {
 // ---- many answers ----------------------------------------------------------------------------
 
 function addRow(item) {
-  const row = item.row = make("tr"), thumb = make("td", "thumb"), name = make("td"), button = make("button", "", item.name);
+  const row = item.row = make("tr"), thumb = make("td", "thumb"), name = make("td", "name"), button = make("button", "", item.name);
   thumb.append(make("span", "none"));
   button.type = "button";
   button.onclick = () => { show(item); by("answer").scrollIntoView({ block: "nearest", behavior: "smooth" }); };
   name.append(button);
   row.append(thumb, name, make("td", "label"), make("td", "num"), make("td", "note"));
+  row.setAttribute("role", "row");
+  for (const cell of row.children) cell.setAttribute("role", "cell");
   by("rows").append(row);
   fillRow(item);
 }
@@ -409,4 +414,5 @@ for (const [button, input] of [["choose", "files"], ["take", "camera"]]) {
 by("more").onclick = () => { state.allBars = !state.allBars; showBars(state.shown.result); };
 by("csv").onclick = download;
 by("clear").onclick = clear;
+by("take").hidden = !navigator.maxTouchPoints;
 start();
