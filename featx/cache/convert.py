@@ -67,7 +67,9 @@ def split(
     >>> from featx.cache import split
     >>> split("photos.h5", "photos", rows=100_000)  # doctest: +SKIP
     """
-    source, target = Path(cache), Path(os.path.normpath(folder))
+    source, target = Path(cache), Path(folder)
+    if target.name in ("", ".."):  # a lock lies beside it, under its name
+        target = target.resolve()
     if rows < 1:
         raise CacheError(f"a part has at least 1 row; got {rows}")
     _require_apart(source, target)

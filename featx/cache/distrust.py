@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
-from featx.cache.format import ENCODING_TYPE, INDEX_TYPE, vector_datasets
+from featx.cache.format import ENCODING_TYPE, ID_INDEX, INDEX_TYPE, vector_datasets
 from featx.errors import CacheError, CacheFormatError
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -82,6 +82,7 @@ def _check_index(file: h5py.File) -> ExtractSpec:
     for name, shape in wanted.items():
         if file[name].shape != shape or (file[name].dtype.kind == "S") != (name == "part_digest"):
             raise CacheFormatError(f"/{name} does not fit {n_parts[0]} parts")
+    _check_lookup(file, int(file["part_rows"][-1, 1]))
     return spec
 
 
@@ -179,3 +180,12 @@ def _check_shapes(file: h5py.File, spec: ExtractSpec) -> None:
     for name in [n for n in _PER_ROW if n in file] + columns:
         if file[name].shape[:1] != (n_rows,):
             raise CacheFormatError(f"/{name} has {file[name].shape} values for {n_rows} rows")
+    _check_lookup(file, n_rows)
+
+
+def _check_lookup(file: h5py.File, n_rows: int) -> None:
+    if ID_INDEX not in file:
+        return
+    index = file[ID_INDEX]
+    if index.shape != (n_rows, 2) or index.dtype.str != "<u8":
+        raise CacheFormatError(f"/{ID_INDEX} has {index.shape} {index.dtype} for {n_rows} rows")

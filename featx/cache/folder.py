@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import INDEX, read_text
-from featx.cache.lookup import ID_INDEX
+from featx.cache.format import ID_INDEX, INDEX, read_text
 from featx.errors import CacheError, CacheFormatError
 
 _PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.h5", re.ASCII)

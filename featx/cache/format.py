@@ -22,6 +22,8 @@ ENCODING_TYPE = "featx-cache"
 INDEX_TYPE = "featx-cache-index"
 INDEX = "index.h5"
 """Name of the index in a folder of parts."""
+ID_INDEX = "id_index"
+"""The table in which rows are found by id."""
 CONTENT_DTYPE = np.dtype("S64")
 DIGEST_DTYPE = np.dtype("S32")
 BLOCK_ROWS = 8192

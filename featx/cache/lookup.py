@@ -14,9 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.format import BLOCK_ROWS, create_rows
+from featx.cache.format import BLOCK_ROWS, ID_INDEX, create_rows
 
-ID_INDEX = "id_index"
 _LISTED = 20  # wrong entries that are named
 
 
@@ -129,8 +128,6 @@ def _match(
 def index_problems(index: h5py.Dataset, ids: h5py.Dataset) -> list[str]:
     """Check that the table names every row once, under the hash of its id, in order."""
     n_rows = int(ids.shape[0])
-    if index.shape != (n_rows, 2) or index.dtype != np.uint64:
-        return [f"/{ID_INDEX} holds {index.shape} {index.dtype}, not ({n_rows}, 2) uint64"]
     hashes, seen = hash_column(ids), np.zeros(n_rows, bool)
     before, problems = np.uint64(0), []
     for start in range(0, n_rows, BLOCK_ROWS):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from featx.cache.distrust import json_text
 from featx.cache.features import Features
 from featx.cache.folder import Folder, open_trusted
-from featx.cache.format import INDEX, read_text, tap_names, vector_datasets
-from featx.cache.lookup import ID_INDEX, find_rows
+from featx.cache.format import ID_INDEX, INDEX, read_text, tap_names, vector_datasets
+from featx.cache.lookup import find_rows
 from featx.cache.summary import as_html, summary
 from featx.cache.text import Text
 from featx.cache.verify import Verification, verify_file

@@ -124,7 +124,8 @@ def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROW
 
 def remove_other_parts(path: Path, names: Sequence[str] = ()) -> None:
     """Remove from a folder what no reader of its index needs."""
-    unnamed = [part for part in path.glob("part-*.h5") if part.name not in set(names)]
+    named = set(names)
+    unnamed = [part for part in path.glob("part-*.h5") if part.name not in named]
     for file in [*unnamed, *path.glob(f".*{TEMPORARY}")]:
         with contextlib.suppress(OSError):
             file.unlink()

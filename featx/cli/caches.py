@@ -24,7 +24,7 @@ from featx.cli.app import (
 @command
 def extract(
     source: Source,
-    cache: CacheFile,
+    cache: Annotated[str, typer.Argument(help="The HDF5 file, or a folder of parts.")],
     backbone: Annotated[str, typer.Option(help="Name; see `featx backbones`.")] = (
         "efficientnet_lite0"
     ),
