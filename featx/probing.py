@@ -85,14 +85,14 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
             "rule": protocol.rule,
             "source": protocol.source,
         },
-        test={found["metric"]: found["figure"]},
+        test=_test(found),
         baseline=_baseline(samples, split, options.seed),
         warnings=[*_leaks(samples, split), *_edge(protocol, found)],
         n_train=found["n_train"],
         n_test=found["n_test"],
         cv={},
         classes=samples.classes,
-        confusion=[],
+        confusion=found["measured"].get("confusion", []),
         per_class=_per_class(samples, found),
         cache=str(cache.path),
         fingerprint=cache.fingerprint,
@@ -110,6 +110,7 @@ def _split(samples: Samples, protocol: Protocol, options: FitOptions) -> Split:
         groups=samples.groups,
         test_size=options.plan.test_size,
         seed=options.seed,
+        task=samples.task,
     )
     if split.validation is not None or protocol.name not in _DRAWS_VALIDATION:
         return split
@@ -118,6 +119,7 @@ def _split(samples: Samples, protocol: Protocol, options: FitOptions) -> Split:
         groups=None if samples.groups is None else samples.groups[split.train],
         test_size=protocol.validation_share,
         seed=options.seed,
+        task=samples.task,
     )
     return Split(split.train[inner.train], split.train[inner.test], split.test)
 
@@ -129,7 +131,8 @@ def _learnt(split: Split) -> Any:
 def _baseline(samples: Samples, split: Split, seed: int) -> dict[str, Any]:
     codes = check_groups(samples.groups, len(samples))
     groups = None if codes is None else codes[split.test]
-    return baseline(samples.y[_learnt(split)], samples.y[split.test], groups=groups, seed=seed)
+    known, test = samples.y[_learnt(split)], samples.y[split.test]
+    return baseline(known, test, task=samples.task, groups=groups, seed=seed)
 
 
 def _leaks(samples: Samples, split: Split) -> list[Warn]:
@@ -148,11 +151,18 @@ def _edge(protocol: Protocol, found: dict[str, Any]) -> list[Warn]:
 
 
 def _per_class(samples: Samples, found: dict[str, Any]) -> dict[str, Any]:
-    figures = found.get("per_class", [])
+    figures = dict(zip(samples.classes, found.get("per_class", []), strict=False))
+    known = zip(samples.classes, found["measured"]["per_class"].values(), strict=True)
     return {
-        name: {"average_precision": figure}
-        for name, figure in zip(samples.classes, figures, strict=False)
+        name: one | ({"average_precision": figures[name]} if name in figures else {})
+        for name, one in known
     }
+
+
+def _test(found: dict[str, Any]) -> dict[str, Any]:
+    """The protocol's own metric first, then those that every head is measured by."""
+    every = {k: v for k, v in found["measured"].items() if isinstance(v, dict) and "low" in v}
+    return {found["metric"]: found["figure"], **every}
 
 
 def _how(samples: Samples, found: dict[str, Any], options: FitOptions) -> str:

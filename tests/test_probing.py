@@ -43,7 +43,9 @@ def test_every_protocol_runs_on_a_cache_without_split(folder: Path, name: str) -
     assert found["head"] == name
     assert found["chosen"]["params"]
     assert (found["n_train"], found["n_test"]) == (48, 16)
-    (figure,) = found["test"].values()
+    figure = next(iter(found["test"].values()))  # the protocol's own
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "roc_auc"} <= set(found["test"])
+    assert np.sum(found["confusion"]) == 16
     assert 0.5 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
     assert found["baseline"]["accuracy"]["value"] == 0.5
     assert found["model"] is None

@@ -20,7 +20,7 @@ from featx.protocols.logistic import CLIP, DINOV2_LOGREG, KORNBLITH
 from featx.protocols.lowshot import low_shot
 from featx.protocols.machines import RAZAVIAN, VISSL
 from featx.protocols.neighbours import DINOV2_KNN
-from featx.protocols.rules import Protocol, check
+from featx.protocols.rules import Protocol, accuracies, check
 from featx.selection.splits import Split
 
 __all__ = ["PROTOCOLS", "Protocol", "get_protocol", "low_shot", "run_protocol"]
@@ -66,7 +66,8 @@ def run_protocol(
     result : dict
         ``protocol``, ``metric``, ``figure`` ({"value", "low", "high"}), ``chosen``, ``tried``
         (pairs of value and validation score), ``n_train``, ``n_validation``, ``n_test``, and what
-        the protocol adds (``per_class``, ``by_k``, ``low_shot``). JSON-ready.
+        the protocol adds (``per_class``, ``by_k``); ``measured``: every metric of
+        `featx.evaluation.evaluate` on the same test rows. JSON-ready.
 
     Raises
     ------
@@ -87,7 +88,8 @@ def run_protocol(
         # Every paper stops after so many steps; small penalties are rarely done by then.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = protocol.run(protocol, rows)
-    return {"protocol": name, "n_test": len(rows.split.test), **found}
+    measured = accuracies(found.pop("called"), rows)
+    return {"protocol": name, "n_test": len(rows.split.test), **found, "measured": measured}
 
 
 def get_protocol(name: str) -> Protocol:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from featx.evaluation import evaluate
 from featx.protocols.figures import ap11, mean_precision, precision_figure
-from featx.protocols.rules import N_BOOT, Array, Floats, Protocol, Rows, logspace
+from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows, logspace
 
 PER_CLASS_SETS = frozenset({"aircraft", "pets", "caltech101", "flowers"})
 """Data sets whose figure is the mean over classes of the accuracy (Kornblith et al. 2019)."""
@@ -96,14 +97,15 @@ class _Probe:
         self.fits = self._fresh()  # there may be classes that only validation rows have
         test = self.rows.split.test
         found = self.scores(cost, fitted, test)
+        called = self._called(found)
         if self.metric == "map11":
             figure = precision_figure(ap11, self._truth(test), found, self.rows.seed)
         else:
-            classes = self.fits[0].classes_
-            called = classes[found.argmax(axis=1)]
-            measured = evaluate(self.rows.y[test], called, seed=self.rows.seed, n_boot=N_BOOT)
-            figure = measured[self.metric]
+            figure = evaluate(
+                self.rows.y[test], called.predicted, seed=self.rows.seed, n_boot=N_BOOT
+            )[self.metric]
         return {
+            "called": called,
             "metric": self.metric,
             "figure": figure,
             "chosen": {"C": cost, "lambda": 1 / cost},
@@ -111,6 +113,15 @@ class _Probe:
             "n_train": len(fitted),
             "n_validation": len(validation),
         }
+
+    def _called(self, found: Floats) -> Called:
+        if self.several:
+            return Called((found > 0).astype(int), probabilities=expit(found))
+        classes, every = self.fits[0].classes_, np.unique(self.rows.y)
+        # A class that only test rows have gets probability zero.
+        table = np.zeros((len(found), len(every)))
+        table[:, np.searchsorted(every, classes)] = found
+        return Called(classes[found.argmax(axis=1)], probabilities=table)
 
 
 KORNBLITH = Protocol(

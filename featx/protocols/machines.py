@@ -12,7 +12,7 @@ from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.evaluation import metrics as m
 from featx.protocols.figures import l2, mean_precision, precision_figure, signed_power
-from featx.protocols.rules import N_BOOT, Array, Floats, Protocol, Rows
+from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows
 
 
 def _vissl(protocol: Protocol, rows: Rows) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def _vissl(protocol: Protocol, rows: Rows) -> dict[str, Any]:
         for k in range(truth.shape[1])
     ]
     return {
+        "called": _called(scores, rows),
         "metric": "mean_average_precision",
         "figure": precision_figure(m.average_precision, truth[test], scores, rows.seed),
         "chosen": {"C": chosen},
@@ -50,6 +51,14 @@ def _vissl(protocol: Protocol, rows: Rows) -> dict[str, Any]:
         "n_train": len(train),
         "n_validation": 0,
     }
+
+
+def _called(scores: Floats, rows: Rows) -> Called:
+    """Call the class with the highest score, or each label whose machine says yes."""
+    if rows.y.ndim == 2:
+        return Called((scores > 0).astype(int), scores=scores)
+    ranked = scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+    return Called(np.unique(rows.y)[scores.argmax(axis=1)], scores=ranked)
 
 
 def vissl_svc(cost: float, protocol: Protocol) -> LinearSVC:
@@ -82,13 +91,13 @@ def _razavian(protocol: Protocol, rows: Rows) -> dict[str, Any]:
         tried.append([cost, mean_precision(None, truth[train], held)])
     cost = max(tried, key=lambda pair: pair[1])[0]
     scores = _viewed(cost, Z, truth, train, test, protocol)
-    found = {"chosen": {"C": cost, "views": n_views}, "tried": tried}
+    called = _called(scores, rows)
+    found = {"chosen": {"C": cost, "views": n_views}, "tried": tried, "called": called}
     sizes = {"n_train": len(train), "n_validation": 0}
     if rows.y.ndim == 2:
         figure = precision_figure(m.average_precision, truth[test], scores, rows.seed)
         return {"metric": "mean_average_precision", "figure": figure, **found, **sizes}
-    called = np.unique(rows.y)[scores.argmax(axis=1)]
-    measured = evaluate(rows.y[test], called, seed=rows.seed, n_boot=N_BOOT)
+    measured = evaluate(rows.y[test], called.predicted, seed=rows.seed, n_boot=N_BOOT)
     return {"metric": "accuracy", "figure": measured["accuracy"], **found, **sizes}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from featx.evaluation import evaluate
 from featx.protocols.figures import l2
-from featx.protocols.rules import N_BOOT, Array, Protocol, Rows
+from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows
 
 TEMPERATURE = 0.07
 PAPER_K = 20
@@ -25,11 +25,15 @@ def _dinov2_knn(protocol: Protocol, rows: Rows) -> dict[str, Any]:
         tried = [[n, float(np.mean(called[n] == rows.y[validation]))] for n in usable]
         k = int(max(tried, key=lambda pair: pair[1])[0])
     called = knn_vote(X[train], rows.y[train], X[test], sorted({*usable, k}))
+    shares = knn_shares(X[train], rows.y[train], X[test], [k])[k]
+    table = np.zeros((len(test), len(np.unique(rows.y))))
+    table[:, np.searchsorted(np.unique(rows.y), np.unique(rows.y[train]))] = shares
     by_k = {
         n: evaluate(rows.y[test], called[n], seed=rows.seed, n_boot=N_BOOT)["accuracy"]
         for n in called
     }
     return {
+        "called": Called(called[k], scores=table[:, 1] if table.shape[1] == 2 else table),
         "metric": "accuracy",
         "figure": by_k[k],
         "chosen": {"k": k, "temperature": TEMPERATURE},
@@ -54,16 +58,29 @@ def knn_vote(X_train: Array, y_train: Array, X: Array, ks: list[int]) -> dict[in
     -------
     called : for each k the classes, shape (n,)
     """
+    classes = np.unique(y_train)
+    shares = knn_shares(X_train, y_train, X, ks)
+    return {k: classes[votes.argmax(axis=1)] for k, votes in shares.items()}
+
+
+def knn_shares(X_train: Array, y_train: Array, X: Array, ks: list[int]) -> dict[int, Floats]:
+    """Give each class's share of the weighted vote; see `knn_vote`.
+
+    Returns
+    -------
+    shares : for each k, shape (n, n_classes), classes sorted
+    """
     classes, codes = np.unique(y_train, return_inverse=True)
-    called = {k: np.empty(len(X), dtype=np.intp) for k in ks}
+    found = {k: np.empty((len(X), len(classes))) for k in ks}
     for start in range(0, len(X), 1024):
         similar = X[start : start + 1024] @ X_train.T
         near = np.argsort(-similar, axis=1, kind="stable")[:, : max(ks)]
         weight = np.exp(np.take_along_axis(similar, near, axis=1) / TEMPERATURE)
         votes = weight[:, :, None] * (codes[near][:, :, None] == np.arange(len(classes)))
         for k in ks:
-            called[k][start : start + 1024] = votes[:, :k].sum(axis=1).argmax(axis=1)
-    return {k: classes[code] for k, code in called.items()}
+            total = votes[:, :k].sum(axis=1)
+            found[k][start : start + 1024] = total / total.sum(axis=1, keepdims=True)
+    return found
 
 
 DINOV2_KNN = Protocol(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FitError
+from featx.evaluation import evaluate
 from featx.selection.splits import Split, make_split
 
 Array = NDArray[Any]
@@ -95,6 +96,42 @@ def check(
     if y.ndim == 1 and len(np.unique(y[parts.train])) < 2:
         raise FitError("the training rows hold one class; a protocol needs two")
     return Rows(X, y, parts, dataset, seed)
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a protocol says of the test rows.
+
+    Parameters
+    ----------
+    predicted
+        Shape (n_test,); 0 and 1 of shape (n_test, n_labels) where rows have several.
+    probabilities
+        Shape (n_test, n_classes), classes sorted; None where the protocol has none.
+    scores
+        Decision values or votes of the same shape, where there are no probabilities.
+    """
+
+    predicted: Array
+    probabilities: Floats | None = None
+    scores: Floats | None = None
+
+
+def accuracies(called: Called, rows: Rows) -> dict[str, Any]:
+    """Measure what every classifier is measured by, beside the protocol's own metric."""
+    several = rows.y.ndim == 2
+    classes = None if several else np.unique(rows.y)
+    found = evaluate(
+        rows.y[rows.split.test],
+        called.predicted,
+        probabilities=called.probabilities,
+        scores=called.scores,
+        classes=classes,
+        task="multilabel" if several else "classification",
+        seed=rows.seed,
+        n_boot=N_BOOT,
+    )
+    return found
 
 
 def logspace(low: float, high: float, n: int) -> tuple[float, ...]:
