@@ -34,6 +34,8 @@ class Blocks:
         Called from several threads.
     n_rows, n_features
         Shape of the whole.
+    step
+        Rows of a block; as many as `BLOCK_BYTES` hold when 0.
     workers
         Threads that work on blocks side by side; the results do not depend on it.
     passes
@@ -50,18 +52,17 @@ class Blocks:
     read: Callable[[Rows], Array]
     n_rows: int
     n_features: int
+    step: int = 0
     workers: int = field(default_factory=lambda: _cores())
-    passes: int = 0
+    passes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.step = self.step or max(64, BLOCK_BYTES // (4 * max(1, self.n_features)))
 
     @classmethod
-    def of(cls, X: Any) -> Blocks:
-        """Take what has a shape and can be indexed by row numbers, as an array or a file's."""
-        return cls(lambda rows: np.asarray(X[rows[0] : rows[-1] + 1]), *X.shape)
-
-    @property
-    def step(self) -> int:
-        """Rows of a block."""
-        return max(64, BLOCK_BYTES // (4 * self.n_features))
+    def of(cls, X: Any, step: int = 0) -> Blocks:
+        """Take what has a shape and can be cut into slices of rows, in memory or in a file."""
+        return cls(lambda rows: np.asarray(X[rows[0] : rows[-1] + 1]), *X.shape, step=step)
 
     def map(self, function: Callable[[Rows, Array], Found]) -> Iterator[Found]:
         """Read everything once: yield ``function(rows, X)`` of each block, in order.

@@ -22,8 +22,9 @@ from featx.streaming.losses import Loss
 from featx.streaming.moments import Floats, Moments, Scale, Statistics, scale_of
 
 MOST_PASSES = 200
-TOLERANCE = 1e-6
-"""Expected gain of the next step, as a share of the mean loss, below which a descent ends."""
+TOLERANCE, SEARCH_TOLERANCE = 1e-7, 1e-5
+"""Expected gain of the next step, as a share of the mean loss, below which a descent ends: of the
+head that is kept, and of those that only vote on its strength."""
 HISTORY = 10
 STATE_BYTES = 512 << 20
 """Memory for the histories of all descents that run side by side."""
@@ -158,7 +159,8 @@ class _Head:
             start[-1] = wish.start.intercept
         spectrum = np.append(problem.values, 1.0)[:, None]
         self.penalty = penalty
-        self.descent = Descent(start, spectrum, penalty, problem.loss.curvature)
+        ends = TOLERANCE if wish.fold is None else SEARCH_TOLERANCE
+        self.descent = Descent(start, spectrum, penalty, problem.loss.curvature, ends)
 
     def on_shared_scale(self) -> tuple[Floats, Floats]:
         """Give coefficients (n_features, n_outputs) and offset, for features scaled by all rows."""
@@ -200,11 +202,15 @@ class Descent:
         Shape (n, 1): the diagonal of the loss's curvature up to a factor, and the penalty's.
     curvature
         First guess of that factor.
+    ends
+        Share of the value that a step must promise to be taken.
     """
 
-    def __init__(self, start: Floats, spectrum: Floats, penalty: Floats, curvature: float) -> None:
+    def __init__(
+        self, start: Floats, spectrum: Floats, penalty: Floats, curvature: float, ends: float
+    ) -> None:
         self.point, self.spectrum, self.penalty = start, spectrum, penalty
-        self.curvature = curvature
+        self.curvature, self.ends = curvature, ends
         self.evaluations, self.done, self.converged = 0, False, False
         self._best: tuple[Floats, float, Floats] | None = None
         self._pairs: deque[tuple[Floats, Floats]] = deque(maxlen=HISTORY)
@@ -220,7 +226,7 @@ class Descent:
         base, height, slope = self._best or (self.point, value, gradient)
         gain = -0.5 * float((slope * self._direction).sum())
         # Below a thousandth of a step the sums' own rounding decides.
-        self.done = gain <= TOLERANCE * max(height, 1e-3) or self._step < 1e-3
+        self.done = gain <= self.ends * max(height, 1e-3) or self._step < 1e-3
         self.converged = self.done
         self.point = base if self.done else base + self._step * self._direction
 
