@@ -22,7 +22,7 @@ else
 endif
 
 .PHONY: help install features fit-svm fit-logreg fit test test-all lint type format bench torture \
-        notebook compare elpv dist clean
+        ray-demo notebook compare elpv dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ format: install  ## rewrite the code as ruff formats it
 bench: install  ## speed beside the peers, in one sitting (minutes to an hour); DEVICE=cuda for a GPU
 	@$(INSTALL) -e '.[demo,dev,bench]'
 	@$(RUN) benchmarks.speed --device '$(DEVICE)'
+
+ray-demo: install  ## a local Ray cluster of two workers, killed on the way, beside one process
+	@$(RUN) pipelines.ray_demo
 
 torture: install  ## 200 kills and 100 full disks at random moments, compared with a clean run
 	@$(RUN) benchmarks.torture --kills 200 --full 100

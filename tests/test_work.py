@@ -1,0 +1,118 @@
+"""Chunks of work: what a worker does with one, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from featx.cache import open_cache
+from featx.cache.known import KnownRows
+from featx.cache.shards import parts_folder
+from featx.engines.presence import Room
+from featx.engines.work import Assignment, Chunk, RunOverError, Worker, chunk_size, cut
+from featx.errors import CacheError, ExtractError, FeatxError, WeightsError
+from featx.extraction import extract
+from featx.options import ExtractOptions
+from featx.runs import Run
+
+
+@pytest.fixture
+def task(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> Assignment:
+    """An assignment without a room yet."""
+    cache, options = tmp_path / "c.h5", ExtractOptions(**tiny)  # type: ignore[arg-type]
+    run = Run(photos, cache, options)
+    run.prepare()
+    return Assignment(photos, cache, options, run.spec("fp32"), Path.cwd(), tmp_path / "no")
+
+
+def nothing_known(task: Assignment) -> KnownRows:
+    assert task.spec is not None
+    return KnownRows(task.spec, None, parts_folder(task.cache) / task.spec.fingerprint)
+
+
+def chunk_of(source: Path, items: list[int]) -> Chunk:
+    ids = sorted(str(p.relative_to(source)) for p in source.rglob("*.png"))
+    return Chunk(np.array(items), [ids[item] for item in items])
+
+
+def test_a_chunk_becomes_a_shard_and_a_few_bytes(task: Assignment, tiny: dict[str, Any]) -> None:
+    (task.source / "cat" / "0000.png").write_bytes(b"no picture")  # type: ignore[operator]
+    with Room(task.cache) as room:
+        worker = Worker(replace(task, room=room.path), nothing_known(task))
+        part = worker.embed(chunk_of(task.source, [0, 2, 9]))  # type: ignore[arg-type]
+        assert room.started() == 1
+        assert list(part.failed) == [0]
+        assert (part.embedded, part.reused, part.content[0]) == (2, 0, b"")
+        known = nothing_known(task)
+        assert all(bytes(content) in known for content in part.content[1:])
+        part = worker.embed(chunk_of(task.source, [4]))  # type: ignore[arg-type]
+        assert (part.embedded, part.failed) == (1, {})
+    result = extract(task.source, task.cache, **tiny)
+    assert (result.embedded, result.reused, result.failed) == (8, 3, 1)
+
+
+def test_a_worker_finds_items_by_name_when_the_source_has_changed(
+    task: Assignment, tiny: dict[str, Any]
+) -> None:
+    source: Path = task.source  # type: ignore[assignment]
+    asked = chunk_of(source, [0, 3, 7])
+    picture(99).save(source / "cat" / "0.png")  # comes first now
+    (source / asked.ids[1]).unlink()
+    with Room(task.cache) as room:
+        part = Worker(replace(task, room=room.path), nothing_known(task)).embed(asked)
+    assert part.failed == {3: "file not found"}
+    assert part.items.tolist() == [0, 3, 7]
+    there = [source / name for name in asked.ids if name != asked.ids[1]]
+    clean = extract(there, task.cache, **tiny)
+    with open_cache(clean.cache) as cache:
+        assert cache.content_digests.tolist() == part.content[[0, 2]].tolist()
+
+
+def test_a_worker_stops_when_the_room_is_closed(task: Assignment) -> None:
+    with Room(task.cache) as room:
+        worker = Worker(replace(task, room=room.path), nothing_known(task))
+    assert not room.path.exists()
+    with pytest.raises(RunOverError):
+        worker.embed(chunk_of(task.source, list(range(12))))  # type: ignore[arg-type]
+
+
+def test_what_a_worker_refuses(task: Assignment, tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match="put the cache on storage that all workers share"):
+        Worker(task, nothing_known(task))
+    assert task.spec is not None
+    with Room(task.cache) as room:
+        here = replace(task, room=room.path)
+        other = replace(task.spec, weights_digest="0" * 64)
+        with pytest.raises(ExtractError, match=r"other features than the driver: .*same weights"):
+            Worker(replace(here, spec=other), nothing_known(task))
+        lost = replace(task.options, backbone="resnet18", weights=str(tmp_path / "gone.pth"))
+        with pytest.raises(WeightsError, match=r"gone\.pth"):
+            Worker(replace(here, options=lost), nothing_known(task))
+    with pytest.raises(CacheError, match="cannot create"):
+        Room(tmp_path / "photos" / "cat" / "0000.png" / "c.h5").__enter__()
+
+
+def test_chunks_hold_every_item_once_in_whole_batches() -> None:
+    ids = [str(k) for k in range(1000)]
+    pending = np.arange(0, 1000, 3)
+    chunks = list(cut(pending, ids, chunk_size(len(pending), 2, 48)))
+    assert [len(c.items) for c in chunks] == [96, 96, 96, 46]
+    assert np.concatenate([c.items for c in chunks]).tolist() == pending.tolist()
+    assert [name for c in chunks for name in c.ids] == [ids[k] for k in pending]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "spark"}, "engine must be one of local, ray; got 'spark'"),
+        ({"gpus_per_worker": -1.0}, "gpus_per_worker must be 0 or more"),
+    ],
+)
+def test_options_of_the_engine_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FeatxError, match=message):
+        ExtractOptions(**options)
