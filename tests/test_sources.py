@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +442,22 @@ def test_predict_over_a_tar(photos: Path, tmp_path: Path, tiny: Options) -> None
     assert dict(zip(table["id"].str[-8:], table["label"], strict=True)) == labels
 
 
+def test_the_shell_counts_what_failed(
+    photos: Path, tmp_path: Path, tiny_flags: list[str], shell: Callable[..., Any]
+) -> None:
+    members = [(f"{k}.png", d) for k, _, d in pictures_of(photos)]
+    write_tar(tmp_path / "x.tar", [*members, ("13.png", b"no picture"), ("notes.md", b"")])
+    done = shell("extract", tmp_path / "x.tar", tmp_path / "c.h5", *tiny_flags, "--json")
+    assert done.returncode == 3
+    found = json.loads(done.stdout.splitlines()[-1])
+    counts = {k: found[k] for k in ("discovered", "embedded", "reused", "failed", "ignored")}
+    assert counts == {"discovered": 13, "embedded": 12, "reused": 0, "failed": 1, "ignored": 1}
+    assert "failed: x.tar/13.png: not an image of a known format" in done.stderr
+    done = shell("extract", tmp_path / "no.tar", tmp_path / "c.h5", *tiny_flags)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_text_is_a_list_of_strings() -> None:
     names = ["b", "", "ä", "a" * 70_000, "z"]
     text = Text.of(names)
@@ -474,3 +492,14 @@ def test_a_tar_is_indexed_by_its_headers_alone(photos: Path, tmp_path: Path) -> 
         at = slice(row["offset"], row["offset"] + row["size"])
         assert data[at].startswith(b"\x89PNG")
     assert np.all(np.diff(found.table["offset"].to_numpy()) > 0)
+
+
+def test_an_item_takes_tens_of_bytes(tmp_path: Path) -> None:
+    n = 20_000
+    images = pa.array([{"bytes": b"x", "path": None}] * n)
+    names = [f"class {k % 7}" for k in range(n)]
+    pq.write_table(pa.table({"image": images, "label": names}), tmp_path / "x.parquet")
+    found = load_manifest(tmp_path / "x.parquet")
+    assert len(found) == n
+    # What is sent to another process is what is held, but for 8 bytes a label.
+    assert len(pickle.dumps(found)) / n < 60
