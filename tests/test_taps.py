@@ -256,6 +256,59 @@ def test_pools_of_a_map(pool: Any, expected: list[float]) -> None:
         torch.testing.assert_close(pool_map(last, pool, nhwc=True), torch.tensor([expected]))
 
 
+def root_of_covariance(maps: Tensor) -> Tensor:
+    """The same by eigenvalues in float64, of maps (n, d, positions)."""
+    found = []
+    for rows in maps.double():
+        covariance = torch.cov(rows, correction=0)
+        values, vectors = torch.linalg.eigh(covariance / covariance.trace())
+        root = (vectors * values.clamp(0).sqrt()) @ vectors.mT
+        row, column = torch.triu_indices(*root.shape)
+        found.append(root[row, column] * torch.where(row == column, 1, 2**0.5))
+    return torch.stack(found).float()
+
+
+def test_pool_cov_is_the_root_of_the_covariance_wherever_the_channels_are() -> None:
+    torch.manual_seed(0)
+    value = torch.randn(3, 6, 5, 4) * torch.tensor([0.5, 1, 1, 1, 2, 3]).view(6, 1, 1) + 4
+    expected = root_of_covariance(value.flatten(2))
+    found = pool_map(value, "cov", nhwc=False)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    tokens = value.flatten(2).transpose(1, 2)
+    for same in (pool_map(value.permute(0, 2, 3, 1), "cov", nhwc=True),
+                 pool_map(tokens, "cov", nhwc=False)):  # fmt: skip
+        torch.testing.assert_close(same, found, atol=1e-5, rtol=0)
+    # The dot product of two vectors is that of the whole matrices, whose squares have trace one.
+    torch.testing.assert_close(found.square().sum(1), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_pool_cov_counts_neither_brightness_nor_contrast_nor_place() -> None:
+    torch.manual_seed(0)
+    value = torch.randn(2, 5, 4, 4)
+    found = pool_map(value, "cov", nhwc=False)
+    torch.testing.assert_close(pool_map(7 * value + 3, "cov", nhwc=False), found, atol=1e-4, rtol=0)
+    moved = value.flatten(2)[..., torch.randperm(16)].view_as(value)
+    torch.testing.assert_close(pool_map(moved, "cov", nhwc=False), found, atol=1e-5, rtol=0)
+    assert not torch.allclose(pool_map(value.flip(1), "cov", nhwc=False), found, atol=1e-2)
+
+
+def test_pool_cov_of_what_does_not_vary_is_zero_and_of_few_places_finite() -> None:
+    flat = pool_map(torch.full((2, 4, 3, 3), 5.0), "cov", nhwc=False)
+    assert flat.tolist() == [[0.0] * 10] * 2
+    few = pool_map(torch.randn(2, 64, 2, 2), "cov", nhwc=False)
+    assert few.isfinite().all()
+    torch.testing.assert_close(few.square().sum(1), torch.ones(2), atol=1e-3, rtol=0)
+
+
+def test_a_tap_with_pool_cov_has_the_length_of_the_triangle(net: Net) -> None:
+    reader = TapReader(net, [Tap.at("conv", pool="cov"), Tap.at("conv")], SIZE)
+    assert reader.n_features == (21, 6)
+    assert reader.taps[0].name == "conv-cov"
+    covariance, _ = reader(pictures(5))
+    expected = root_of_covariance(net.conv(normalized(pictures(5))).flatten(2))
+    torch.testing.assert_close(covariance, expected, atol=2e-3, rtol=0)
+
+
 def test_pools_of_tokens_and_vectors() -> None:
     tokens = torch.arange(12.0).reshape(1, 3, 4)
     assert pool_map(tokens, "cls", nhwc=False).tolist() == [[0, 1, 2, 3]]

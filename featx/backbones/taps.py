@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from featx.backbones.covariance import pool_covariance
 from featx.errors import BackboneError, UnknownLayerError, nearest
 
-Pool = Literal["avg", "max", "avgmax", "gem", "flatten", "cls"]
+Pool = Literal["avg", "max", "avgmax", "gem", "cov", "flatten", "cls"]
 Side = Literal["output", "input"]
 POOLS: tuple[str, ...] = get_args(Pool)
 
@@ -161,7 +162,8 @@ def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
         (n, height, width, d).
     pool
         ``avg``, ``max``, ``avgmax`` (both, side by side), ``gem`` (generalised mean of power 3),
-        ``flatten``, or ``cls`` (the first token). A vector stays as it is.
+        ``cov`` (upper triangle of the square root of the channels' covariance), ``flatten``, or
+        ``cls`` (the first token). A vector stays as it is.
     nhwc
         Whether the channels of a 4-D value come last.
 
@@ -177,6 +179,8 @@ def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
         if value.ndim != 3:
             raise BackboneError(f"pool cls needs tokens (n, tokens, d), got {_show(value)}")
         return value[:, 0].float().clone()
+    if pool == "cov":
+        return pool_covariance(value, 1 if value.ndim == 4 and not nhwc else value.ndim - 1)
     space = (1,) if value.ndim == 3 else (1, 2) if nhwc else (2, 3)
     if pool == "gem":
         return value.float().clamp(_GEM_FLOOR).pow(_GEM_POWER).mean(space).pow(1 / _GEM_POWER)
