@@ -354,6 +354,16 @@ def test_taps_have_names_that_are_unique_and_come_back_from_json() -> None:
     assert [Tap.from_dict(t.to_dict()) for t in taps] == list(taps)
 
 
+def test_pools_joined_by_a_plus_give_a_tap_each() -> None:
+    names, default = ["layer1", "layer2"], Tap.at("layer2")
+    taps = select_taps(["layer?"], "avg+cov", names, default, "net")
+    assert [t.name for t in taps] == ["layer1", "layer1-cov", "layer2", "layer2-cov"]
+    taps = select_taps([], "max+cov+max", names, default, "net")
+    assert [t.name for t in taps] == ["layer2-max", "layer2-cov"]
+    with pytest.raises(UnknownLayerError, match=r"unknown pool 'cvo'.*did you mean cov"):
+        select_taps(["layer1"], "max+cvo", names, default, "net")
+
+
 def test_an_unknown_layer_or_pool_names_the_nearest() -> None:
     default = Tap.at("avgpool")
     with pytest.raises(UnknownLayerError, match=r"net has no layer 'layr1'; did you mean layer1"):

@@ -116,15 +116,18 @@ def select_taps(
 ) -> tuple[Tap, ...]:
     """Turn ``--layer`` and ``--pool`` into taps; the default tap where no layer is named.
 
+    Pools joined by ``+`` give a tap each, in one pass over the network: ``avgmax+cov``.
+
     Raises
     ------
     UnknownLayerError
         If a layer matches nothing, or there is no such pool.
     """
-    chosen = check_pool(pool) if pool is not None else None
+    chosen = [None] if pool is None else [check_pool(part) for part in pool.split("+")]
     patterns = list(layers)
     if not patterns:
-        return (Tap.at(default.layer, default.side, chosen or default.pool),)
+        taps = [Tap.at(default.layer, default.side, part or default.pool) for part in chosen]
+        return tuple(dict.fromkeys(taps))
     found: dict[str, Tap] = {}
     for pattern in patterns:
         matched = match_layers(pattern, names)
@@ -133,9 +136,8 @@ def select_taps(
                 f"{network} has no layer {pattern!r}{nearest(pattern, names)}; "
                 f"`featx layers {network}` lists them"
             )
-        for layer in matched:
-            tap = Tap.at(layer, "output", chosen)
-            found.setdefault(tap.name, tap)
+        taps = [Tap.at(layer, "output", part) for layer in matched for part in chosen]
+        found |= {tap.name: tap for tap in taps if tap.name not in found}
     return tuple(found.values())
 
 
