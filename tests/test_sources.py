@@ -29,6 +29,7 @@ from featx.errors import ImageError, MissingExtraError, SourceError
 from featx.extraction import extract
 from featx.manifest import Manifest, load_manifest
 from featx.sources import tarindex
+from featx.sources.again import read_again
 from featx.sources.patterns import expand_braces
 from featx.sources.text import Prefixed, Text, first_duplicate
 
@@ -456,6 +457,19 @@ def test_the_shell_counts_what_failed(
     done = shell("extract", tmp_path / "no.tar", tmp_path / "c.h5", *tiny_flags)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_images_of_a_cache_are_found_again(photos: Path, tmp_path: Path) -> None:
+    sources = {**containers(photos, tmp_path / "c"), "folder": photos, "digits": "digits"}
+    sources["list"] = sorted(photos.rglob("*.png"))  # type: ignore[assignment]
+    for name, source in sources.items():
+        found = load_manifest(source)
+        read = read_again(found.name, list(found.ids), list(found.paths))
+        for item in (3, len(found) - 1):
+            assert read(item) == found.read(item)[0], name
+    tar = load_manifest(sources["tar"])
+    with pytest.raises(ImageError, match=r"one.tar/gone.png is no longer in"):
+        read_again(tar.name, ["one.tar/gone.png"], ["c/one.tar/gone.png"])(0)
 
 
 def test_text_is_a_list_of_strings() -> None:

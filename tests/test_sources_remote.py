@@ -20,6 +20,7 @@ from featx.errors import ImageError, MissingExtraError, SourceError
 from featx.extraction import extract
 from featx.manifest import Manifest, Stamp, load_manifest
 from featx.sources import remote
+from featx.sources.again import read_again
 
 Options = dict[str, Any]
 
@@ -107,6 +108,8 @@ def test_ids_labels_and_another_process(bucket: Any, photos: Path) -> None:
     assert found.ignored == 2
     for source in SOURCES:
         here = load_manifest(source)
+        read = read_again(here.name, list(here.ids), list(here.paths))
+        assert read(5) == here.read(5)[0], source
         assert pickle.loads(pickle.dumps(here)).read(3) == here.read(3), source
 
 

@@ -15,6 +15,9 @@ from featx.sources.places import ReadFiles, join, parent
 from featx.sources.remote import fetch, is_url
 from featx.sources.text import Text
 
+LIST = "list of paths"
+"""What a cache calls its source if it was a list."""
+
 TABLES = (".csv", ".tsv")
 PARQUET = (".parquet", ".pq")
 
@@ -26,7 +29,7 @@ def from_list(source: Sequence[str | os.PathLike[str]]) -> Manifest:
         raise SourceError("the list of paths is empty")
     shown = Text.of(map(printable, paths))
     odd = {k: path for k, path in enumerate(paths) if printable(path) != path}
-    return Manifest("list of paths", shown, shown, ReadFiles(shown, odd))
+    return Manifest(LIST, shown, shown, ReadFiles(shown, odd))
 
 
 def from_table(place: str, table: pd.DataFrame) -> Manifest:

@@ -1,0 +1,57 @@
+"""Read the images of a cache once more, from the source that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from featx.errors import ImageError
+from featx.manifest import Manifest, load_manifest
+from featx.sources.files import LIST, PARQUET
+from featx.sources.kinds import TARS
+from featx.sources.places import ReadFiles
+from featx.sources.remote import is_url
+
+
+def read_again(source: str, ids: Sequence[str], paths: Sequence[str]) -> Callable[[int], bytes]:
+    """Give what reads the image of a row.
+
+    A path that is a file, or a URL, is read; rows of a container or of a built-in set are found by
+    their id, in the source listed again when the first of them is asked for.
+
+    Parameters
+    ----------
+    source
+        What the cache calls its source.
+    ids, paths
+        Of the rows of the cache.
+
+    Returns
+    -------
+    read : takes a row, gives bytes
+        Raises `SourceError` or `ImageError` where the image is no longer there.
+    """
+    files = ReadFiles(paths)
+
+    @cache
+    def listed() -> tuple[Manifest, dict[str, int]]:
+        manifest = load_manifest(source)
+        return manifest, {name: item for item, name in enumerate(manifest.ids)}
+
+    def read(row: int) -> bytes:
+        if source == LIST or _is_own_file(paths[row]):
+            return files(row)[0]
+        manifest, items = listed()
+        if ids[row] not in items:
+            raise ImageError(f"{ids[row]} is no longer in {source}")
+        return manifest.read(items[ids[row]])[0]
+
+    return read
+
+
+def _is_own_file(path: str) -> bool:
+    if not is_url(path):
+        return Path(path).is_file()
+    folders = path.lower().split("/")[:-1]
+    return not any(name.endswith((*TARS, *PARQUET)) for name in folders)
