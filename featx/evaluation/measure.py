@@ -9,8 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
 from featx.evaluation import metrics as m
+from featx.evaluation.resampling import balanced_rows
 from featx.evaluation.sampled import Sampled, by_class
 from featx.evaluation.several import several_labels
+
+_WORTH = {"balanced_accuracy": 1.0, "macro_f1": 1.0, "roc_auc": 1.5, "average_precision": 1.0}
+"""Of the rows, how many a mean over classes is worth at most; pairs of rows are worth more."""
 
 
 def evaluate(
@@ -76,8 +80,10 @@ def evaluate(
     made = m.counted(codes, called, len(names))
     each = {k: made.pop(k) for k in ("precision", "recall")}
     made |= _ranking(codes, probabilities, scores, len(names))
-    found = sampled.measure(made, _biases(probabilities))
-    found["per_class"] = by_class(names, np.bincount(codes, minlength=len(names)), each, sampled)
+    support = np.bincount(codes, minlength=len(names))
+    rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
+    found = sampled.measure(made, _biases(probabilities), rows)
+    found["per_class"] = by_class(names, support, each, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
     found["confusion"] = table.tolist()
@@ -126,7 +132,7 @@ def _ranking(
                 found[name] = m.over_classes(make, codes, ranked)
     if probabilities is not None:
         table = np.asarray(probabilities, dtype=np.float64)
-        found |= {name: m.mean_of(each) for name, each in m.losses(codes, table).items()}
+        found |= {name: m.Mean(each) for name, each in m.losses(codes, table).items()}
         found["calibration_error"] = m.calibration_error(codes, table)
     return found
 

@@ -7,6 +7,7 @@ Each function takes weights of shape (n_boot, n_samples) and returns shape (n_bo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -124,13 +125,21 @@ def over_classes(make: Callable[..., Metric], true: Codes, scores: Floats) -> Me
     return metric
 
 
-def mean_of(losses: Floats) -> Metric:
-    """Make the mean of a loss that each row has."""
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a loss that each row has; it knows its own standard error."""
 
-    def metric(w: Floats) -> Floats:
-        return np.asarray((w @ losses) / w.sum(axis=1))
+    losses: Floats
 
-    return metric
+    def __call__(self, w: Floats) -> Floats:
+        """Give the mean for each weighting."""
+        return np.asarray((w @ self.losses) / w.sum(axis=1))
+
+    def error(self, w: Floats) -> Floats:
+        """Give the standard error of the mean, as if rows were independent."""
+        n = w.sum(axis=1)
+        spread = (w @ self.losses**2) / n - self(w) ** 2
+        return np.asarray(np.sqrt(np.maximum(spread, 0) / n))
 
 
 def losses(true: Codes, probabilities: Floats) -> dict[str, Floats]:
@@ -181,7 +190,7 @@ def numeric(true: Floats, predicted: Floats) -> dict[str, Metric]:
     def rmse(w: Floats) -> Floats:
         return np.asarray(np.sqrt((w @ wrong**2) / w.sum(axis=1)))
 
-    return {"r2": r2, "mae": mean_of(np.abs(wrong)), "rmse": rmse}
+    return {"r2": r2, "mae": Mean(np.abs(wrong)), "rmse": rmse}
 
 
 def codes_of(values: NDArray[Any], classes: NDArray[Any]) -> Codes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -43,7 +44,12 @@ def draw_weights(
 
 
 def interval(
-    value: float, samples: Floats, kind: Kind, units: int, bias: float = 0.0
+    value: float,
+    samples: Floats,
+    kind: Kind,
+    units: int,
+    bias: float = 0.0,
+    most: float = math.inf,
 ) -> dict[str, float]:
     """Make a metric with its 95 % interval.
 
@@ -65,6 +71,9 @@ def interval(
         Independent rows (or groups) behind it.
     bias
         How far noise alone lifts a ``biased`` metric; the lower end makes room for it.
+    most
+        Rows that a share is worth at most. Near one the bootstrap sees too little spread in most
+        samples, because what goes wrong is rare, and would promise too much.
 
     Examples
     --------
@@ -80,13 +89,49 @@ def interval(
     z = float(stats.t.ppf(0.975, max(units - 1, 1)))
     if kind == "share":
         effective = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(units)
-        return {"value": value, **wilson(value, effective, z)}
+        return {"value": value, **wilson(value, min(effective, most), z)}
     if kind == "positive":
         return {"value": value, **_on_log_scale(value, error, z)}
     if kind == "below-one":
         mirrored = _on_log_scale(1 - value, error, z)
         return {"value": value, "low": 1 - mirrored["high"], "high": 1 - mirrored["low"]}
     return {"value": value, "low": max(0.0, value - bias - z * error), "high": value + z * error}
+
+
+def balanced_rows(support: NDArray[Any]) -> float:
+    """Say how many rows a mean over classes is worth: as many balanced rows have its variance.
+
+    Examples
+    --------
+    >>> balanced_rows(np.array([50, 50])), balanced_rows(np.array([180, 20]))
+    (100.0, 72.0)
+    """
+    there = support[support > 0]
+    return float(len(there) ** 2 / (1 / there).sum())
+
+
+def mean_interval(value: float, samples: Floats, error: float, errors: Floats) -> dict[str, float]:
+    """Make a mean loss with its 95 % interval: the studentised bootstrap, on a log scale.
+
+    Losses are skewed: samples without the rare large ones have a small mean and a small error, and
+    only the ratio of both says how far the truth may lie above (Efron and Tibshirani 1993).
+
+    Parameters
+    ----------
+    samples, errors
+        The mean and its standard error on bootstrap samples.
+    """
+    usable = np.isfinite(samples) & (errors > 0) & (samples > 0)
+    if value <= 0 or error <= 0 or usable.sum() < 2:
+        return {"value": value, "low": value, "high": value}
+    ratio = errors[usable] / samples[usable]
+    t = (np.log(samples[usable]) - np.log(value)) / ratio
+    low, high = np.percentile(t, [2.5, 97.5]) * error / value
+    return {
+        "value": value,
+        "low": value * float(np.exp(-high)),
+        "high": value * float(np.exp(-low)),
+    }
 
 
 def wilson(share: float, n: float, z: float = 1.959964) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.evaluation import metrics as m
-from featx.evaluation.resampling import Kind, draw_weights, interval
+from featx.evaluation.resampling import Kind, draw_weights, interval, mean_interval
 
 KINDS: Mapping[str, Kind] = {
     "log_loss": "positive",
@@ -42,17 +42,32 @@ class Sampled:
         }
 
     def measure(
-        self, made: Mapping[str, m.Metric], biases: Mapping[str, float] | None = None
+        self,
+        made: Mapping[str, m.Metric],
+        biases: Mapping[str, float] | None = None,
+        rows: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
-        """Give each metric that is defined with its interval."""
-        bias = {} if biases is None else biases
-        return {
-            name: interval(
-                float(value), samples, KINDS.get(name, "share"), self.units, bias.get(name, 0.0)
-            )
-            for name, (value, samples) in self.arrays(made).items()
-            if np.isfinite(value)
-        }
+        """Give each metric that is defined with its interval.
+
+        Parameters
+        ----------
+        biases
+            How far noise alone lifts a metric.
+        rows
+            How many rows a share is worth at most; all of them for those not named.
+        """
+        bias, most = biases or {}, rows or {}
+        means = {k: v for k, v in made.items() if isinstance(v, m.Mean) and k in KINDS}
+        errors = self.arrays({name: mean.error for name, mean in means.items()})
+        found = {}
+        for name, (value, samples) in self.arrays(made).items():
+            if name in means:
+                found[name] = mean_interval(float(value), samples, *errors[name])
+            elif np.isfinite(value):
+                kind, extra = KINDS.get(name, "share"), bias.get(name, 0.0)
+                worth = most.get(name, float(self.n))
+                found[name] = interval(float(value), samples, kind, self.units, extra, worth)
+        return found
 
 
 def by_class(

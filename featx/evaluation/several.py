@@ -41,7 +41,7 @@ def several_labels(
 
     exact = (wanted == called).all(axis=1).astype(np.float64)
     made: dict[str, m.Metric] = {
-        "accuracy": m.mean_of(exact),
+        "accuracy": m.Mean(exact),
         "macro_f1": macro_f1,
         "micro_f1": micro_f1,
     }
