@@ -88,7 +88,7 @@ def publish(place: Path, n: int, width: int) -> None:
     for start in range(0, n, BLOCK):
         block = ids[start : start + BLOCK]
         places[start : start + BLOCK] = known.places(np.array([content(i) for i in block]))
-    labels = (np.arange(n) % 9).astype(np.int32)
+    labels = np.arange(n, dtype=np.int32) % 9
     told = Description(ids, ids, labels, [f"class {k}" for k in range(9)])
     write_cache(place, SPEC, told, places, known.files, {"rows": n})
     remove_parts(place)

@@ -388,8 +388,10 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, limit: int)
 
 
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="is a folder"):
-        require_writable(tmp_path, "cache")
+    (tmp_path / "letter.txt").write_text("mine")
+    for what in ("cache", "model"):
+        with pytest.raises(CacheError, match=f"{what} .* is a folder"):
+            require_writable(tmp_path, what)
     with pytest.raises(CacheError, match="does not exist"):
         require_writable(tmp_path / "gone" / "c.h5", "cache")
 

@@ -43,8 +43,9 @@ class _Places:
             keys = np.concatenate([self._keys, *(keys for keys, _ in self._new)])
             at = np.concatenate([self._at, *(at for _, at in self._new)])
             self._new.clear()
-            order = np.argsort(keys, kind="stable")
-            self._keys, self._at = keys[order], at[order]
+            order = np.argsort(keys, kind="stable").astype(np.int32)
+            self._keys = keys = keys[order]
+            self._at = at[order]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -62,6 +63,23 @@ class _Places:
 def _keys(names: Sequence[bytes]) -> NDArray[Any]:
     digests = b"".join(hashlib.blake2b(name, digest_size=16).digest() for name in names)
     return np.frombuffer(digests, _KEY)
+
+
+def _name(item: bytes, stamp: Sequence[int]) -> bytes:
+    """What an untouched file is known by: its id, size and time of change."""
+    return b"%b\0%d %d" % (item, *stamp)
+
+
+def _raw(contents: NDArray[Any]) -> NDArray[np.uint8]:
+    """Digests as bytes in place of hexadecimal text, uint8, shape (n, 32)."""
+    text = contents.astype(CONTENT_DTYPE).tobytes()
+    try:
+        raw = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        raw = b""
+    if raw.hex().encode() != text:
+        raise CacheFormatError("/content holds other things than SHA-256 in hexadecimal")
+    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
 
 
 def _column_keys(dataset: h5py.Dataset) -> NDArray[Any]:
@@ -96,14 +114,13 @@ class KnownRows:
         self.check = True
         self.files: list[Path] = []
         self.damaged = 0
-        self._by_content, self._by_id = _Places(), _Places()
-        self._stamps: list[NDArray[np.int64]] = []
-        self._content_of: list[NDArray[np.bytes_]] = []
+        self._by_content, self._by_name = _Places(), _Places()
+        self._content_of: list[NDArray[np.uint8]] = []  # of each file, 32 bytes a row
         self.shards = shards
         for path in [] if cache is None else cache_files(cache):
             self._take(path, is_cache=True)
         self.refresh()
-        self._by_id.sort()
+        self._by_name.sort()
         self.check = False
 
     def _take(self, path: Path, *, is_cache: bool) -> None:
@@ -132,13 +149,18 @@ class KnownRows:
 
     def _index_names(self, file: h5py.File, number: int, rows: NDArray[np.int64]) -> None:
         """Keep what `untouched` needs of the rows whose stamps prove something."""
-        n_rows = file["ids"].shape[0]
-        stamps = file["stamps"][...] if "stamps" in file else np.zeros((n_rows, 2), np.int64)
+        stamps = file["stamps"][...] if "stamps" in file else np.zeros((len(file["ids"]), 2), int)
         rows = rows[stamps[rows, 1] != 0]
-        keys = _column_keys(file["ids"])[rows] if len(rows) else np.empty(0, _KEY)
-        self._by_id.add(keys, number, np.arange(len(rows)))
-        self._stamps.append(stamps[rows])
-        self._content_of.append(file["content"][...].astype(CONTENT_DTYPE)[rows])
+        keys, contents = np.empty(len(rows), _KEY), np.empty((len(rows), 32), np.uint8)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            here = rows[start : start + BLOCK_ROWS]
+            span, inside = slice(int(here[0]), int(here[-1]) + 1), here - here[0]
+            names = file["ids"][span][inside].tolist()
+            stop = start + len(here)
+            keys[start:stop] = _keys(list(map(_name, names, stamps[here].tolist())))
+            contents[start:stop] = _raw(file["content"][span][inside])
+        self._by_name.add(keys, number, np.arange(len(rows)))
+        self._content_of.append(contents)
 
     def refresh(self) -> None:
         """Take the shards that have come since; they were read back when they were written."""
@@ -155,10 +177,8 @@ class KnownRows:
         """Digest of the row of this id if size and time of change still hold, else nothing."""
         if not stamp[1]:
             return b""
-        (there,), ((number, row),) = self._by_id.find([item.encode()])
-        if not there or not np.array_equal(self._stamps[number][row], stamp):
-            return b""
-        return bytes(self._content_of[number][row])
+        (there,), ((number, row),) = self._by_name.find([_name(item.encode(), stamp.tolist())])
+        return self._content_of[number][row].tobytes().hex().encode() if there else b""
 
     def __contains__(self, content: bytes) -> bool:
         """Whether there is a row of an image with this digest."""
@@ -187,8 +207,7 @@ class KnownRows:
 
     def forget_names(self) -> None:
         """Free what only `untouched` needs."""
-        self._by_id = _Places()
-        self._stamps.clear()
+        self._by_name = _Places()
         self._content_of.clear()
 
 
@@ -200,7 +219,7 @@ def trusted_stamp(size: int, mtime_ns: int, now_ns: int) -> tuple[int, int]:
 class RowReader:
     """Read finished rows from many files, in any order, a few files open at a time."""
 
-    def __init__(self, files: Sequence[Path], spec: ExtractSpec, limit: int = 32) -> None:
+    def __init__(self, files: Sequence[Path], spec: ExtractSpec, limit: int = 16) -> None:
         self.files, self.spec, self._limit = files, spec, limit
         self._names = vector_datasets(spec)
         self._open: dict[int, h5py.File] = {}
