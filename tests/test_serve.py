@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     found = open_service(load_model(folder / "m.featx"), options={"threads": 2})
     yield found
-    found.batcher.close()
+    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,7 @@ def new_files(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
 
 
 def assert_as_predicted(results: list[dict[str, Any]], folder: Path, model: Path) -> None:
-    rows = load_model(model).predict(folder / "new", **FEW).rows
-    known = {Path(row["path"]).name: row for row in rows}
+    known = {Path(row["path"]).name: row for row in found_rows(folder, model)}
     assert {r["name"] for r in results} == set(known)
     for result in results:
         row = known[result["name"]]
@@ -154,7 +154,7 @@ def test_without_the_cache_there_are_no_neighbours(folder: Path) -> None:
         assert answer["results"][0]["unfamiliar"] is None
         assert answer["results"][0]["label"] in model.classes
     finally:
-        found.batcher.close()
+        found.close()
 
 
 def test_a_cache_of_other_features_is_refused(folder: Path) -> None:
@@ -197,7 +197,45 @@ def test_thresholds_are_applied_and_said(folder: Path) -> None:
         assert_as_predicted(answer["results"], folder, folder / "careful.featx")
         assert all(isinstance(r["abstained"], bool) for r in answer["results"])
     finally:
-        found.batcher.close()
+        found.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        ("ridge-reg", [k / 7 + (k % 2) for k in range(40)]),
+        ("logreg", [f"{('red', 'blue')[k % 2]}{'|many' if k > 20 else '|'}" for k in range(40)]),
+    ],
+)
+def test_numbers_and_several_labels(
+    folder: Path, tmp_path: Path, head: str, labels: list[Any]
+) -> None:
+    paths = [folder / "old" / ("red", "blue")[k % 2] / f"{k:03d}.png" for k in range(40)]
+    table = tmp_path / "t.csv"
+    pd.DataFrame({"path": map(str, paths), "label": labels}).to_csv(table, index=False)
+    extract(table, tmp_path / "t.h5", input_size=64, **NETWORK, **FEW)
+    fit(tmp_path / "t.h5", head, out=tmp_path / "t.featx", folds=3)
+    found = open_service(load_model(tmp_path / "t.featx"), options={"threads": 1})
+    rows = {Path(r["path"]).name: r for r in found_rows(folder, tmp_path / "t.featx")}
+    try:
+        with serving(found) as url:
+            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
+    finally:
+        found.close()
+    for result in answer["results"]:
+        row = rows[result["name"]]
+        if head == "logreg":
+            assert result["label"] == row["label"]
+            assert result["probabilities"]["many"] == pytest.approx(row["p_many"], abs=1e-4)
+            assert set(result["nearest"][0]["label"].split("|")) <= {"red", "blue", "many", ""}
+        else:
+            assert result["label"] == pytest.approx(row["label"], abs=1e-3)
+            assert result["probabilities"] is None
+            assert any(result["nearest"][0]["label"] == pytest.approx(y) for y in labels)
+
+
+def found_rows(folder: Path, model: Path) -> list[dict[str, Any]]:
+    return load_model(model).predict(folder / "new", **FEW).rows
 
 
 def test_what_is_served_is_said(client: httpx.Client, folder: Path) -> None:

@@ -35,7 +35,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         load_model(make_model(folder)), limits=limits, local_only=True, options={"threads": 2}
     )
     yield found
-    found.batcher.close()
+    found.close()
 
 
 @pytest.fixture(scope="module")

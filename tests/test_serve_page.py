@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     found = open_service(load_model(folder / "m.featx"), options={"threads": 1})
     yield found
-    found.batcher.close()
+    found.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,12 @@ from starlette.types import ASGIApp
 
 from featx.errors import ImageError
 from featx.serve.batching import Batcher
+from featx.serve.embedding import Embedder
 from featx.serve.guard import Guard
 from featx.serve.labelling import MOST_NEAREST, Answer
 from featx.serve.limits import Limits
 from featx.serve.metrics import CONTENT_TYPE, Metrics
+from featx.serve.openapi import BODY, STATUSES
 from featx.serve.refusals import Refusal
 from featx.serve.replies import Answered, Facts, Failed, Problem, Result, given_labels, reply
 from featx.serve.training import TrainingRows
@@ -38,46 +40,6 @@ _PAGE = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_STATUSES = {
-    400: "the body is damaged, or holds no picture",
-    401: "the token is missing or wrong",
-    408: "the body came too slowly",
-    413: "too large, or too many pictures",
-    415: "neither a multipart form nor JSON",
-    503: "too much waits; see Retry-After",
-}
-_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                },
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["images"],
-                "properties": {
-                    "images": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["data"],
-                            "properties": {
-                                "name": {"type": "string"},
-                                "data": {"type": "string", "format": "byte"},
-                            },
-                        },
-                    }
-                },
-            }
-        },
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -88,6 +50,8 @@ class Service:
     ----------
     facts
         What is served.
+    embedder
+        The network, for the batcher.
     batcher
         Labels pictures.
     training
@@ -99,6 +63,7 @@ class Service:
     """
 
     facts: Facts
+    embedder: Embedder
     batcher: Batcher
     training: TrainingRows | None
     limits: Limits
@@ -106,6 +71,11 @@ class Service:
     metrics: Metrics
     token: str = ""
     local_only: bool = False
+
+    def close(self) -> None:
+        """End the threads and free the network."""
+        self.batcher.close()
+        self.embedder.close()
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -139,7 +109,7 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": text} for status, text in _STATUSES.items()
+        status: {"model": Problem, "description": text} for status, text in STATUSES.items()
     }
     unread: dict[int | str, dict[str, Any]] = {
         422: {"model": Failed, "description": "no picture could be read"}
@@ -150,7 +120,7 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         summary="Label pictures",
         response_model=Answered,
         responses={**problems, **unread},
-        openapi_extra={"requestBody": _BODY},
+        openapi_extra={"requestBody": BODY},
         dependencies=token,
     )
     async def predict(

@@ -63,7 +63,7 @@ def run(
             with suppress(KeyboardInterrupt):
                 make_server(make_app(service)).run(sockets=[listener])
         finally:
-            service.batcher.close()
+            service.close()
 
 
 def open_service(
@@ -75,7 +75,7 @@ def open_service(
     local_only: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Service:
-    """Load and check all that a server needs; its batcher must be closed at the end.
+    """Load and check all that a server needs; close it at the end.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def open_service(
         seen=metrics.batches.observe,
     )
     about = facts(model, embedder, training, reason, chosen)
-    return Service(about, batcher, training, chosen, held, metrics, token, local_only)
+    return Service(about, embedder, batcher, training, chosen, held, metrics, token, local_only)
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
