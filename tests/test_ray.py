@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -110,6 +111,19 @@ def test_no_cluster_at_the_address(
     assert "no Ray cluster at" in done.stderr
     assert "127.0.0.1:9: [Errno 111]" in done.stderr
     assert [p.name for p in photos.parent.iterdir()] == ["photos"]
+
+
+@pytest.mark.slow
+def test_something_else_listens_at_the_address(
+    photos: Path, shell: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        asked = ("extract", photos, photos.parent / "c.h5", "--engine", "ray")
+        done = shell(*asked, "--address", address)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"featx: no Ray cluster at {address}: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_ray_the_extra_is_named(photos: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,15 +22,17 @@ from featx.runtime.machine import cpu_cores
 
 log = logging.getLogger("featx")
 
-_CONNECT_SECONDS = 15.0
+_CONNECT_SECONDS = 10.0
+_HEALTH_SECONDS = 40.0  # a Python that imports Ray on a busy machine
 _START_SECONDS = 600.0  # until the first worker runs; a cluster that grows on demand needs minutes
 _STORE_BYTES = 200_000_000  # of a local cluster; ids and digests are all that it holds
-_QUIET = {
+_QUIET = {  # what Ray prints would stand between the results on stdout; deaths are said by featx
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_enable_metrics_collection": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
 
 
@@ -148,8 +151,8 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
             "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
         }
-    elif address != "auto":
-        _require_listener(address)
+    else:
+        _require_cluster(address)
     try:
         with _quiet(), _silent():
             logging.getLogger("ray").setLevel(logging.ERROR)
@@ -161,8 +164,28 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
         ) from None
 
 
+def _require_cluster(address: str) -> None:
+    """Refuse an address where no Ray answers; Ray itself would wait there without an end."""
+    if address != "auto":
+        _require_listener(address)
+    if address.startswith("ray://"):
+        return  # Ray Client has a limit of its own
+    check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    check += [] if address == "auto" else ["--address", address]
+    try:
+        healthy = not subprocess.run(
+            check, capture_output=True, timeout=_HEALTH_SECONDS, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        healthy = False
+    if not healthy:
+        raise ExtractError(
+            f"no Ray cluster at {address}: `ray health-check` fails; start one with "
+            "`ray start --head`, or pass --address local to run one on this machine"
+        )
+
+
 def _require_listener(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would wait for minutes."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         port = parts.port or (10001 if parts.scheme == "ray" else 6379)
