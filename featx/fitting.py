@@ -18,7 +18,7 @@ from featx.cache.reader import Cache, open_cache
 from featx.deciding import Wanted, choose, require_decidable, worth
 from featx.errors import FitError, nearest
 from featx.headfile import dump_head
-from featx.heads import Head, get_head
+from featx.heads import Head, get_head, over_taps
 from featx.measuring import Measured, json_ready
 from featx.model import Model, describe_model, digest_seen, save_model
 from featx.probing import probe, require_protocol
@@ -37,7 +37,8 @@ class FitOptions:
     Parameters
     ----------
     tap
-        Whose features are used; the first of the cache when None.
+        Whose features are used, several side by side as ``a,b``; when None the first of the cache,
+        and all of them for a stack.
     label
         Column taken as the label.
     groups
@@ -226,6 +227,7 @@ def fit(
         require_writable(Path(report), "report")
     with opened(cache) as file:
         samples = usable(load_samples(file, chosen.columns, found), chosen)
+        found = over_taps(found, samples.widths)
         if wanted:
             require_decidable(wanted, samples, chosen.nested)
         how = measurement(found, samples, chosen.plan, chosen.one_standard_error, chosen.memory)
@@ -305,7 +307,7 @@ def _model(
 
 
 def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[int]:
-    """The majority class, the mean, or the labels of most rows, against which the model is measured later."""
+    """What needs no picture: the majority class, the mean, or the labels of most rows."""
     if samples.task == "regression":
         return float(samples.y[train].mean())
     if samples.task == "multilabel":

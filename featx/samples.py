@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.reader import Cache, Features
+from featx.cache.features import Features
+from featx.cache.reader import Cache
 from featx.errors import FitError, nearest
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, table_of
@@ -25,7 +26,8 @@ class Columns:
     Parameters
     ----------
     tap
-        Whose features are used; the first when None.
+        Whose features are used, several side by side as ``a,b``; when None the first, and all of
+        them for a stack.
     label
         Taken in place of the labels.
     groups
@@ -63,6 +65,10 @@ class Samples:
         None where there are none.
     excluded
         Why rows of the cache were left out, and how many.
+    names
+        Of the classes, where rows have several labels.
+    widths
+        Features of each tap, in the order in which they stand side by side.
     """
 
     rows: NDArray[np.int64]
@@ -77,6 +83,7 @@ class Samples:
     excluded: dict[str, int] = field(default_factory=dict)
     features: Features | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
+    widths: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -151,12 +158,7 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
     FitError
         If there are no labels, they do not suit the head, or there is no such column or tap.
     """
-    tap = cache.taps[0] if columns.tap is None else columns.tap
-    if tap not in cache.taps:
-        raise FitError(
-            f"{cache.path} has no tap {tap!r}{nearest(tap, cache.taps)}; it has "
-            f"{', '.join(cache.taps)}"
-        )
+    tap, widths = _tap(cache, columns.tap, head)
     several = _several(cache, columns.label, head)
     if several is None:
         y, missing, task = _labels(cache, columns.label, head)
@@ -174,12 +176,28 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
         weights=_weights(cache, columns.weights),
         features=cache.tap(tap),
         names=() if several is None else several[1],
+        widths=widths,
     )
     found = every.keep(~missing, "without label")
     if not len(found):
         where = "labels" if columns.label is None else f"column {columns.label!r}"
         raise FitError(f"{where} of {cache.path} are empty in all {len(cache)} rows")
     return found
+
+
+def _tap(cache: Cache, asked: str | None, head: Head) -> tuple[str, dict[str, int]]:
+    """Which taps are used, by name (several with commas), and how wide each is."""
+    every = cache.taps if head.parts else cache.taps[:1]
+    names = every if asked is None else [asked] if asked in cache.taps else asked.split(",")
+    for k, name in enumerate(names):
+        if name not in cache.taps:
+            raise FitError(
+                f"{cache.path} has no tap {name!r}{nearest(name, cache.taps)}; it has "
+                f"{', '.join(cache.taps)}"
+            )
+        if name in names[:k]:
+            raise FitError(f"tap {name!r} is named twice")
+    return ",".join(names), {name: cache.tap(name).shape[1] for name in names}
 
 
 def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+
+class Beside:
+    """Matrices of the same rows side by side, to be read like one."""
+
+    def __init__(self, parts: Sequence[h5py.Dataset]) -> None:
+        self._parts = list(parts)
+        self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
+        self.dtype = parts[0].dtype
+        self.chunks = parts[0].chunks
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.concatenate([part[key] for part in self._parts], axis=-1)
 
 
 class Features:
@@ -18,7 +31,7 @@ class Features:
     ``X[10:20]`` reads ten rows, ``np.asarray(X)`` reads all, ``X.batches(4096)`` iterates.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset | Beside) -> None:
         self._dataset = dataset
         self.shape: tuple[int, int] = dataset.shape
         self.dtype = dataset.dtype

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.distrust import json_text
-from featx.cache.features import Features
+from featx.cache.features import Beside, Features
 from featx.cache.folder import Folder, open_trusted
 from featx.cache.format import ID_INDEX, INDEX, read_text, tap_names, vector_datasets
 from featx.cache.lookup import find_rows
@@ -95,19 +95,22 @@ class Cache:
         return Features(self._file["features"])
 
     def tap(self, name: str) -> Features:
-        """Features of the tap called `name`.
+        """Features of the tap called `name`; of several side by side for names with commas.
 
         Raises
         ------
         CacheError
             If the cache has no such tap.
         """
-        if name not in self.taps:
-            raise CacheError(
-                f"{self.path} has no tap {name!r}{nearest(name, self.taps)}; "
-                f"it has {', '.join(self.taps)}"
-            )
-        return Features(self._file[vector_datasets(self.spec)[self.taps.index(name)]])
+        found = []
+        for one in [name] if name in self.taps else name.split(","):
+            if one not in self.taps:
+                raise CacheError(
+                    f"{self.path} has no tap {one!r}{nearest(one, self.taps)}; "
+                    f"it has {', '.join(self.taps)}"
+                )
+            found.append(self._file[vector_datasets(self.spec)[self.taps.index(one)]])
+        return Features(found[0] if len(found) == 1 else Beside(found))
 
     @cached_property
     def ids(self) -> Text:

@@ -17,7 +17,9 @@ def fit(
         str | None, typer.Option(help="Name, or module:attribute of your own; default: svm.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
-    tap: Annotated[str | None, typer.Option(help="Whose features; default: the first.")] = None,
+    tap: Annotated[
+        str | None, typer.Option(help="Whose features, as a or a,b; default: the first; stack: all.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
     groups: Annotated[
         str | None, typer.Option(help="Column whose groups stay on one side of a split.")
