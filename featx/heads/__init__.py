@@ -4,5 +4,6 @@ from featx.heads.finding import get_head
 from featx.heads.head import LARGE_ROWS, Grid, Head
 from featx.heads.named import HEADS
 from featx.heads.norms import NORMS, make_norm
+from featx.heads.stack import over_taps
 
-__all__ = ["HEADS", "LARGE_ROWS", "NORMS", "Grid", "Head", "get_head", "make_norm"]
+__all__ = ["HEADS", "LARGE_ROWS", "NORMS", "Grid", "Head", "get_head", "make_norm", "over_taps"]
