@@ -34,7 +34,7 @@ class FoundFiles:
     ignored: int = 0
 
 
-class Gathered:
+class Listing:
     """Names and stamps on their way into columns: a block at a time is Python objects."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class _Walk:
         self.root = os.path.realpath(root)
         self.folder = os.fspath(root)
         self.extensions = image_extensions()
-        self.found = Gathered()
+        self.found = Listing()
         self.odd: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.ignored = 0

@@ -12,7 +12,7 @@ from featx.errors import SourceError
 from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
 from featx.sources.files import PARQUET, TABLES, from_list, from_table, read_table
-from featx.sources.folder import Gathered, first_folders, folder_manifest, scan_folder
+from featx.sources.folder import Listing, first_folders, folder_manifest, scan_folder
 from featx.sources.parquet import from_parquet, holds_images
 from featx.sources.patterns import fixed_part, matching
 from featx.sources.places import ReadFiles, parent, stamp_of
@@ -96,7 +96,7 @@ def from_url(url: str) -> Manifest:
         return from_file(url)
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
-    images, shards, ignored = Gathered(), [], 0
+    images, shards, ignored = Listing(), [], 0
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError
 from featx.manifest import Stamp, read_file
-from featx.sources.remote import fetch, is_url, open_remote, remote_stamp
+from featx.sources.remote import fetch, is_url, remote_stamp
+from featx.sources.remotefile import open_remote
 
 V = TypeVar("V")
 

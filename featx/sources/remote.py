@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ T = TypeVar("T")
 _TRIES = 4
 _SECONDS = 60.0  # for one answer
 _PAUSE = 0.2  # seconds before the second try; four times as long before each further one
-_BUFFER = 1 << 20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
 _PASSING_STATUS = (408, 425, 429)
 _PACKAGES = {
@@ -171,64 +169,6 @@ def glob_remote(url: str) -> list[str]:
     except Exception as error:
         raise SourceError(f"{url} cannot be listed: {reason(error)}") from None
     return [name if is_url(name) else files.unstrip_protocol(name) for name in found]
-
-
-class RemoteFile(io.RawIOBase):
-    """An object as a file that can be sought in; reads are those of `fetch`."""
-
-    def __init__(self, url: str, size: int) -> None:
-        self.url, self.size, self._at = url, size, 0
-
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place, as every file does."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def tell(self) -> int:
-        """Where the next byte is read."""
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the object goes."""
-        stop = min(self.size, self._at + len(buffer))
-        if stop <= self._at:
-            return 0
-        try:
-            data = fetch(self.url, self._at, stop)
-        except ImageError as error:
-            raise OSError(str(error)) from None
-        buffer[: len(data)] = data
-        self._at = stop
-        return len(data)
-
-
-def open_remote(url: str, size: int) -> io.BufferedReader:
-    """Open an object of `size` bytes for reading in parts.
-
-    Raises
-    ------
-    SourceError
-        If the server hands out whole files only.
-    """
-    if not size:
-        raise SourceError(f"{url} is empty, or its server does not tell its size")
-    try:
-        fetch(url, 0, min(size, 16))
-    except ImageError as error:
-        raise SourceError(
-            f"{url}: {error}; a container is read in parts, so copy it here if its server gives "
-            "whole files only"
-        ) from None
-    return io.BufferedReader(RemoteFile(url, size), _BUFFER)
 
 
 def _bounded(files: Any, name: str, *arguments: Any, **options: Any) -> Any:
