@@ -23,6 +23,7 @@ from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
 if TYPE_CHECKING:
+    from featx.exporting import Exported
     from featx.manifest import Source
     from featx.prediction import Prediction
 
@@ -135,6 +136,12 @@ class Model:
         from featx.prediction import predict
 
         return predict(self, source, **options)
+
+    def export(self, path: str | os.PathLike[str], **options: Any) -> Exported:
+        """Write one ONNX file that runs without featx; see `featx.exporting.export`."""
+        from featx.exporting import export
+
+        return export(self, path, **options)
 
     def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
         """Whether the model was trained on an image of this name or of this content."""

@@ -1,4 +1,4 @@
-"""Commands that use a fitted model: predict, serve."""
+"""Commands that use a fitted model: predict, serve, export."""
 
 from __future__ import annotations
 
@@ -108,3 +108,22 @@ def serve(
     run(
         model, host=host, port=port, token=token, cache=cache, limits=limits, ready=ready, **options
     )
+
+
+@command
+def export(
+    model: ModelFile,
+    out: Annotated[Path, typer.Argument(help="The .onnx file.")],
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Name again a network that is code of your own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
+    from featx.model import load_model
+
+    named = {"weights": weights, "backbone": backbone}
+    options = {name: value for name, value in named.items() if value is not None}
+    result = load_model(model).export(out, **options)
+    show(result.to_dict(), as_json, str(result))

@@ -1,0 +1,206 @@
+"""The whole model as one module: turns, network, merging, head and decision; and that in ONNX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featx.backbones import load_backbone
+from featx.backbones.taps import Tap
+from featx.errors import BackboneError, ModelError
+from featx.exporting.heads import head_module
+from featx.model import Model
+from featx.preprocess import Preprocess, View
+from featx.runtime.compiling import quiet
+
+INPUT = "images"
+_SWAPPED = ("transpose", "rot90", "rot270", "transverse")
+_MOST_BYTES = 2**31 - 1  # of one protobuf message
+
+
+class WholeModel(nn.Module):
+    """From the pixels of cropped pictures to what `featx predict` says of them.
+
+    Parameters
+    ----------
+    model
+        Whose head, views and thresholds are taken.
+    reader
+        Of the model's network, in float32, with the model's tap alone.
+    """
+
+    def __init__(self, model: Model, reader: nn.Module) -> None:
+        super().__init__()
+        self.reader = reader
+        self.head = head_module(model.estimator, model.classes)
+        self.turns = [view.turn for view in _views(model)]
+        self.rounds = model.spec.dtype == "float16"
+        self.concat = model.spec.view_merge == "concat"
+        self.task = model.task
+        self.decision = Decision(model.thresholds, model.classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Take uint8 (n, height, width, 3); give what `output_names` lists."""
+        features = self._features(images)
+        found: Tensor = self.head(features)
+        if self.task == "regression":
+            return found[:, 0], features
+        if self.task == "multilabel":
+            return found, found > 0.5, features
+        return (found, *self.decision(found), features)
+
+    def _features(self, images: Tensor) -> Tensor:
+        n = len(self.turns)
+        turned = [_turned(images, turn) for turn in self.turns]
+        pixels = torch.stack(turned, 1).flatten(0, 1) if n > 1 else turned[0]
+        vectors: Tensor = self.reader(pixels)[0]
+        if n > 1:
+            views = vectors.unflatten(0, (-1, n))
+            vectors = views.flatten(1) if self.concat else views.mean(1)
+        return vectors.half().float() if self.rounds else vectors
+
+
+class Decision(nn.Module):
+    """The label of each row and, with thresholds, whether it is abstained from."""
+
+    def __init__(self, thresholds: dict[str, Any], classes: list[str]) -> None:
+        super().__init__()
+        self.by = thresholds.get("by")
+        self.bars = nn.Buffer(torch.tensor(_bars(thresholds, classes)))
+        self.at = classes.index(thresholds["positive"]) if self.by == "cost" else 0
+
+    def forward(self, p: Tensor) -> tuple[Tensor, ...]:
+        """Take (n, n_classes); give int64 (n,) and, unless thresholds are absent, bool (n,)."""
+        label, highest = p.argmax(1), p.amax(1)
+        if self.by is None:
+            return (label,)
+        if self.by == "cost":
+            called = p[:, self.at] >= self.bars[self.at]
+            label = torch.where(called, self.at, 1 - self.at)
+            return label, torch.zeros_like(called)
+        return label, highest < self.bars[label]
+
+
+def _bars(thresholds: dict[str, Any], classes: list[str]) -> list[float]:
+    """Give the probability from which each class is answered; infinity where it never is."""
+    by = thresholds.get("by")
+    if by == "precision":
+        known = [thresholds["classes"][name] for name in classes]
+        return [math.inf if c is None else float(c["threshold"]) for c in known]
+    bar = {"abstain": "confidence", "cost": "threshold"}.get(by or "")
+    value = 0.0 if bar is None else thresholds[bar]
+    return [math.inf if value is None else float(value)] * len(classes)
+
+
+def output_names(model: Model) -> list[str]:
+    """Name the outputs of the graph, in their order.
+
+    ``label`` is the number of a class, or for several labels a row whether it has each.
+    """
+    if not model.classes:
+        return ["value", "features"]
+    return ["probabilities", "label", *(["abstained"] if model.thresholds else []), "features"]
+
+
+def require_exportable(model: Model) -> None:
+    """Refuse, before any network is loaded, what has no place in one graph.
+
+    Raises
+    ------
+    ModelError
+        For views that are no turns, a head without probabilities, or one without a form in ONNX.
+    """
+    if model.classes and not hasattr(model.estimator, "predict_proba"):
+        raise ModelError(f"{model.name} gives no probabilities, which the graph is to give")
+    for view in _views(model):
+        swapped = view.turn in _SWAPPED and len({*model.spec.preprocess["input_size"]}) > 1
+        if view.position != "center" or view.scale != 1 or swapped:
+            raise ModelError(
+                f"{model.name} cannot be exported: view {view} shows other pixels than the graph "
+                "takes; turns of the centre can be exported (hflip, flips, rotations, dihedral)"
+            )
+    head_module(model.estimator, model.classes)
+
+
+def _views(model: Model) -> tuple[View, ...]:
+    views = Preprocess.from_dict(model.spec.preprocess).views
+    _, at, name = model.tap.rpartition("@")
+    if model.spec.view_merge == "apart" and at:
+        return tuple(view for view in views if str(view) == name)
+    return views
+
+
+def _turned(images: Tensor, turn: str) -> Tensor:
+    """Turn pictures as `featx.images` does."""
+    if turn in _SWAPPED:
+        images = images.transpose(1, 2)
+    axes = [1] if turn in ("vflip", "rot180", "rot90", "transverse") else []
+    axes += [2] if turn in ("hflip", "rot180", "rot270", "transverse") else []
+    return images.flip(axes) if axes else images
+
+
+def whole_model(model: Model, backbone: str, weights: str | None) -> WholeModel:
+    """Load the network and put the head on it."""
+    preprocess = Preprocess.from_dict(model.spec.preprocess)
+    name = model.tap.rpartition("@")[0] if model.spec.view_merge == "apart" else ""
+    taps = {tap["name"]: Tap.from_dict(tap) for tap in model.spec.taps}
+    tap = taps[name if name in taps else model.tap]
+    reader = load_backbone(backbone, weights=weights).reader([tap], preprocess)
+    reader.n_features  # noqa: B018 - tries the network once, best before the trace
+    return WholeModel(model, reader).eval()
+
+
+def to_onnx(whole: WholeModel, model: Model) -> Any:
+    """Translate the module, with a batch of any size.
+
+    Returns
+    -------
+    proto : ``onnx.ModelProto``
+
+    Raises
+    ------
+    BackboneError
+        If the network has an operator that cannot be translated.
+    ModelError
+        If the file would be larger than an ONNX file may be.
+    """
+    images = torch.zeros((2, *model.spec.preprocess["input_size"], 3), dtype=torch.uint8)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                whole,
+                (images,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=output_names(model),
+                dynamic_shapes=({0: "batch"},),
+                verbose=False,
+            )
+    except Exception as error:  # whatever tracing or translating raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BackboneError(
+            f"{model.spec.architecture} cannot be translated to ONNX: {reason}"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    if proto.ByteSize() > _MOST_BYTES:
+        raise ModelError(
+            f"{model.name} needs {proto.ByteSize() / 1e9:.1f} GB in ONNX, and one file holds 2.1; "
+            "fit a linear head (svm, logreg) or take a smaller network"
+        )
+    _anonymise(proto)
+    return proto
+
+
+def _anonymise(proto: Any) -> None:
+    """Drop where in this machine's source code each node came from."""
+    for owner in (proto.graph, *proto.functions):
+        for node in owner.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        for value in owner.value_info:
+            del value.metadata_props[:]
+    del proto.graph.metadata_props[:]

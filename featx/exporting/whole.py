@@ -1,0 +1,244 @@
+"""From a model to one checked ONNX file."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.archive import REFERENCES
+from featx.cache.durable import require_writable, size_text, write_bytes
+from featx.errors import MissingExtraError, ModelError
+from featx.exporting.graph import INPUT, output_names, require_exportable, to_onnx, whole_model
+from featx.exporting.lines import standalone_lines
+from featx.images import decode, draw_pixels
+from featx.model import Model
+from featx.preprocess import Preprocess, View
+from featx.provenance import library_versions
+from featx.references import require_same_features
+
+MOST_APART = 1e-3
+"""How far a probability in ONNX Runtime may lie from featx's."""
+
+_NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written; `to_dict` is the JSON of ``featx export --json``.
+
+    Parameters
+    ----------
+    out, n_bytes, opset, outputs
+        The file, and what its graph gives.
+    checked
+        Pictures on which ONNX Runtime and featx were compared.
+    difference
+        Largest of any probability (of a value: relative to 1 or to the value) to featx in float32.
+    precision, difference_as_trained
+        What the features of the training were computed in, and the difference to featx in that.
+    notes
+        Where the ten lines read pictures otherwise than featx.
+    code
+        The ten lines that run the file without featx.
+    """
+
+    out: str
+    n_bytes: int
+    opset: int
+    outputs: list[str]
+    checked: int
+    difference: float
+    precision: str
+    difference_as_trained: float
+    notes: list[str] = field(default_factory=list)
+    code: str = field(default="", repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        trained = ""
+        if self.precision != "fp32":
+            trained = f", {self.difference_as_trained:.1e} from {self.precision} as trained"
+        notes = "".join(f"\n# {note}" for note in self.notes)
+        return (
+            f"{self.out}: {size_text(self.n_bytes)}, opset {self.opset}, images -> "
+            f"{', '.join(self.outputs)}\n"
+            f"  ONNX Runtime on {self.checked} pictures: {self.difference:.1e} from featx in fp32"
+            f"{trained}\n\n# Runs it without featx: python lines.py PICTURE\n{self.code}{notes}"
+        )
+
+
+def export(model: Model, path: str | os.PathLike[str], **options: Any) -> Exported:
+    """Write a model as one ONNX file: cropped uint8 pictures in, probabilities out.
+
+    The graph normalises, turns views, runs the network in float32, and applies head and thresholds.
+    It is compared with featx in ONNX Runtime first, and nothing is written where they differ.
+
+    Parameters
+    ----------
+    model
+        From `featx.load_model`.
+    path
+        The ``.onnx`` file; replaced once the new one is complete.
+    **options
+        `weights` or `backbone`, when their file lies elsewhere now.
+
+    Returns
+    -------
+    exported : what was written, and the ten lines that run it
+
+    Raises
+    ------
+    MissingExtraError
+        If the extra ``onnx`` is not installed.
+    ModelError
+        If the model has no form in ONNX, or ONNX Runtime gives other probabilities.
+    BackboneError
+        If the network cannot be translated.
+
+    Examples
+    --------
+    >>> featx.load_model("cells.featx").export("cells.onnx").difference < 1e-3  # doctest: +SKIP
+    True
+    """
+    target = Path(path)
+    _require_extra()
+    require_writable(target, "ONNX file")
+    require_exportable(model)
+    options |= {"device": "cpu", "compile": "off", "progress": False}
+    chosen = require_same_features(model, {**options, "precision": "fp32"})
+    proto = to_onnx(whole_model(model, chosen["backbone"], chosen["weights"]), model)
+    _describe(proto, model)
+    data = proto.SerializeToString()
+    pictures = _pictures(model)
+    given = _run(data, _pixels(model, pictures))
+    difference = _difference(_labelled(model, pictures, {**options, "precision": "fp32"}), given)
+    if not difference <= MOST_APART:
+        raise ModelError(
+            f"{model.name}: ONNX Runtime gives other numbers than featx: {difference:.2g} apart on "
+            f"its reference images (at most {MOST_APART} is allowed); {target} is not written"
+        )
+    trained = model.spec.precision
+    as_trained = difference
+    if trained != "fp32":
+        as_trained = _difference(_labelled(model, pictures, options), given)
+    write_bytes(target, data)
+    preprocess = Preprocess.from_dict(model.spec.preprocess)
+    return Exported(
+        out=os.fspath(path),
+        n_bytes=len(data),
+        opset=_opset(proto),
+        outputs=output_names(model),
+        checked=len(pictures),
+        difference=difference,
+        precision=trained,
+        difference_as_trained=as_trained,
+        notes=_notes(model, preprocess),
+        code=standalone_lines(os.fspath(path), preprocess, classes=bool(model.classes)),
+    )
+
+
+def _require_extra() -> None:
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise MissingExtraError(f"exporting needs {name}; pip install 'featx[onnx]'") from None
+
+
+def _opset(proto: Any) -> int:
+    return next(int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def _describe(proto: Any, model: Model) -> None:
+    """Put what a reader of the file needs to know inside."""
+    from onnx import helper
+
+    values = {
+        "classes": model.classes,
+        "task": model.task,
+        "preprocess": model.spec.preprocess,
+        "thresholds": model.thresholds,
+        "fingerprint": model.fingerprint,
+        "weights_digest": model.spec.weights_digest,
+        "architecture": model.spec.architecture,
+        "tap": model.tap,
+        "head": model.meta["head"],
+        "featx": library_versions().get("featx", ""),
+        "opset": str(_opset(proto)),
+    }
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    helper.set_model_props(proto, texts)
+
+
+def _pictures(model: Model) -> list[bytes]:
+    """Give the model's reference images, or drawn ones where it has none."""
+    from PIL import Image
+
+    found = [model.members[name] for name in REFERENCES if name in model.members]
+    height, width = model.spec.preprocess["resize_size"]
+    for seed in range(0 if found else len(REFERENCES)):
+        coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        smooth.save(file, "PNG")
+        found.append(file.getvalue())
+    return found
+
+
+def _pixels(model: Model, pictures: list[bytes]) -> NDArray[np.uint8]:
+    """Draw what the graph takes, uint8 (n, height, width, 3); its views are inside the graph."""
+    kept = Preprocess.from_dict({**model.spec.preprocess, "views": [str(View())]})
+    drawn = np.empty((len(pictures), *kept.out_shape()[1:]), np.uint8)
+    for data, out in zip(pictures, drawn, strict=True):
+        draw_pixels(decode(data), kept, out[None])
+    return drawn
+
+
+def _run(data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    first = session.get_outputs()[0].name
+    # One by one and together: the batch must be free.
+    single = [session.run([first], {INPUT: picture[None]})[0] for picture in pixels]
+    together = session.run([first], {INPUT: pixels})[0]
+    alone = np.concatenate(single)
+    return np.asarray(np.stack([alone, together]), dtype=np.float64)
+
+
+def _labelled(model: Model, pictures: list[bytes], options: dict[str, Any]) -> NDArray[np.float64]:
+    """Give what featx predicts for the same pictures, from their files."""
+    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+        files = [Path(folder) / f"{k}.png" for k in range(len(pictures))]
+        for file, data in zip(files, pictures, strict=True):
+            file.write_bytes(data)
+        rows = model.predict([str(file) for file in files], **options).rows
+    if not model.classes:
+        return np.array([row["label"] for row in rows], dtype=np.float64)
+    return np.array([[row[f"p_{name}"] for name in model.classes] for row in rows])
+
+
+def _difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    return float((np.abs(theirs - ours) / np.maximum(1, np.abs(ours))).max())
+
+
+def _notes(model: Model, preprocess: Preprocess) -> list[str]:
+    notes = ["The resize may differ from featx's by a grey level. featx also puts transparent"]
+    notes.append("pictures on white and scales 16-bit ones; the lines above do not.")
+    if model.spec.decode["mode"] == "fast":
+        notes.append("The model was trained on JPEGs decoded at reduced scale (--decode fast).")
+    if not preprocess.antialias:
+        notes.append("The model was trained without antialiasing, which Pillow always does.")
+    return notes
