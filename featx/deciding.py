@@ -18,6 +18,7 @@ from featx.samples import Samples
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups, warn
 from featx.selection.refit import refit
+from featx.streaming import StreamedResult
 
 Labels = NDArray[Any]
 _NUMBER = (int, float)
@@ -122,7 +123,10 @@ def choose(
     """
     if measured.scores.probabilities is None:
         raise FitError(f"head {head.name} gives no probabilities, and a threshold needs them")
-    y, scores = samples.y[measured.train], _out_of_fold(head, samples, measured, folds, seed)
+    if isinstance(measured.found, StreamedResult):
+        y, scores = _held_out(measured.found, samples.y[measured.train], samples.classes)
+    else:
+        y, scores = samples.y[measured.train], _out_of_fold(head, samples, measured, folds, seed)
     found: dict[str, Any] = {"chosen_on": f"out-of-fold predictions of {len(y)} training rows"}
     assert scores.probabilities is not None
     if wanted.precision is not None:
@@ -168,6 +172,15 @@ def _out_of_fold(head: Head, samples: Samples, measured: Measured, folds: int, s
         assert scores.probabilities is not None
         predicted[held], probabilities[held] = scores.predicted, scores.probabilities
     return Scores(predicted, probabilities)
+
+
+def _held_out(found: StreamedResult, y: Labels, classes: list[str]) -> tuple[Labels, Scores]:
+    """Give what a streamed search said of rows while they were held out, and their labels."""
+    assert found.held_probabilities is not None
+    known = [classes.index(str(name)) for name in np.unique(y)]
+    table = np.zeros((len(found.held_rows), len(classes)))
+    table[:, known] = found.held_probabilities
+    return y[found.held_rows], Scores(np.asarray(classes)[table.argmax(axis=1)], table)
 
 
 def _precise(

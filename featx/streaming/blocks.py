@@ -62,7 +62,8 @@ class Blocks:
     @classmethod
     def of(cls, X: Any, step: int = 0) -> Blocks:
         """Take what has a shape and can be cut into slices of rows, in memory or in a file."""
-        return cls(lambda rows: np.asarray(X[rows[0] : rows[-1] + 1]), *X.shape, step=step)
+        n_rows, n_features = X.shape
+        return cls(lambda at: np.asarray(X[at[0] : at[-1] + 1]), n_rows, n_features, step)
 
     def map(self, function: Callable[[Rows, Array], Found]) -> Iterator[Found]:
         """Read everything once: yield ``function(rows, X)`` of each block, in order.

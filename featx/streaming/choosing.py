@@ -18,8 +18,8 @@ from featx.selection.result import SearchResult
 from featx.selection.splits import Folds, make_folds
 from featx.selection.trials import Trials
 from featx.selection.tuning import SCORING
-from featx.streaming.blocks import Array, Blocks, numbered
-from featx.streaming.estimators import as_pipeline, calibrated
+from featx.streaming.blocks import Array, Blocks, Rows, numbered
+from featx.streaming.estimators import as_pipeline, calibrated, probabilities_of
 from featx.streaming.holding import ask
 from featx.streaming.solving import Labelled, Solver
 
@@ -41,9 +41,16 @@ class StreamedResult(SearchResult):
     ----------
     passes
         One for the sums and one for the choice; of logreg and svm also one a step.
+    held_rows
+        Rows (all, or a random part of very many) that were predicted while held out.
+    held_probabilities
+        Shape (len(held_rows), n_classes), columns in the order of the sorted classes; None for a
+        regression.
     """
 
-    passes: int = field(default=0)
+    passes: int = 0
+    held_rows: Rows = field(default_factory=lambda: np.empty(0, np.intp), repr=False)
+    held_probabilities: Array | None = field(default=None, repr=False)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -132,10 +139,12 @@ def search_blocks(
         best = grids.simplest_within(params, listed, trials.scores, best)
     final = solver.final(strengths[best], best, heads[0][best])
     estimator: Any = as_pipeline(head, params[best], final, data.classes, solver.statistics)
+    said, probabilities = held.decisions[:, best], None
     to_calibrate = data.classes is not None and not hasattr(estimator["clf"], "predict_proba")
     if to_calibrate:
-        said = held.decisions[:, best]
-        estimator = calibrated(estimator, said, labels[held.rows], len(rows))
+        estimator, probabilities = calibrated(estimator, said, labels[held.rows], len(rows))
+    elif data.classes is not None:
+        probabilities = probabilities_of(said)
     notes += few_samples(labels) if data.classes is not None else []
     notes += edge_notes(edges, params[best]) + convergence_notes(trials, final.converged)
     return StreamedResult(
@@ -150,6 +159,8 @@ def search_blocks(
         estimator=estimator,
         calibrated=to_calibrate,
         passes=blocks.passes,
+        held_rows=held.rows,
+        held_probabilities=probabilities,
     )
 
 

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning
@@ -83,7 +84,7 @@ class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError("only its decisions are asked for")
 
 
-def calibrated(pipeline: Pipeline, decisions: Array, y: Array, folds: int) -> Any:
+def calibrated(pipeline: Pipeline, decisions: Array, y: Array, folds: int) -> tuple[Any, Array]:
     """Give a pipeline probabilities: a sigmoid of each class, fitted on held-out decisions.
 
     Parameters
@@ -96,10 +97,21 @@ def calibrated(pipeline: Pipeline, decisions: Array, y: Array, folds: int) -> An
     Returns
     -------
     classifier : CalibratedClassifierCV around `pipeline`
+    probabilities : shape (n_rows, n_classes), of the rows given
     """
     made = CalibratedClassifierCV(_Given(), method="sigmoid", ensemble=False, cv=2)
+    table = np.asarray(decisions, dtype=np.float64)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
-        made.fit(np.asarray(decisions, dtype=np.float64), y)
+        made.fit(table, y)
+    probabilities = made.predict_proba(table)
     made.calibrated_classifiers_[0].estimator = pipeline
     made.n_features_in_ = pipeline.n_features_in_
-    return made.set_params(estimator=pipeline, cv=max(2, folds))
+    return made.set_params(estimator=pipeline, cv=max(2, folds)), probabilities
+
+
+def probabilities_of(decisions: Array) -> Array:
+    """Turn decisions of a head that gives probabilities itself into these."""
+    table = np.asarray(decisions, dtype=np.float64)
+    if table.shape[1] == 1:
+        table = np.hstack([np.zeros_like(table), table])
+    return np.asarray(softmax(table, axis=1))
