@@ -242,16 +242,10 @@ def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str
 
 
 def image_reader(cache: Cache) -> Callable[[int], bytes]:
-    """Give what reads the image of a row: from a built-in set, or from its path."""
-    from featx.datasets import BUILT_IN
-    from featx.manifest import read_file
+    """Give what reads the image of a row, from its path or from the source of the cache."""
+    from featx.sources.again import read_again
 
-    source = cache.provenance.get("source")
-    if source not in BUILT_IN:
-        return lambda row: read_file(cache.paths[row])[0]
-    manifest = BUILT_IN[source]()
-    places = {name: k for k, name in enumerate(manifest.ids)}
-    return lambda row: manifest.read(places[cache.ids[row]])[0]
+    return read_again(str(cache.provenance.get("source")), cache.ids, cache.paths)
 
 
 def _resized(

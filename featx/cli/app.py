@@ -26,7 +26,11 @@ _INTERRUPTED = 130
 _LISTED = 20  # failed images named on stderr; all of them are in the cache
 
 Source = Annotated[
-    str, typer.Argument(help="Folder of class folders, CSV or Parquet table, or elpv, digits.")
+    str,
+    typer.Argument(
+        help="Folder of class folders, table, tar shards, Parquet, saved data set, pattern, URL, "
+        "or elpv, digits."
+    ),
 ]
 CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file.")]
 ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
