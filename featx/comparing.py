@@ -212,7 +212,9 @@ def _folds(samples: Samples, folds: int, seed: int) -> tuple[Folds, list[Warn]]:
 
 
 def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
-    differ = first.y != other.y
+    if first.names != other.names:
+        raise FitError(f"{cache.path} has other labels than the first cache; compare the same ones")
+    differ = (first.y != other.y).reshape(len(first), -1).any(axis=1)
     if differ.any():
         k = int(differ.argmax())
         raise FitError(

@@ -23,7 +23,8 @@ def logme(X: ArrayLike, y: ArrayLike) -> float:
     X
         Shape (n_samples, n_features).
     y
-        Shape (n_samples,): class names, or float64 for a regression.
+        Shape (n_samples,): class names, or float64 for a regression; or 0 and 1 of shape
+        (n_samples, n_labels).
 
     Returns
     -------
@@ -37,7 +38,9 @@ def logme(X: ArrayLike, y: ArrayLike) -> float:
     True
     """
     features, labels = np.asarray(X, dtype=np.float64), np.asarray(y)
-    if labels.dtype.kind == "f":
+    if labels.ndim == 2:
+        targets = labels.astype(np.float64)
+    elif labels.dtype.kind == "f":
         targets = labels[:, None]
     else:
         targets = (labels[:, None] == np.unique(labels)[None]).astype(np.float64)

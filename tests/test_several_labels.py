@@ -123,6 +123,17 @@ def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:
     assert repeated.test["micro_f1"]["low"] < repeated.test["micro_f1"]["value"]
 
 
+def test_the_report_and_the_leaderboard_know_several_labels(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "mixed.featx"
+    featx.fit(folder / "mixed.h5", "logreg", out=place)
+    text = featx.report(place).read_text()
+    assert "the mean average precision of 3 labels is" in text
+    assert "Each label" in text
+    assert "What it confuses" not in text
+    board = featx.compare([folder / "mixed.h5"], ["logreg", "knn"], folds=3)
+    assert board.rows[0].score["value"] > board.baseline["accuracy"]["value"]
+
+
 def test_figures_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     true = (rng.random((80, 4)) < 0.4).astype(int)
