@@ -232,7 +232,7 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, engine: tuple[str, 
     network = slow_network(tmp_path, 0, then)
     module = tmp_path / "slow.py"
     module.write_text(module.read_text() + "\n\ndef exit_now():\n    import os\n    os._exit(9)\n")
-    code = "from featx.engines.work import Deaths; Deaths.MOST = 3; "
+    code = "from featx.engines.gathering import Deaths; Deaths.MOST = 3; "
     code += "from featx.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "extract", "photos", "c.h5", *network, *engine],
@@ -244,7 +244,7 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, engine: tuple[str, 
     )
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert "workers died" in last
+    assert "workers died" in last, done.stderr
     assert "run the same command again" in last
 
 

@@ -1,4 +1,4 @@
-"""A Ray cluster: connecting to it quietly and within a time limit, and what it has to offer."""
+"""A Ray cluster: connecting to it within a time limit, and how it is shared out to workers."""
 
 from __future__ import annotations
 
@@ -7,33 +7,29 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from featx.engines.work import Deaths
-from featx.errors import DeviceError, ExtractError, FeatxError, MissingExtraError
+from featx.engines.gathering import Deaths
+from featx.engines.silence import load_ray, quiet, silent
+from featx.errors import DeviceError, ExtractError, FeatxError
 from featx.options import ExtractOptions
 from featx.runtime import RuntimePlan, plan_runtime
 from featx.runtime.machine import cpu_cores
 
 log = logging.getLogger("featx")
 
+FEEDER = "featx-feeder"
+"""Name of the thread that takes the answers of the workers from Ray Data."""
+
 _CONNECT_SECONDS = 10.0
 _HEALTH_SECONDS = 40.0  # a Python that imports Ray on a busy machine
 _START_SECONDS = 600.0  # until the first worker runs; a cluster that grows on demand needs minutes
 _STORE_BYTES = 200_000_000  # of a local cluster; ids and digests are all that it holds
-_QUIET = {  # what Ray prints would stand between the results on stdout; deaths are said by featx
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_enable_metrics_collection": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-}
 
 
 @dataclass(frozen=True)
@@ -48,71 +44,6 @@ class Crew:
         """`function` as a Ray task with the resources of one worker."""
         needs = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": Deaths.MOST}
         return load_ray().remote(**needs)(function)
-
-
-def load_ray() -> Any:
-    """Import Ray, or say what to install.
-
-    Raises
-    ------
-    MissingExtraError
-        If Ray Data is not installed.
-    """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
-    try:
-        with _quiet():
-            import ray
-            import ray.data
-    except ImportError as error:
-        raise MissingExtraError(
-            f"--engine ray needs Ray Data ({error}); install it with pip install 'featx[ray]'"
-        ) from None
-    return ray
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray warns of its own settings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    for name in ("ray", "ray.data", "ray.serve", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Drop what is written to stderr: on starting, Ray's core tells how much it will tell."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
-def data_context() -> Iterator[None]:
-    """Keep Ray Data silent, and let a slow network take its time."""
-    with _quiet():
-        context = load_ray().data.DataContext.get_current()
-        wanted = {
-            "enable_progress_bars": False,
-            "print_on_execution_start": False,
-            "execution_no_progress_timeout_s": -1,
-            "max_consecutive_actor_init_deaths": Deaths.MOST,
-        }
-        before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
-        for name in before:
-            setattr(context, name, wanted[name])
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                setattr(context, name, value)
 
 
 @contextmanager
@@ -136,8 +67,11 @@ def connected(options: ExtractOptions) -> Iterator[Crew]:
     try:
         yield find_crew(ray.nodes(), options)
     finally:
-        with _quiet():
+        with quiet(), silent():  # threads of a data set that was broken off complain
             ray.shutdown()
+            for thread in threading.enumerate():
+                if thread.name.startswith((FEEDER, "StreamingExecutor")):
+                    thread.join(_CONNECT_SECONDS)
 
 
 def _connect(ray: Any, options: ExtractOptions) -> None:
@@ -154,7 +88,7 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
     else:
         _require_cluster(address)
     try:
-        with _quiet(), _silent():
+        with quiet(), silent():
             logging.getLogger("ray").setLevel(logging.ERROR)
             ray.init(address=address, configure_logging=False, **settings)
     except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as error:

@@ -12,10 +12,11 @@ import numpy as np
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.known import KnownRows
 from featx.cache.shards import ShardWriter, parts_folder
+from featx.engines.gathering import Gathering
 from featx.engines.presence import Room
 from featx.engines.processes import run_workers
 from featx.engines.threads import Outcome
-from featx.engines.work import Assignment, Gathering, Ran, chunk_size, cut
+from featx.engines.work import Assignment, Ran, chunk_size, cut
 from featx.errors import CacheError, ExtractError
 from featx.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.progress import Progress

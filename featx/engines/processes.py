@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from featx.cache.known import KnownRows
+from featx.engines.gathering import Deaths
 from featx.engines.presence import Room
-from featx.engines.work import Assignment, Chunk, Deaths, Part, RunOverError, Worker
+from featx.engines.work import Assignment, Chunk, Part, RunOverError, Worker
 from featx.errors import FeatxError
 
 log = logging.getLogger("featx")

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from featx.cache.known import KnownRows
-from featx.engines.cluster import Crew, as_one_line, data_context, load_ray, one_line, result
+from featx.engines.cluster import FEEDER, Crew, as_one_line, one_line, result
+from featx.engines.gathering import Deaths, Gathering
 from featx.engines.presence import Room
+from featx.engines.silence import data_context, load_ray
 from featx.engines.threads import Outcome
 from featx.engines.work import (
     Assignment,
     Chunk,
-    Deaths,
-    Gathering,
     Part,
     Ran,
     RunOverError,
@@ -58,16 +58,18 @@ def embed(run: Run, crew: Crew, known: KnownRows, outcome: Outcome, show: Progre
     if not len(pending):
         return ran
     size = chunk_size(len(pending), crew.workers, ran.batch_size)
-    gathering = Gathering(run, outcome)
     with Room(run.cache) as room:
         task = _assignment(run, room)
         if not (run.plan.precision == "fp32" or run.plan.precision_asked or len(known)):
             first = next(cut(pending, run.manifest.ids, PROBE_IMAGES))
-            ran = _decide(crew, task, known, first, gathering)
+            ran = _decide(crew, task, known, first, Gathering(run, outcome))
             pending = pending[PROBE_IMAGES:]
+        if not len(pending):
+            return ran
         options = replace(task.options, precision=ran.precision)
         task = replace(task, options=options, spec=run.spec(ran.precision))
         stream = _Stream(crew, room, show)
+        gathering = Gathering(run, outcome)
         chunks = cut(pending, run.manifest.ids, size)
         with contextlib.closing(stream.run(task, known, chunks)) as parts:
             for part in parts:
@@ -167,7 +169,8 @@ class _Stream:
             What a worker refused, or that workers died again and again.
         """
         answers = self._answers
-        feeder = threading.Thread(target=self._feed, args=(task, known, chunks), daemon=True)
+        arguments = (task, known, chunks)
+        feeder = threading.Thread(target=self._feed, args=arguments, name=FEEDER, daemon=True)
         feeder.start()
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Work in chunks: what every worker of a run is told, what it does, and how its parts are gathered.
+"""Work in chunks: what every worker of a run is told, and what it does with one.
 
 A worker is this same code in another process, of this machine or of a cluster. It lists the source
 itself, embeds the items of a chunk, writes them into shards beside the cache, and gives back a few
@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,70 +219,3 @@ def chunk_size(n_items: int, n_workers: int, batch_size: int) -> int:
     most = max(SHARD_ROWS, _BATCHES * batch_size)
     size = min(most, max(_LEAST_ITEMS, -(-n_items // (n_workers * _CHUNKS_EACH))))
     return -(-size // batch_size) * batch_size
-
-
-class Gathering:
-    """The driver's side: parts come in, in any order.
-
-    Parameters
-    ----------
-    run
-        Its clock is set so that the time in which no worker was ready yet counts as loading.
-    outcome
-        Filled with digests, failures and counts.
-    """
-
-    def __init__(self, run: Any, outcome: Outcome) -> None:
-        self._run, self._outcome = run, outcome
-        self._start: float | None = time.perf_counter()
-        self._prepared_before: float = run.prepare_seconds
-        self.ran: Ran | None = None
-
-    @property
-    def prepare_seconds(self) -> float:
-        """Seconds in which the run could not embed because its network was being prepared."""
-        return float(self._run.prepare_seconds)
-
-    def take(self, part: Part) -> None:
-        """Take one part; raises ExtractError when too many images have failed."""
-        run, outcome = self._run, self._outcome
-        if self._start is not None:
-            loading = max(0.0, time.perf_counter() - part.seconds - self._start)
-            run.first_read += loading
-            run.load_seconds += loading
-            self._start = None
-        run.prepare_seconds = max(run.prepare_seconds, self._prepared_before + part.prepare_seconds)
-        self.ran = part.ran
-        outcome.content[part.items] = part.content
-        outcome.failed.update(part.failed)
-        outcome.embedded += part.embedded
-        outcome.reused += part.reused
-        for stage, spent in part.busy.items():
-            outcome.busy[stage] += spent
-        for item, reason in part.failed.items():
-            run.check_failures(len(outcome.failed), f"{run.manifest.ids[item]}: {reason}")
-
-
-class Deaths:
-    """Count workers that died with no part finished in between; too many end the run."""
-
-    MOST = 20
-
-    def __init__(self) -> None:
-        self.in_a_row = 0
-
-    def add(self, n: int = 1) -> None:
-        """Count `n` more.
-
-        Raises
-        ------
-        ExtractError
-            After `MOST`.
-        """
-        self.in_a_row += n
-        if self.in_a_row >= self.MOST:
-            raise ExtractError(
-                f"workers died {self.in_a_row} times with nothing finished in between, perhaps for "
-                "want of memory; what is done is kept: try a smaller --batch-size or fewer "
-                "--workers, and run the same command again"
-            )

@@ -1,0 +1,77 @@
+"""The driver's side of work in chunks: parts come in, workers die."""
+
+from __future__ import annotations
+
+import time
+
+from featx.engines.threads import Outcome
+from featx.engines.work import Part, Ran
+from featx.errors import ExtractError
+from featx.runs import Run
+
+
+class Gathering:
+    """The driver's side: parts come in, in any order.
+
+    Parameters
+    ----------
+    run
+        Its clock is set so that the time in which no worker was ready yet counts as loading.
+    outcome
+        Filled with digests, failures and counts.
+    """
+
+    def __init__(self, run: Run, outcome: Outcome) -> None:
+        self._run, self._outcome = run, outcome
+        self._start: float | None = time.perf_counter()
+        self._prepared_before: float = run.prepare_seconds
+        self.ran: Ran | None = None
+
+    @property
+    def prepare_seconds(self) -> float:
+        """Seconds in which the run could not embed because its network was being prepared."""
+        return self._run.prepare_seconds
+
+    def take(self, part: Part) -> None:
+        """Take one part; raises ExtractError when too many images have failed."""
+        run, outcome = self._run, self._outcome
+        if self._start is not None:
+            loading = max(0.0, time.perf_counter() - part.seconds - self._start)
+            run.first_read += loading
+            run.load_seconds += loading
+            self._start = None
+        run.prepare_seconds = max(run.prepare_seconds, self._prepared_before + part.prepare_seconds)
+        self.ran = part.ran
+        outcome.content[part.items] = part.content
+        outcome.failed.update(part.failed)
+        outcome.embedded += part.embedded
+        outcome.reused += part.reused
+        for stage, spent in part.busy.items():
+            outcome.busy[stage] += spent
+        for item, reason in part.failed.items():
+            run.check_failures(len(outcome.failed), f"{run.manifest.ids[item]}: {reason}")
+
+
+class Deaths:
+    """Count workers that died with no part finished in between; too many end the run."""
+
+    MOST = 20
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def add(self, n: int = 1) -> None:
+        """Count `n` more.
+
+        Raises
+        ------
+        ExtractError
+            After `MOST`.
+        """
+        self.in_a_row += n
+        if self.in_a_row >= self.MOST:
+            raise ExtractError(
+                f"workers died {self.in_a_row} times with nothing finished in between, perhaps for "
+                "want of memory; what is done is kept: try a smaller --batch-size or fewer "
+                "--workers, and run the same command again"
+            )
