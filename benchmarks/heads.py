@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
+from featx.cache import open_cache
 from featx.heads import get_head
 from featx.selection import search
 
@@ -59,24 +60,32 @@ def compare(name: str, X: Any, y: Any, rounds: int) -> dict[str, Any]:
     }
 
 
+def _rows(asked: argparse.Namespace) -> tuple[Any, Any]:
+    if asked.cache:
+        with open_cache(asked.cache) as cache:
+            return np.asarray(cache.X), np.asarray(cache.y)
+    return make_classification(
+        asked.rows, asked.columns, n_informative=60, n_redundant=200, flip_y=0.1, random_state=0
+    )
+
+
 def main() -> None:
     """Print one JSON object a head and keep them in benchmarks/results/heads.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--columns", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", help="features and labels of this cache in place of made ones")
     parser.add_argument("--heads", nargs="+", default=["svm", "svm-rbf", "logreg"])
     asked = parser.parse_args()
-    X, y = make_classification(
-        asked.rows, asked.columns, n_informative=60, n_redundant=200, flip_y=0.1, random_state=0
-    )
+    X, y = _rows(asked)
     warnings.simplefilter("ignore")
     found = []
     for name in asked.heads:
         found.append(compare(name, X.astype(np.float32), y, asked.rounds))
         print(json.dumps(found[-1]), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"rows": asked.rows, "columns": asked.columns, "heads": found}, indent=1)
+    text = json.dumps({"rows": X.shape[0], "columns": X.shape[1], "heads": found}, indent=1)
     (RESULTS / "heads.json").write_text(f"{text}\n")
 
 
