@@ -217,7 +217,10 @@ def holds(target: Path) -> bool:
 
 
 def kill_everywhere(step: str, source: Path, target: Path, old: int, moments: int) -> int:
-    """Kill at moments spread over a run; what can be opened then is whole, and the old or new."""
+    """Kill at moments spread over a run; what can be opened then is whole, and the old or new.
+
+    A run that goes on from the parts of the one before makes fewer calls, and may live.
+    """
     force = "force" if old else ""
     saved = target.with_name("saved")
     if old:
@@ -250,7 +253,7 @@ def test_a_split_that_is_killed_leaves_the_old_or_the_new(
     (tmp_path / "t").mkdir()
     if old:
         split(make_cache(tmp_path / "small.h5", make_rows(old)), tmp_path / "t" / "f")
-    assert kill_everywhere("split", file, tmp_path / "t" / "f", old, 9) >= 7
+    assert kill_everywhere("split", file, tmp_path / "t" / "f", old, 6) >= 3
 
 
 @pytest.mark.parametrize("old", [0, 12])
@@ -262,4 +265,4 @@ def test_a_merge_that_is_killed_leaves_the_old_or_the_new(
     if old:
         make_cache(tmp_path / "t" / "c.h5", make_rows(old))
         shutil.rmtree(tmp_path / "t" / "c.h5.parts")
-    assert kill_everywhere("merge", tmp_path / "f", tmp_path / "t" / "c.h5", old, 9) >= 7
+    assert kill_everywhere("merge", tmp_path / "f", tmp_path / "t" / "c.h5", old, 6) >= 5

@@ -117,7 +117,8 @@ def durable_h5(
         raise_write_error(error, path, needed)
         raise
     try:
-        with h5py.File(sink, "w", libver=("earliest", "v110")) as file:
+        # Each dataset that is open keeps so many bytes of chunks: they are filled one by one.
+        with h5py.File(sink, "w", libver=("earliest", "v110"), rdcc_nbytes=2 << 20) as file:
             yield file
         if sink.error is not None:
             raise sink.error

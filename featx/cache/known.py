@@ -67,7 +67,8 @@ def _keys(names: Sequence[bytes]) -> NDArray[Any]:
 
 def _name(item: bytes, stamp: Sequence[int]) -> bytes:
     """What an untouched file is known by: its id, size and time of change."""
-    return b"%b\0%d %d" % (item, *stamp)
+    size, changed = stamp
+    return b"%b\0%d %d" % (item, size, changed)
 
 
 def _raw(contents: NDArray[Any]) -> NDArray[np.uint8]:
