@@ -16,7 +16,7 @@ from featx.heads import Head
 from featx.measuring import Measured, Scores, score_rows
 from featx.samples import Samples
 from featx.selection import make_folds
-from featx.selection.checks import Warn, check_groups, warn
+from featx.selection.checks import Warn, warn
 from featx.selection.refit import refit
 from featx.streaming import StreamedResult
 
@@ -243,8 +243,25 @@ def decide(
     return labels, p.max(axis=1) < np.array([bars[str(name)] for name in labels])
 
 
-def worth(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> dict[str, Any]:
-    """Measure decisions on the test rows, which chose nothing.
+def worth(
+    thresholds: dict[str, Any],
+    classes: list[str],
+    y: Labels,
+    scores: Scores,
+    groups: NDArray[np.int64] | None = None,
+) -> dict[str, Any]:
+    """Measure decisions on rows that chose nothing.
+
+    Parameters
+    ----------
+    thresholds
+        From `choose`.
+    classes
+        In the order of the probabilities.
+    y, scores
+        Of the rows: what is true, and what the head says.
+    groups
+        Numbers of the groups that intervals keep whole.
 
     Returns
     -------
@@ -252,19 +269,19 @@ def worth(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> d
         by cost also ``cost`` and ``cost_at_half``, the mean cost of a row with and without the
         threshold
     """
-    y, classes = samples.y[measured.test], samples.classes
-    labels, abstained = decide(thresholds, classes, measured.scores)
+    labels, abstained = decide(thresholds, classes, scores)
     share, kept = float(np.mean(~abstained)), ~abstained
     found: dict[str, Any] = {"answered": {"value": share, **wilson(share, len(y))}}
     if kept.any():
-        codes = check_groups(samples.groups, len(samples))
-        groups = None if codes is None else codes[measured.test][kept]
-        figures = evaluate(y[kept], labels[kept], classes=classes, groups=groups)
+        some = None if groups is None else groups[kept]
+        if some is not None and len(np.unique(some)) < 2:
+            some = None  # one group has no interval of groups
+        figures = evaluate(y[kept], labels[kept], classes=classes, groups=some)
         precision = {n: one["precision"] for n, one in figures["per_class"].items()}
         found |= {"accuracy": figures["accuracy"], "precision": precision}
     if thresholds["by"] == "cost":
         found["cost"] = _mean_cost(thresholds, y, labels)
-        found["cost_at_half"] = _mean_cost(thresholds, y, measured.scores.predicted)
+        found["cost_at_half"] = _mean_cost(thresholds, y, scores.predicted)
     return found
 
 

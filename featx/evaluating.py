@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from featx.cache.reader import Cache
+from featx.deciding import worth
 from featx.errors import ModelError
 from featx.evaluation import baseline
 from featx.evaluation import evaluate as measure
@@ -33,6 +34,8 @@ class Evaluation:
     excluded
         Why rows were left out, and how many: without label, seen in training, of a class that the
         model does not know.
+    decisions
+        The model's thresholds, and what they are worth on these rows (`featx.deciding.worth`).
     """
 
     head: str
@@ -50,6 +53,7 @@ class Evaluation:
     cache: str
     fingerprint: str
     tap: str
+    decisions: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -110,7 +114,12 @@ def evaluate(
             groups=codes,
         )
         known = baseline([chosen.meta["typical"]], samples.y, task=chosen.task, groups=codes)
-        return _result(chosen, file, samples, metrics, known)
+        found = _result(chosen, file, samples, metrics, known)
+        bars = chosen.thresholds
+        if not bars:
+            return found
+        test = worth(bars, chosen.classes, samples.y, scores, codes)
+        return replace(found, decisions={**bars, "test": test})
 
 
 def _several(samples: Samples) -> bool:

@@ -27,6 +27,7 @@ from featx.references import make_references
 from featx.reporting import write_report
 from featx.samples import Columns, Samples, load_samples
 from featx.selection import SplitPlan
+from featx.selection.checks import check_groups
 from featx.streamed import measurement
 
 
@@ -356,7 +357,13 @@ def _result(
 
 
 def _decisions(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> dict[str, Any]:
-    return {**thresholds, "test": worth(thresholds, samples, measured)} if thresholds else {}
+    if not thresholds:
+        return {}
+    codes = check_groups(samples.groups, len(samples))
+    groups = None if codes is None else codes[measured.test]
+    y = samples.y[measured.test]
+    test = worth(thresholds, samples.classes, y, measured.scores, groups)
+    return {**thresholds, "test": test}
 
 
 def _spread(measured: Measured) -> float:

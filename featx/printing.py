@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.cache.durable import size_text
+from featx.evaluation.decisions import decision_lines
 from featx.planning import Plan
 
 
@@ -178,35 +179,13 @@ def figures_text(found: dict[str, Any]) -> str:
         base = f"{beside['value']:.4f}" if beside else ""
         lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
     if found.get("decisions"):
-        lines += _decisions_text(found["decisions"])
+        lines += [f"  {line}" for line in decision_lines(found["decisions"])]
     if "measured_by" in found:
         lines.append(f"  measured by {found['measured_by']}")
     lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
     if found.get("measured_by") and found["model"]:
         lines.append(f"  model: {found['model']}")
     return "\n".join(lines)
-
-
-def _decisions_text(found: dict[str, Any]) -> list[str]:
-    test = found["test"]
-    if found["by"] == "cost":
-        bar = found["threshold"]
-        rule = f"{found['positive']} " + ("never" if bar is None else f"from {bar:.4f} on")
-        worth = f"cost {test['cost']:.4f} a row, {test['cost_at_half']:.4f} without"
-    else:
-        if found["by"] == "abstain":
-            rule = f"abstain below confidence {found['confidence']:.4f}"
-        else:
-            bars = found["classes"].items()
-            told = [
-                f"{n} {'never' if c is None else format(c['threshold'], '.4f')}" for n, c in bars
-            ]
-            rule = f"answer from probabilities {', '.join(told)}"
-        worth = f"{test['answered']['value']:.1%} of the test rows answered"
-    if "accuracy" in test:
-        a = test["accuracy"]
-        worth += f", accuracy {a['value']:.4f} ({_end(a['low'])} - {_end(a['high'])})"
-    return [f"  {rule} ({found['chosen_on']})", f"  {worth}"]
 
 
 def _end(value: float | None) -> str:

@@ -12,13 +12,15 @@ import pytest
 from coloured import save_coloured
 from typer.testing import CliRunner
 
-from featx import fit, load_model, open_cache
+from featx import evaluate, fit, load_model, open_cache
 from featx.archive import dump, read_archive, write_archive
 from featx.cli import app
 from featx.deciding import Wanted, decide
 from featx.errors import FitError, ModelError
+from featx.evaluation.decisions import decision_lines
 from featx.extraction import extract
 from featx.measuring import Scores
+from featx.printing import figures_text
 
 CLASSES = ["blue", "red"]
 
@@ -164,3 +166,25 @@ def test_the_shell_says_it(folder: Path) -> None:
         done = CliRunner().invoke(app, ["fit", cache, "--head", "logreg", *flags])
         assert done.exit_code == 0, done.output
         assert "out-of-fold predictions of 90 training rows" in done.stdout
+
+
+@pytest.mark.parametrize("wanted", [{"precision_at": 0.8}, {"cost": "1:3"}, {"abstain": 0.1}])
+def test_evaluation_and_report_follow_the_rule(
+    folder: Path, tmp_path: Path, wanted: dict[str, Any]
+) -> None:
+    out, page = tmp_path / "m.featx", tmp_path / "m.html"
+    fitted = fit(folder / "c.h5", "logreg", out, report=page, **wanted)
+    found = evaluate(out, folder / "c.h5")
+    # The rows that the model never saw are the test rows, in the order of the cache.
+    assert found.decisions["test"]["answered"] == fitted.decisions["test"]["answered"]
+    assert found.decisions["test"]["precision"] == fitted.decisions["test"]["precision"]
+    assert ("cost" in found.decisions["test"]) == ("cost" in wanted)
+    rule, worth = decision_lines(found.decisions)
+    for line in (rule, worth):
+        assert line in page.read_text(encoding="utf-8")
+        assert line in figures_text(found.to_dict())
+
+
+def test_evaluation_without_a_rule_says_none(folder: Path) -> None:
+    fit(folder / "c.h5", "logreg", folder / "none.featx")
+    assert evaluate(folder / "none.featx", folder / "c.h5").decisions == {}

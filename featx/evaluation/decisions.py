@@ -132,3 +132,40 @@ def abstain_band(
         "answered": float((last[at] + 1) / len(right)),
         "accuracy": float(reached[at]),
     }
+
+
+def decision_lines(found: dict[str, Any]) -> list[str]:
+    """Say a rule of decision, and what it is worth on the test rows, in a line each.
+
+    Parameters
+    ----------
+    found
+        Thresholds of `featx.deciding.choose`, and under ``test`` the figures of
+        `featx.deciding.worth`.
+    """
+    test = found["test"]
+    worth = f"{test['answered']['value']:.1%} of the test rows answered"
+    if found["by"] == "cost":
+        worth = f"cost {test['cost']:.4f} a row, {test['cost_at_half']:.4f} without"
+    if "accuracy" in test:
+        a = test["accuracy"]
+        worth += f", accuracy {a['value']:.4f} ({_end(a['low'])} - {_end(a['high'])})"
+    if found["by"] == "precision" and "precision" in test:
+        each = ", ".join(f"{name} {one['value']:.4f}" for name, one in test["precision"].items())
+        worth += f", precision {each}"
+    return [f"{_rule(found)} ({found['chosen_on']})", worth]
+
+
+def _rule(found: dict[str, Any]) -> str:
+    if found["by"] == "cost":
+        bar = found["threshold"]
+        return f"{found['positive']} " + ("never" if bar is None else f"from {bar:.4f} on")
+    if found["by"] == "abstain":
+        return f"abstain below confidence {found['confidence']:.4f}"
+    bars = found["classes"].items()
+    told = [f"{n} {'never' if c is None else format(c['threshold'], '.4f')}" for n, c in bars]
+    return f"answer from probabilities {', '.join(told)}"
+
+
+def _end(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.4f}"

@@ -58,7 +58,7 @@ class WholeModel(nn.Module):
         pixels = torch.stack(turned, 1).flatten(0, 1) if n > 1 else turned[0]
         vectors: Tensor = self.reader(pixels)[0]
         if n > 1:
-            views = vectors.unflatten(0, (-1, n))
+            views = vectors.reshape(-1, n, vectors.shape[1])
             vectors = views.flatten(1) if self.concat else views.mean(1)
         return vectors.half().float() if self.rounds else vectors
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from featx.errors import CacheError
+from featx.evaluation.decisions import decision_lines
 from featx.reporting import plots, words
 from featx.reporting.charts import SHAPES, shape
 from featx.reporting.curves import calibration_bins, ranking_curves
@@ -85,6 +86,9 @@ def render(data: ReportData) -> str:
         source=Path(str(data.provenance.get("source") or "")).name,
         verdict=words.verdict(data),
         metrics=_metrics(data),
+        decisions=decision_lines(data.figures["decisions"])
+        if data.figures.get("decisions")
+        else [],
         drawn=any(name in words.ON_UNIT for name in data.figures["test"]),
         several=" times " in str(data.figures.get("measured_by", "")),
         confusion=_confusion(data),
