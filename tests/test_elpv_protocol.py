@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
 from pipelines.elpv_kernels import Setting, mean_kernels, prepare, scores_of
-from pipelines.elpv_protocol import ALL, Cells, as_text, run, summary
+from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, as_text, run, summary
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,19 @@ def test_scaling_sees_training_rows_only(taps):
     np.testing.assert_array_equal(before[:, :180], after[:, :180])
     before, after = (mean_kernels(X, train, (2.0,))[2.0] for X in (before, after))
     np.testing.assert_allclose(before[:180, :180], after[:180, :180], atol=1e-6)
+
+
+def test_passes_are_weighed_by_their_shares(taps, monkeypatch):
+    train = np.arange(180)
+    merged = [tap.mean(axis=0, keepdims=True) for tap in taps]  # as views that are put together
+    passes = {"a": Pass("x", 300, "dihedral"), "b": Pass("x", 300, "dihedral", share=3)}
+    monkeypatch.setattr("pipelines.elpv_protocol.PASSES", passes)
+    monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
+    (first, a), (every, total) = _recipes({"a": taps, "b": merged}, train)
+    assert (first, every) == ("a", ALL)
+    for gamma, b in mean_kernels(prepare(merged, train), train, tuple(a)).items():
+        np.testing.assert_allclose(total[gamma], (a[gamma] + 3 * b) / 4, atol=1e-6)
+        np.testing.assert_allclose(np.diag(b), 1, atol=1e-5)
 
 
 def test_labels_of_other_rows_change_no_score(taps, cells):
