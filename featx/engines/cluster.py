@@ -107,11 +107,15 @@ def _require_cluster(address: str) -> None:
     check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
     check += [] if address == "auto" else ["--address", address]
     try:
-        healthy = not subprocess.run(
-            check, capture_output=True, timeout=_HEALTH_SECONDS, check=False
-        ).returncode
+        done = subprocess.run(check, capture_output=True, timeout=_HEALTH_SECONDS, check=False)
+        healthy, refused = done.returncode == 0, b"AuthenticationError" in done.stderr
     except subprocess.TimeoutExpired:
-        healthy = False
+        healthy = refused = False
+    if refused:
+        raise ExtractError(
+            f"the Ray cluster at {address} asks for a token; set RAY_AUTH_MODE=token and give this "
+            "user the cluster's token (Ray's page on token authentication says how)"
+        )
     if not healthy:
         raise ExtractError(
             f"no Ray cluster at {address}: `ray health-check` fails; start one with "
