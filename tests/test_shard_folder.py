@@ -17,10 +17,11 @@ from test_merge import described
 import featx
 from featx.cache import open_cache, split
 from featx.cache.assemble import Description, describes, write_cache
-from featx.cache.folder import Folder, file_digest, holds_cache, target_path
+from featx.cache.folder import Folder, holds_cache, target_path
 from featx.cache.format import ID_INDEX, INDEX, create_column
 from featx.cache.known import KnownRows
 from featx.cache.lookup import find_rows, hash_column, hash_ids, write_id_index
+from featx.cache.parts import file_digest
 from featx.cache.shards import ShardWriter, parts_folder
 from featx.cache.verify import verify_file
 from featx.errors import CacheError, CacheFormatError

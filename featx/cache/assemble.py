@@ -22,7 +22,7 @@ from featx.cache.format import (
     column_dtype,
     row_digest,
 )
-from featx.cache.known import RowReader
+from featx.cache.rows import RowReader
 from featx.cache.writing import Whole, write_file, write_folder
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +17,12 @@ from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import ID_INDEX, INDEX, read_text
+from featx.cache.parts import Part, read_parts
 from featx.errors import CacheError, CacheFormatError
 
-_PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.h5", re.ASCII)
 _GROUPS = ("taps", "columns")
 _IN_INDEX = ("spec", "provenance", "classes", ID_INDEX, "failed", "failed/ids", "failed/reasons")
 _OPEN_PARTS = 32  # at a time
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part as the index names it: its rows are `start` to `stop` of the whole."""
-
-    name: str
-    start: int
-    stop: int
-    n_bytes: int
-    digest: str
 
 
 class Joined:
@@ -84,7 +69,7 @@ class Folder:
             raise CacheFormatError(f"{path}: {INDEX} is a link; a cache holds no links")
         self.index, self.spec = open_index(path / INDEX)
         try:
-            self.parts = _read_parts(self.index)
+            self.parts = read_parts(self.index)
         except (CacheFormatError, OSError) as error:
             self.index.close()
             raise CacheFormatError(f"{path}: {error}") from None
@@ -271,34 +256,6 @@ def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
 def holds_cache(path: Path) -> bool:
     """Whether there is something to open; a folder that waits for its first parts holds nothing."""
     return path.exists() and not (path.is_dir() and not any(path.glob("[!.]*")))
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b-128 of the bytes of a file, as ``b2sum -l 128`` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _read_parts(index: h5py.File) -> list[Part]:
-    names, digests = read_text(index["parts"]), read_text(index["part_digest"])
-    spans, sizes = index["part_rows"][...].tolist(), index["part_bytes"][...].tolist()
-    for name in names:
-        if not _PART_NAME.fullmatch(name) or name == INDEX:
-            raise CacheFormatError(f"{INDEX} names the part {name!r}, which is no plain name")
-    if len(set(names)) != len(names):
-        raise CacheFormatError(f"{INDEX} names a part twice")
-    for before, (start, stop) in pairwise([(0, 0), *spans]):
-        if start != before[1]:
-            what = "overlap" if start < before[1] else "are missing"
-            raise CacheFormatError(
-                f"{INDEX}: rows {min(start, before[1])} to {max(start, before[1])} {what}"
-            )
-        if stop <= start:
-            raise CacheFormatError(f"{INDEX} names a part of rows {start} to {stop}")
-    return [
-        Part(name, int(start), int(stop), int(size), digest)
-        for name, (start, stop), size, digest in zip(names, spans, sizes, digests, strict=True)
-    ]
 
 
 def _tables(file: h5py.File) -> dict[str, tuple[Any, ...]]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import Folder, Part, file_digest
+from featx.cache.folder import Folder
 from featx.cache.format import BLOCK_ROWS, ID_INDEX, blocks, row_digest, vector_datasets
 from featx.cache.lookup import index_problems
+from featx.cache.parts import Part, file_digest
 from featx.errors import CacheError, CacheFormatError
 
 _KEYS = ("/ids", "/content", "/row_digest")

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import TEMPORARY, durable_h5, size_text
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import Part, file_digest
 from featx.cache.format import (
     INDEX,
     INDEX_TYPE,
@@ -28,6 +27,7 @@ from featx.cache.format import (
     fill,
 )
 from featx.cache.lookup import hash_column, write_id_index
+from featx.cache.parts import Part, file_digest
 from featx.cache.verify import require_sound
 from featx.errors import CacheError, NoSpaceError
 
