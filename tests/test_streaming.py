@@ -248,9 +248,9 @@ def test_the_head_is_scikit_learns_own_and_survives_a_file(name: str) -> None:
     np.testing.assert_array_equal(loaded.predict(X), found.estimator.predict(X))
     assert loaded.n_features_in_ == X.shape[1]
     again = clone(found.estimator).fit(X, y)
-    # scikit-learn's own descents end earlier (its tol), so a few rows at a border may differ.
+    # Its own folds calibrate, and its own descents end earlier: rows at a border may differ.
     same = np.isclose(again.predict(X), found.estimator.predict(X), atol=1e-3)
-    assert same.mean() >= (0.97 if name in LOSSES else 0.999)
+    assert same.mean() >= 0.97
 
 
 def test_kept_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,17 +43,23 @@ def test_streamed_and_in_memory_agree_to_the_last_figure(cache: Path, tmp_path: 
     np.testing.assert_array_equal(model.score(X).predicted, ours.model.score(X).predicted)
 
 
-def test_nested_repeats_thresholds_and_report_stream_too(cache: Path, tmp_path: Path) -> None:
+def test_nested_and_repeated_measurements_stream_too(cache: Path) -> None:
     nested = featx.fit(cache, "lda", memory="stream", nested=True, folds=3)
     assert nested.n_test == 80
     several = featx.fit(cache, "ridge", memory="stream", repeats=2)
     assert several.measured_by.startswith("2 times")
-    page = tmp_path / "page.html"
-    result = featx.fit(
-        cache, "logreg", tmp_path / "m.featx", report=page, memory="stream", precision_at=0.8
-    )
+
+
+def test_thresholds_need_no_row_again(cache: Path) -> None:
+    result = featx.fit(cache, "logreg", memory="stream", precision_at=0.8)
     assert result.decisions["chosen_on"] == "out-of-fold predictions of 60 training rows"
     assert set(result.decisions["classes"]) == {"blue", "red"}
+
+
+@pytest.mark.slow
+def test_a_streamed_head_has_a_report(cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    featx.fit(cache, "ridge", tmp_path / "m.featx", report=page, memory="stream")
     assert "<svg" in page.read_text()
 
 
