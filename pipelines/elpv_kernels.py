@@ -34,7 +34,7 @@ class Setting:
     ridge: float
 
 
-def prepare(taps: Sequence[Array], train: Array) -> Array:
+def prepare(taps: Sequence[Array], train: Array, scale: bool = True) -> Array:
     """Standardise each column by the training rows, and give each tap of each view length one.
 
     Parameters
@@ -43,6 +43,8 @@ def prepare(taps: Sequence[Array], train: Array) -> Array:
         One array a tap, float32, shape (n_views, n_samples, n_features).
     train
         Training rows, of which mean and deviation are taken over all views.
+    scale
+        Whether to divide by the deviation; not where the columns of a tap have one unit already.
 
     Returns
     -------
@@ -51,8 +53,9 @@ def prepare(taps: Sequence[Array], train: Array) -> Array:
     parts = []
     for tap in taps:
         seen = tap[:, train]
-        mean, deviation = seen.mean(axis=(0, 1)), seen.std(axis=(0, 1))
-        Z = (tap - mean) / (deviation + 1e-6)
+        Z = tap - seen.mean(axis=(0, 1))
+        if scale:
+            Z = Z / (seen.std(axis=(0, 1)) + 1e-6)
         parts.append(Z / np.maximum(np.linalg.norm(Z, axis=2, keepdims=True), 1e-9))
     return np.ascontiguousarray(np.concatenate(parts, axis=2), dtype=np.float32)
 

@@ -63,12 +63,18 @@ def test_scaling_sees_training_rows_only(taps):
 def test_passes_are_weighed_by_their_shares(taps, monkeypatch):
     train = np.arange(180)
     merged = [tap.mean(axis=0, keepdims=True) for tap in taps]  # as views that are put together
-    passes = {"a": Pass("x", 300, "dihedral"), "b": Pass("x", 300, "dihedral", share=3)}
+    passes = {
+        "a": Pass("x", 300, "dihedral"),
+        "b": Pass("x", 300, "dihedral", pool="cov", together=True, share=3),
+    }
     monkeypatch.setattr("pipelines.elpv_protocol.PASSES", passes)
     monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
     (first, a), (every, total) = _recipes({"a": taps, "b": merged}, train)
     assert (first, every) == ("a", ALL)
-    for gamma, b in mean_kernels(prepare(merged, train), train, tuple(a)).items():
+    unscaled = prepare(merged, train, scale=False)
+    assert not np.allclose(unscaled, prepare(merged, train), atol=1e-3)
+    np.testing.assert_allclose(np.square(unscaled).sum(axis=2), 2, atol=1e-5)  # one for each tap
+    for gamma, b in mean_kernels(unscaled, train, tuple(a)).items():
         np.testing.assert_allclose(total[gamma], (a[gamma] + 3 * b) / 4, atol=1e-6)
         np.testing.assert_allclose(np.diag(b), 1, atol=1e-5)
 
@@ -98,6 +104,8 @@ def test_a_low_weight_makes_a_cell_count_less(taps, cells):
 
 
 def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, monkeypatch):
+    passes = dict.fromkeys("ab", Pass("x", 300, "dihedral"))
+    monkeypatch.setattr("pipelines.elpv_protocol.PASSES", passes)
     monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
     rounds = list(run({"a": taps, "b": taps}, cells, repeats=2))
     table = summary(rounds)
