@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom on a cache of a built-in set."""
+"""The notebooks run from top to bottom: on a cache of a built-in set, and on a model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 
 import nbformat
 import pytest
+from coloured import save_coloured
 from nbclient import NotebookClient
 
+from featx import fit
 from featx.extraction import extract
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "explore_features.ipynb"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def executed(name: str, folder: Path) -> Any:
+    """Run a notebook in `folder`."""
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -21,11 +30,28 @@ def test_notebook_runs(
     cache = tmp_path / "digits.h5"
     extract("digits", cache, **tiny)
     monkeypatch.setenv("FEATX_CACHE", str(cache))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook = executed("explore_features.ipynb", tmp_path)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 2
     text = "".join(o.get("text", "") for o in outputs)
     assert "images never seen" in text
     assert "1797" in "".join(o.get("data", {}).get("text/html", "") for o in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_shipping_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_coloured(tmp_path / "old", 40)
+    save_coloured(tmp_path / "new", 6)
+    network = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
+    extract(tmp_path / "old", tmp_path / "c.h5", input_size=64, progress=False, **network)
+    fit(tmp_path / "c.h5", "logreg", tmp_path / "m.featx")
+    monkeypatch.setenv("FEATX_MODEL", str(tmp_path / "m.featx"))
+    monkeypatch.setenv("FEATX_PICTURES", str(tmp_path / "new"))
+    notebook = executed("ship_a_model.ipynb", tmp_path)
+    text = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "6 labelled, 0 failed" in text
+    assert "without featx: {" in text
+    assert (tmp_path / "model.onnx").exists()
+    assert len((tmp_path / "lines.py").read_text().splitlines()) == 10
