@@ -17,6 +17,7 @@ import numpy as np
 from featx.cache.assemble import describes, write_cache
 from featx.cache.durable import require_writable
 from featx.cache.fingerprint import ExtractSpec
+from featx.cache.folder import target_path
 from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
@@ -71,7 +72,7 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
     """
     asked = ExtractOptions.of(**options)
     run = DryRun if asked.dry_run else _Extraction
-    return run(source, Path(cache), asked).execute()
+    return run(source, target_path(cache, create=not asked.dry_run), asked).execute()
 
 
 class _Extraction(Run):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featx.backbones import load_backbone
 from featx.cache.durable import require_writable
 from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.folder import holds_cache
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
 from featx.cache.shards import Row, parts_folder
@@ -60,7 +61,7 @@ class Run:
         return old
 
     def _spec_in_place(self) -> ExtractSpec | None:
-        if not self.cache.exists():
+        if not holds_cache(self.cache):
             return None
         try:
             with open_cache(self.cache) as found:

@@ -32,7 +32,7 @@ Source = Annotated[
         "or elpv, digits."
     ),
 ]
-CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file.")]
+CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file, or a folder of parts.")]
 ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
