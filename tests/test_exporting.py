@@ -25,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from featx import fit, load_model, open_cache
 from featx.deciding import decide
 from featx.errors import MissingExtraError, ModelError
+from featx.exporting.graph import Decision
 from featx.exporting.heads import head_module
 from featx.exporting.lines import standalone_lines
 from featx.extraction import extract
@@ -181,27 +182,33 @@ def test_the_file_describes_itself(model: Model, file: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [{"abstain": 0.0}, {"cost": "1:5"}, {"precision_at": 0.9}])
-def test_thresholds_are_in_the_graph(
-    model: Model, folder: Path, tmp_path: Path, wanted: dict[str, Any]
-) -> None:
-    # Too strict a threshold would leave nothing to tell apart.
+def test_thresholds_decide_as_in_featx(folder: Path, model: Model, wanted: dict[str, Any]) -> None:
     found = fit(folder / "plain.h5", "logreg", **wanted).model
+    assert found is not None
+    p = np.random.default_rng(0).dirichlet([1, 1], 200).astype(np.float32)
+    label, abstained = Decision(found.thresholds, found.classes)(torch.from_numpy(p))
+    scores = Scores(np.asarray(found.classes)[p.argmax(1)], p.astype(np.float64))
+    labels, left = decide(found.thresholds, found.classes, scores)
+    assert [found.classes[k] for k in label] == list(labels)
+    assert abstained.tolist() == left.tolist()
+
+
+@pytest.mark.slow
+def test_thresholds_are_in_the_graph(folder: Path, model: Model, tmp_path: Path) -> None:
+    found = fit(folder / "plain.h5", "logreg", abstain=0.0).model
     assert found is not None
     assert replace(model, meta=found.meta).export(tmp_path / "t.onnx").outputs[2] == "abstained"
     _, pixels = pixels_of(model, folder / "old", 20)
-    p, label, abstained = run(tmp_path / "t.onnx", pixels, "probabilities", "label", "abstained")
-    scores = Scores(np.asarray(model.classes)[p.argmax(1)], p)
-    labels, left = decide(found.thresholds, found.classes, scores)
-    assert [model.classes[k] for k in label] == list(labels)
-    assert abstained.tolist() == left.tolist()
+    p, abstained = run(tmp_path / "t.onnx", pixels, "probabilities", "abstained")
+    assert abstained.tolist() == (p.max(1) < found.thresholds["confidence"]).tolist()
 
 
 @pytest.mark.parametrize(
     ("views", "merge", "dtype"),
     [
         ("dihedral", "mean", "float32"),
-        ("hflip", "concat", "float16"),
-        ("flips", "apart", "float32"),
+        pytest.param("hflip", "concat", "float16", marks=pytest.mark.slow),
+        pytest.param("flips", "apart", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_turned_views_are_in_the_graph(
@@ -217,10 +224,12 @@ def test_views_of_other_pixels_are_refused(folder: Path, tmp_path: Path) -> None
         found.export(tmp_path / "v.onnx")
 
 
+@pytest.mark.slow
 def test_without_reference_images_drawn_ones_are_compared(model: Model, tmp_path: Path) -> None:
     assert replace(model, members={}).export(tmp_path / "m.onnx").checked == 8
 
 
+@pytest.mark.slow
 def test_regression_gives_a_value(folder: Path, tmp_path: Path) -> None:
     files = sorted((folder / "old").rglob("*.png"))
     table = tmp_path / "t.csv"
