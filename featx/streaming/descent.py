@@ -25,6 +25,8 @@ MOST_PASSES = 200
 TOLERANCE, SEARCH_TOLERANCE = 1e-7, 1e-5
 """Expected gain of the next step, as a share of the mean loss, below which a descent ends: of the
 head that is kept, and of those that only vote on its strength."""
+SMALL_LOSS = 0.1
+"""A mean loss below which that share is no longer of the loss: such classes are apart already."""
 HISTORY = 10
 STATE_BYTES = 512 << 20
 """Memory for the histories of all descents that run side by side."""
@@ -226,7 +228,7 @@ class Descent:
         base, height, slope = self._best or (self.point, value, gradient)
         gain = -0.5 * float((slope * self._direction).sum())
         # Below a thousandth of a step the sums' own rounding decides.
-        self.done = gain <= self.ends * max(height, 1e-3) or self._step < 1e-3
+        self.done = gain <= self.ends * max(height, SMALL_LOSS) or self._step < 1e-3
         self.converged = self.done
         self.point = base if self.done else base + self._step * self._direction
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -32,11 +33,8 @@ def as_pipeline(
     """
     blank = head.build(n_samples=max(statistics.whole.n, LARGE_ROWS + 1)).set_params(**params)
     clf, d = blank["clf"], len(found.scale.mean)
-    # Fitted on blank rows, scikit-learn itself says what a fitted estimator holds.
     labels = np.zeros(2) if classes is None else np.repeat(classes, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        clf.fit(np.zeros((len(labels), d)), labels)
+    _fit_blank(clf, np.zeros((len(labels), d)), labels)
     single = classes is None
     vars(clf).update(
         coef_=found.coef[0] if single else found.coef,
@@ -48,6 +46,19 @@ def as_pipeline(
     elif found.evaluations:
         clf.n_iter_ = np.array([found.evaluations])
     return Pipeline([("scale", _scaler(found.scale)), ("clf", clf)])
+
+
+def _fit_blank(clf: Any, X: Array, labels: Array) -> None:
+    """Fit on blank rows, so that scikit-learn itself says what a fitted estimator holds."""
+    solver = getattr(clf, "solver", None)
+    if isinstance(clf, LinearDiscriminantAnalysis):
+        # Blank rows have no eigenvectors, which LDA keeps for `transform` alone.
+        clf.set_params(solver="lsqr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clf.fit(X, labels)
+    if solver is not None:
+        clf.set_params(solver=solver)
 
 
 def _scaler(scale: Scale) -> StandardScaler:
