@@ -99,7 +99,8 @@ class Backbone:
             Dotted names or globs; ``*`` stays within one part, ``**`` crosses dots. None: the
             default tap.
         pool
-            One of `featx.backbones.taps.POOLS`; None: ``avg``.
+            One of `featx.backbones.taps.POOLS`, or several joined by ``+`` for a tap each; None:
+            ``avg``.
 
         Raises
         ------

@@ -32,7 +32,10 @@ def extract(
     layer: Annotated[
         list[str] | None, typer.Option(help="Layer to read; repeatable, globs allowed.")
     ] = None,
-    pool: Annotated[str | None, typer.Option(help="avg, max, avgmax, gem, flatten, cls.")] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",

@@ -18,7 +18,8 @@ def fit(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
     tap: Annotated[
-        str | None, typer.Option(help="Whose features, as a or a,b; default: the first; stack: all.")
+        str | None,
+        typer.Option(help="Whose features, as a or a,b; default: the first; stack: all."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
     groups: Annotated[
