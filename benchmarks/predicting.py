@@ -26,7 +26,9 @@ def seconds(*arguments: object) -> float:
     """Wall time of one command of featx, from its start to its end."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "featx", *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return time.perf_counter() - start
 
 
@@ -58,8 +60,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--precision", default="auto")
     chosen = parser.parse_args()
-    n, flags = chosen.images, ["--backbone", chosen.backbone]
+    n, flags = chosen.images, ["--backbone", chosen.backbone, "--precision", chosen.precision]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = write_photos(folder / "pictures", 2 * n, (500, 375))
