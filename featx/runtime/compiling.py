@@ -49,6 +49,12 @@ def count_layers(module: nn.Module) -> int:
     return sum(isinstance(part, kinds) for part in module.modules())
 
 
+def has_depthwise(module: nn.Module) -> bool:
+    """Whether a convolution of the network has a kernel of its own for every channel."""
+    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+    return any(part.groups == part.in_channels > 1 for part in convolutions)
+
+
 def slowness() -> float:
     """Time a little scalar work: how many times longer it takes than on an idle server core.
 

@@ -24,6 +24,7 @@ from featx.runtime.compiling import (
     compile_library,
     count_layers,
     find_compiler,
+    has_depthwise,
     repays,
     slowness,
 )
@@ -44,7 +45,6 @@ from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 log = logging.getLogger("featx")
 
 _REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
-_SURE_COSINE = 0.9999  # far enough above the least allowed for the pictures not looked at
 # A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.
 _CHECKED_SHARE, _MOST_CHECKED = 32, 64
 
@@ -101,7 +101,6 @@ class Runner:
         self._lock = threading.RLock()
         self._threads_before = torch.get_num_threads()
         self._memory = contextlib.ExitStack()
-        self._cosine = 1.0  # of the precision chosen, to float32
 
     def __enter__(self) -> Runner:
         return self
@@ -179,7 +178,7 @@ class Runner:
             return
         self._drop_package()
         if self._is_worth_compiling(sample[: self.batch_size], n_waiting, count_layers(exact)):
-            self._compile(self._to_compile(module, exact), check)
+            self._compile(module, check)
 
     def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
         return converted(reader, self.plan.device, DTYPES[precision], self.plan.channels_last)
@@ -215,14 +214,12 @@ class Runner:
         if self.precision == "fp32":
             self._forward = self._uncompiled(exact)
             return exact, check
-        module, self._cosine = exact, -1.0
-        for module, forward in self._in_precision(exact):
-            self._forward = forward
-            self._cosine = check.cosine(self._in_pieces)
-            if self._cosine >= MIN_COSINE:
-                return module, check
-        what = disagreement(self.precision, "fp32", self._cosine)
-        if self.plan.precision_asked and self._cosine > -1:
+        module, self._forward = self._in_precision(exact)
+        cosine = check.cosine(self._in_pieces)
+        if cosine >= MIN_COSINE:
+            return module, check
+        what = disagreement(self.precision, "fp32", cosine)
+        if self.plan.precision_asked and cosine > -1:
             log.warning("%s; going on with %s as asked", what, self.precision)
             return module, Check(check.images, self._in_pieces(check.images), self.precision)
         log.warning("%s; going on with fp32", what)
@@ -230,13 +227,17 @@ class Runner:
         self._forward = self._uncompiled(exact)
         return exact, check
 
-    def _in_precision(self, exact: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
-        """Build the network in the plan's precision: at once, then the closest to float32."""
-        module = self._copy(exact, self.precision)
-        yield module, self._uncompiled(module)
-        graph = self._lowered(exact)
+    def _in_precision(self, exact: nn.Module) -> tuple[nn.Module, Forward]:
+        """Build the network in the plan's precision.
+
+        There is one form of it for a network, whatever the pictures: two that each agree with
+        float32 may be further from each other, and a later run has to give the same features.
+        """
+        graph = self._lowered(exact) if has_depthwise(exact) else None
         if graph is not None:
-            yield graph, GraphForward(graph, self.batch_size)
+            return graph, GraphForward(graph, self.batch_size)
+        module = self._copy(exact, self.precision)
+        return module, self._uncompiled(module)
 
     def _lowered(self, exact: nn.Module) -> nn.Module | None:
         if self.plan.kind != "cpu" or self.precision != "bf16":
@@ -246,12 +247,6 @@ class Runner:
         except Exception as error:  # export raises what it likes; there is another way
             log.debug("the network cannot be lowered to a graph (%s)", _line(error))
             return None
-
-    def _to_compile(self, module: nn.Module, exact: nn.Module) -> nn.Module:
-        """Take the closer way to the precision, unless the plain one, a little faster, is close."""
-        if isinstance(module, torch.fx.GraphModule) or self._cosine >= _SURE_COSINE:
-            return module
-        return self._lowered(exact) or module
 
     def _uncompiled(self, module: nn.Module) -> Forward:
         if self.plan.kind != "cuda":
