@@ -27,7 +27,7 @@ def main() -> None:
     featx.extract("digits", folder / "digits.h5", progress=False)
     featx.fit(folder / "digits.h5", head="svm", out=folder / "digits.featx")
     pixels = (load_digits().images[7] * 255 / 16).astype(np.uint8)
-    Image.fromarray(pixels).resize((160, 160), Image.Resampling.NEAREST).save(folder / "seven.png")
+    Image.fromarray(pixels).save(folder / "seven.png")
     ready = threading.Event()
 
     def draw() -> None:
