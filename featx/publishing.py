@@ -141,9 +141,7 @@ def keep_for_report(
     return ready
 
 
-def _map(
-    samples: Samples, measured: Measured, points: Rows, method: str
-) -> dict[str, Any] | None:
+def _map(samples: Samples, measured: Measured, points: Rows, method: str) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     at = measured.test[points]
