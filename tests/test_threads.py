@@ -52,9 +52,10 @@ def dark_then_bright(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not native_bf16(), reason="this processor does not multiply bf16")
 def test_the_precision_is_checked_on_pictures_from_all_over_the_source(
-    dark_then_bright: Path, tmp_path: Path
+    dark_then_bright: Path, tmp_path: Path, workers: int
 ) -> None:
     module = tmp_path / "bright.py"
     module.write_text(BRIGHT_FAILS)
@@ -63,7 +64,7 @@ def test_the_precision_is_checked_on_pictures_from_all_over_the_source(
         found = featx.extract(
             source, tmp_path / cache, backbone=f"file:{module}:build", weights="random",
             layers=("flatten",), input_size=32, device="cpu", batch_size=4, compile="off",
-            mean=(0, 0, 0), std=(1, 1, 1), progress=False,
+            mean=(0, 0, 0), std=(1, 1, 1), workers=workers, progress=False,
         )  # fmt: skip
         return str(found.precision)
 

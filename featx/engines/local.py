@@ -16,7 +16,7 @@ from featx.engines.gathering import Gathering
 from featx.engines.presence import Room
 from featx.engines.processes import run_workers
 from featx.engines.threads import Outcome
-from featx.engines.work import Assignment, Ran, chunk_size, cut
+from featx.engines.work import Assignment, Ran, chunk_size, cut, probe
 from featx.errors import CacheError, ExtractError
 from featx.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.progress import Progress
@@ -33,13 +33,13 @@ def embed(run: Run, known: KnownRows, outcome: Outcome, show: Progress) -> Ran:
     """
     pending = np.flatnonzero(outcome.content == b"")
     devices = run.devices() if len(pending) > PROBE_IMAGES else []
-    n_here = PROBE_IMAGES if len(devices) > 1 else len(pending)
+    here, beside = probe(pending, PROBE_IMAGES if len(devices) > 1 else len(pending))
     shape = (*run.preprocess.input_size, 3)
     with Runner(run.reader, run.plan, shape, run.package_key()) as runner:
-        _embed_here(run, pending[:n_here].tolist(), known, outcome, runner, show)
+        _embed_here(run, here.tolist(), known, outcome, runner, show)
     ran = Ran.of(runner)
-    if n_here < len(pending):
-        _embed_beside(run, pending[n_here:], devices, known, outcome, ran, show)
+    if len(beside):
+        _embed_beside(run, beside, devices, known, outcome, ran, show)
     return ran
 
 

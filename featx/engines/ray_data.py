@@ -34,6 +34,7 @@ from featx.engines.work import (
     Worker,
     chunk_size,
     cut,
+    probe,
 )
 from featx.errors import ExtractError, FeatxError
 from featx.planning import LONG_SECONDS, PROBE_IMAGES
@@ -61,9 +62,9 @@ def embed(run: Run, crew: Crew, known: KnownRows, outcome: Outcome, show: Progre
     with Room(run.cache) as room:
         task = _assignment(run, room)
         if not (run.plan.precision == "fp32" or run.plan.precision_asked or len(known)):
-            first = next(cut(pending, run.manifest.ids, PROBE_IMAGES))
-            ran = _decide(crew, task, known, first, Gathering(run, outcome))
-            pending = pending[PROBE_IMAGES:]
+            first, pending = probe(pending, PROBE_IMAGES)
+            chunk = next(cut(first, run.manifest.ids, PROBE_IMAGES))
+            ran = _decide(crew, task, known, chunk, Gathering(run, outcome))
         if not len(pending):
             return ran
         options = replace(task.options, precision=ran.precision)

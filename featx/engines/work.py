@@ -208,6 +208,19 @@ def cut(pending: NDArray[np.int64], ids: Sequence[str], size: int) -> Iterator[C
         yield Chunk(items, [ids[item] for item in items.tolist()])
 
 
+def probe(pending: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Take up to `size` of the pending items from all over them, to decide on; the rest is second.
+
+    Examples
+    --------
+    >>> first, rest = probe(np.arange(10), 3)
+    >>> first.tolist(), len(rest)
+    ([0, 4, 9], 7)
+    """
+    places = np.linspace(0, len(pending) - 1, min(size, len(pending))).astype(np.int64)
+    return pending[places], np.delete(pending, places)
+
+
 def chunk_size(n_items: int, n_workers: int, batch_size: int) -> int:
     """Items of a chunk: whole batches, at most a shard or a few batches.
 
