@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.archive import FORMAT_VERSION, REPORT, dump, load, read_archive, write_archive
 from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.deciding import check_thresholds
 from featx.errors import FeatxError, ModelError
@@ -98,8 +99,23 @@ class Model:
 
     @property
     def tap(self) -> str:
-        """Name of the tap whose features the head takes."""
+        """Name of the tap whose features the head takes; several side by side with commas."""
         return str(self.meta["tap"])
+
+    @property
+    def taps(self) -> list[str]:
+        """Names of the taps whose features stand side by side.
+
+        Raises
+        ------
+        ModelError
+            If the spec has no such tap.
+        """
+        known = tap_names(self.spec)
+        found = [self.tap] if self.tap in known else self.tap.split(",")
+        if missing := [name for name in found if name not in known]:
+            raise ModelError(f"{self.name} is damaged: its features have no tap {missing[0]!r}")
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -132,8 +132,8 @@ def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[
             if not images:
                 return found.spec, None
             # The order of the rows is that of the list; a failed one would have been said.
-            there = {*model.tap.split(",")} <= {*found.taps}
-            tap = model.tap if there or model.tap in found.taps else found.taps[0]
+            there = {*model.taps} <= {*found.taps}
+            tap = model.tap if there else found.taps[0]
             return found.spec, np.asarray(found.tap(tap), dtype=np.float32)
 
 

@@ -389,11 +389,23 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, limit: int)
 
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    for what in ("cache", "model"):
-        with pytest.raises(CacheError, match=f"{what} .* is a folder"):
-            require_writable(tmp_path, what)
+    with pytest.raises(CacheError, match="cache .* is a folder with other things in it"):
+        require_writable(tmp_path, "cache")
+    with pytest.raises(CacheError, match="model .* is a folder; give the name of a file"):
+        require_writable(tmp_path, "model")
     with pytest.raises(CacheError, match="does not exist"):
         require_writable(tmp_path / "gone" / "c.h5", "cache")
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CacheError, match="model .* is a device or a pipe"):
+        require_writable(pipe, "model")
+    with pytest.raises(CacheError, match="is a device or a pipe"):
+        write_bytes(pipe, b"a page")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_a_reader_keeps_its_file_while_it_is_replaced(cache: Path) -> None:

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from featx import fit, load_model, open_cache
 from featx.deciding import decide
 from featx.errors import MissingExtraError, ModelError
-from featx.exporting.graph import Decision
+from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.exporting.lines import standalone_lines
 from featx.extraction import extract
@@ -39,6 +39,7 @@ from featx.selection import search
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
 FEW = {"batch_size": 8, "threads": 1, "progress": False, "compile": "off"}
+LAYERS = ("layer2", "layer3")
 
 
 def fitted(folder: Path, name: str, head: str = "logreg", **options: Any) -> Model:
@@ -216,6 +217,40 @@ def test_turned_views_are_in_the_graph(
 ) -> None:
     found = fitted(folder, views, views=views, view_merge=merge, dtype=dtype)
     assert found.export(tmp_path / "v.onnx").difference < 1e-4
+
+
+def test_of_views_kept_apart_only_that_of_the_tap_is_in_the_graph(folder: Path) -> None:
+    found = fitted(folder, "apart", views="flips", view_merge="apart")
+    first, second = taps_of(folder / "apart.h5")[:2]
+    assert (found.tap, first, second) == (first, "pre_logits", "pre_logits@hflip")
+    for tap, turn in ((first, "none"), (second, "hflip")):
+        one = replace(found, meta={**found.meta, "tap": tap})
+        assert whole_model(one, NETWORK["backbone"], "random").turns == [turn]
+    both = replace(found, meta={**found.meta, "tap": f"{first},{second}"})
+    with pytest.raises(ModelError, match="several views kept apart"):
+        require_exportable(both)
+
+
+def taps_of(cache: Path) -> list[str]:
+    with open_cache(cache) as opened:
+        return list(opened.taps)
+
+
+def test_several_taps_are_in_the_graph_in_their_order(folder: Path, tmp_path: Path) -> None:
+    extract(folder / "old", folder / "two.h5", input_size=64, **NETWORK, **FEW, layers=LAYERS)
+    found = saved(folder, "two", "logreg", tap=",".join(reversed(LAYERS)))
+    assert found.taps == list(reversed(LAYERS))
+    assert found.export(tmp_path / "two.onnx").difference < 1e-4
+    _, pixels = pixels_of(found, folder / "old", 3)
+    (features,) = run(tmp_path / "two.onnx", pixels, "features")
+    with open_cache(folder / "two.h5") as cache:
+        widths = [cache.tap(name).shape[1] for name in found.taps]
+        wanted = [np.asarray(cache.tap(name)) for name in found.taps]
+        files = sorted((folder / "old").rglob("*.png"))[:3]
+        names = {Path(path).name: k for k, path in enumerate(cache.paths)}
+        rows = [names[path.name] for path in files]
+    assert features.shape == (3, sum(widths))
+    np.testing.assert_allclose(features, np.hstack(wanted)[rows], rtol=1e-3, atol=1e-4)
 
 
 def test_views_of_other_pixels_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -370,6 +370,46 @@ def test_a_bad_picture_fails_alone_and_a_broken_batch_stops_nothing() -> None:
     batcher.close()
 
 
+def test_a_model_of_several_taps_and_of_a_folder_of_parts(folder: Path, tmp_path: Path) -> None:
+    layers = {"layers": ("layer2", "layer3"), "input_size": 64}
+    (tmp_path / "parts").mkdir()
+    extract(folder / "old", tmp_path / "parts", **layers, **NETWORK, **FEW)
+    fit(tmp_path / "parts", out=tmp_path / "two.featx", tap="layer3,layer2")
+    service = open_service(load_model(tmp_path / "two.featx"), options={"threads": 1})
+    try:
+        assert service.training is not None
+        with serving(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+            found = client.post("/v1/predict", files=new_files(folder)).json()["results"]
+    finally:
+        service.close()
+    assert_as_predicted(found, folder, tmp_path / "two.featx")
+    assert all(result["nearest"] for result in found)
+
+
+def test_what_nobody_waits_for_makes_room_and_does_not_stop_the_end() -> None:
+    started, held = threading.Event(), threading.Event()
+
+    def label(drawn: list[Any]) -> list[Any]:
+        started.set()
+        held.wait(20)
+        return [0] * len(drawn)
+
+    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
+    first = batcher.submit([b"a"])
+    assert started.wait(20)
+    for future in batcher.submit([b"b", b"c"]):
+        assert future.cancel()
+    last = batcher.submit([b"d", b"e"])
+    assert len(batcher) == 2
+    assert last[1].cancel()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    assert isinstance(last[0].exception(20), Refusal)
+    held.set()
+    closing.join(20)
+    assert settled(first) == [0]
+
+
 def test_a_full_queue_refuses_and_the_end_answers_what_waits() -> None:
     started, held = threading.Event(), threading.Event()
 

@@ -138,6 +138,7 @@ def durable_h5(
 
 def publish(temporary: Path, path: Path) -> None:
     """Rename a complete file to its name, and make the rename last."""
+    _require_plain(path, "target")
     os.replace(temporary, path)  # noqa: PTH105 - the call that tests interrupt
     sync_folder(path.parent)
 
@@ -185,10 +186,17 @@ def require_writable(path: Path, what: str) -> None:
     Raises
     ------
     CacheError
-        If `path` is a folder, unless of a cache in parts, or its folder is missing or read-only.
+        If `path` is a folder, unless of a cache in parts, or a device or pipe, or its folder is
+        missing or read-only.
     """
-    if path.is_dir() and not (what == "cache" and _takes_parts(path)):
+    if path.is_dir() and what != "cache":
         raise CacheError(f"{what} {path} is a folder; give the name of a file")
+    if path.is_dir() and not _takes_parts(path):
+        raise CacheError(
+            f"cache {path} is a folder with other things in it; name a file, or a folder that is "
+            "new or empty"
+        )
+    _require_plain(path, what)
     folder = path.parent
     if not folder.is_dir():
         raise CacheError(f"{what} {path}: the folder {folder} does not exist; create it first")
@@ -198,6 +206,12 @@ def require_writable(path: Path, what: str) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def _require_plain(path: Path, what: str) -> None:
+    """Refuse /dev/null and its like: the rename that publishes would put a file in their place."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CacheError(f"{what} {path} is a device or a pipe, no file; name a file")
 
 
 def _takes_parts(folder: Path) -> bool:

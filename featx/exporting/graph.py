@@ -29,7 +29,7 @@ class WholeModel(nn.Module):
     model
         Whose head, views and thresholds are taken.
     reader
-        Of the model's network, in float32, with the model's tap alone.
+        Of the model's network, in float32, with the model's taps alone, in their order.
     """
 
     def __init__(self, model: Model, reader: nn.Module) -> None:
@@ -56,11 +56,14 @@ class WholeModel(nn.Module):
         n = len(self.turns)
         turned = [_turned(images, turn) for turn in self.turns]
         pixels = torch.stack(turned, 1).flatten(0, 1) if n > 1 else turned[0]
-        vectors: Tensor = self.reader(pixels)[0]
-        if n > 1:
-            views = vectors.reshape(-1, n, vectors.shape[1])
-            vectors = views.flatten(1) if self.concat else views.mean(1)
+        vectors = torch.cat([self._merged(tap, n) for tap in self.reader(pixels)], 1)
         return vectors.half().float() if self.rounds else vectors
+
+    def _merged(self, vectors: Tensor, n: int) -> Tensor:
+        if n == 1:
+            return vectors
+        views = vectors.reshape(-1, n, vectors.shape[1])
+        return views.flatten(1) if self.concat else views.mean(1)
 
 
 class Decision(nn.Module):
@@ -111,10 +114,16 @@ def require_exportable(model: Model) -> None:
     Raises
     ------
     ModelError
-        For views that are no turns, a head without probabilities, or one without a form in ONNX.
+        For views that are no turns, several views kept apart, a head without probabilities, or one
+        without a form in ONNX.
     """
     if model.classes and not hasattr(model.estimator, "predict_proba"):
         raise ModelError(f"{model.name} gives no probabilities, which the graph is to give")
+    if model.spec.view_merge == "apart" and len(model.taps) > 1:
+        raise ModelError(
+            f"{model.name} cannot be exported: its head takes several views kept apart "
+            f"({model.tap}); fit on one of them, or extract with --view-merge concat"
+        )
     for view in _views(model):
         swapped = view.turn in _SWAPPED and len({*model.spec.preprocess["input_size"]}) > 1
         if view.position != "center" or view.scale != 1 or swapped:
@@ -127,10 +136,11 @@ def require_exportable(model: Model) -> None:
 
 def _views(model: Model) -> tuple[View, ...]:
     views = Preprocess.from_dict(model.spec.preprocess).views
-    _, at, name = model.tap.rpartition("@")
-    if model.spec.view_merge == "apart" and at:
-        return tuple(view for view in views if str(view) == name)
-    return views
+    if model.spec.view_merge != "apart" or len(views) == 1:
+        return views
+    named = {f"{tap['name']}@{view}": view for tap in model.spec.taps for view in views}
+    # The first tap of the first view bears the plain name of the tap.
+    return (named.get(model.tap, views[0]),)
 
 
 def _turned(images: Tensor, turn: str) -> Tensor:
@@ -145,10 +155,10 @@ def _turned(images: Tensor, turn: str) -> Tensor:
 def whole_model(model: Model, backbone: str, weights: str | None) -> WholeModel:
     """Load the network and put the head on it."""
     preprocess = Preprocess.from_dict(model.spec.preprocess)
-    name = model.tap.rpartition("@")[0] if model.spec.view_merge == "apart" else ""
-    taps = {tap["name"]: Tap.from_dict(tap) for tap in model.spec.taps}
-    tap = taps[name if name in taps else model.tap]
-    reader = load_backbone(backbone, weights=weights).reader([tap], preprocess)
+    known = {tap["name"]: Tap.from_dict(tap) for tap in model.spec.taps}
+    # Of a view kept apart, the tap is what stands before the @.
+    taps = [known[n if n in known else n.rpartition("@")[0]] for n in model.taps]
+    reader = load_backbone(backbone, weights=weights).reader(taps, preprocess)
     reader.n_features  # noqa: B018 - tries the network once, best before the trace
     return WholeModel(model, reader).eval()
 

@@ -109,6 +109,8 @@ class Batcher:
         with self._change:
             if self._closed:
                 raise Refusal(503, "the server is about to end", retry_after=5)
+            # Pictures whose clients have given up hold memory that nothing counts.
+            self._queue = deque(item for item in self._queue if not item.answer.cancelled())
             if len(self._queue) + len(items) > self._most:
                 raise Refusal(
                     503, f"busy: {len(self._queue)} pictures wait; try again", retry_after=1
@@ -125,7 +127,8 @@ class Batcher:
             self._queue.clear()
             self._change.notify_all()
         for item in left:
-            _fail(item, Refusal(503, "the server is about to end", retry_after=5))
+            if item.answer.set_running_or_notify_cancel():
+                _fail(item, Refusal(503, "the server is about to end", retry_after=5))
         for thread in self._threads:
             thread.join(_STOP_SECONDS)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featx.cache.format import tap_names
-from featx.errors import ImageError, ModelError
+from featx.errors import ImageError
 from featx.images import Pixels, draw
 from featx.model import Model
 from featx.options import ExtractOptions
@@ -57,13 +57,11 @@ class Embedder(Run):
         self._many = Runner(self.reader, self.plan, shape, key)
         self._one = Runner(self.reader, one, shape, key)
         names = tap_names(self.spec(self.plan.precision))
-        self._tap = names.index(model.tap) if model.tap in names else 0
+        self._taps = [names.index(name) for name in model.taps]
         self._alone = 1  # up to so many pictures go one by one
         # In a thread of its own, as the pictures will be, so that it is timed as it will run.
         with ThreadPoolExecutor(1, initializer=enter_worker_thread) as pool:
             pool.submit(self._check, model).result()
-        if model.tap not in names:
-            raise ModelError(f"{model.name} is damaged: its features have no tap {model.tap!r}")
 
     @property
     def batch_size(self) -> int:
@@ -94,11 +92,11 @@ class Embedder(Run):
         return drawn
 
     def __call__(self, drawn: list[Pixels]) -> NDArray[np.float32]:
-        """Embed what `draw` gave: float32, shape (n, n_features), of the model's tap."""
+        """Embed what `draw` gave: float32, shape (n, n_features), of the model's taps."""
         pixels = np.concatenate(drawn)
         runner = self._one if len(pixels) <= self._alone else self._many
         merged = self._merge(runner(pixels), len(self.preprocess.views))
-        return np.asarray(merged[self._tap], dtype=np.float32)
+        return np.hstack([merged[k] for k in self._taps]).astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Free the network."""

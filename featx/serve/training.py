@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.folder import holds_cache
 from featx.cache.reader import Cache, open_cache
-from featx.errors import CacheError, FeatxError, ModelError
+from featx.errors import FeatxError, ModelError
 from featx.heads import HEADS
 from featx.labels import joined_labels
 from featx.model import Model
@@ -147,12 +148,13 @@ def find_training(
         return load_training(model, cache), ""
     named = Path(str(model.meta.get("cache") or ""))
     beside = Path() if model.path is None else model.path.parent / named.name
-    place = next((path for path in (named, beside) if path.is_file()), None)
+    places = (path for path in (named, beside) if named.name and holds_cache(path))
+    place = next(places, None)
     if place is None:
         return None, f"the cache of the training ({named.name}) is not here; name it with --cache"
     try:
         return load_training(model, place), ""
-    except (CacheError, FeatxError) as error:
+    except FeatxError as error:
         return None, str(error)
 
 

@@ -105,6 +105,8 @@ def from_saved(folder: Path) -> Manifest:
         tables.append(_columns(part, describing(schema, images[-1])))
     counts = [len(part) for part in parts.values()]
     frame = to_frame(pa.concat_tables(tables, promote_options="permissive"), classes)
+    if len(frame.columns) and len(frame) != sum(counts):
+        raise SourceError(f"{folder}: some splits have columns beside the images, others none")
     ids = _ids(os.fspath(folder), frame, shards, counts)
     return Manifest(
         name=os.fspath(folder),

@@ -14,6 +14,8 @@ from featx.streaming.solving import Labelled
 
 KEPT_BYTES = 256 << 20
 """Of held-out decisions that are kept for the calibration; beyond it a random part of the rows."""
+_LEAST = 10
+"""Rows of each class that are kept in any case, where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def ask(data: Labelled, heads: Sequence[Sequence[Linear]], seed: int = 0) -> Hel
     blocks, target, fold_of = data.blocks, data.target, data.fold_of
     classes = data.classes is not None
     shape = (len(heads[0]), *heads[0][0].intercept.shape)
-    kept = _kept(np.flatnonzero(fold_of >= 0), 4 * shape[0] * shape[1], seed)
+    held = np.flatnonzero(fold_of >= 0)
+    kept = _kept(held, target[held] if classes else None, 4 * shape[0] * shape[1], seed)
     place = np.full(blocks.n_rows, -1)
     place[kept] = np.arange(len(kept))
     decisions = np.empty((len(kept), *shape), dtype=np.float32)
@@ -73,11 +76,19 @@ def ask(data: Labelled, heads: Sequence[Sequence[Linear]], seed: int = 0) -> Hel
     return HeldOut(1 - wrong / _worst(target, fold_of, len(heads), classes), kept, decisions)
 
 
-def _kept(rows: Rows, row_bytes: int, seed: int) -> Rows:
+def _kept(rows: Rows, codes: Array | None, row_bytes: int, seed: int) -> Rows:
     most = max(1000, KEPT_BYTES // row_bytes)
     if len(rows) <= most:
         return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    mixed = np.random.default_rng(seed).permutation(len(rows))
+    chosen = mixed[:most]
+    if codes is not None:
+        # A sigmoid of every class needs rows of every class, however rare it is.
+        by_class = mixed[np.argsort(codes[mixed], kind="stable")]
+        ordered = codes[by_class]
+        rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+        chosen = np.union1d(chosen, by_class[rank < _LEAST])
+    return rows[np.sort(chosen)]
 
 
 def _stacked(heads: Sequence[Linear]) -> tuple[Array, Floats]:
