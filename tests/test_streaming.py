@@ -261,6 +261,22 @@ def test_kept_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ((probabilities > 0.5).argmax(axis=1) == found.estimator.predict(X)).mean() > 0.99
 
 
+def test_a_rare_class_is_calibrated_where_decisions_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("featx.streaming.holding.KEPT_BYTES", 1)
+    X, y = clouds(20_000, 3, d=6)
+    rare = np.flatnonzero(y == 1)[:5]
+    keep = np.sort(np.concatenate([np.flatnonzero(y != 1), rare]))
+    X, y = X[keep], y[keep]
+    for seed in range(3):
+        found = search_blocks(HEADS["ridge"], Blocks.of(X), y, seed=seed)
+        assert set(np.flatnonzero(y == 1)) <= set(found.held_rows)
+        assert found.estimator.classes_.tolist() == [0, 1, 2]
+        assert found.held_probabilities is not None
+        assert found.held_probabilities.shape == (len(found.held_rows), 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
