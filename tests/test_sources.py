@@ -390,6 +390,17 @@ def test_folders_that_are_no_data_set(photos: Path, tmp_path: Path) -> None:
         load_manifest(tmp_path / "half")
 
 
+def test_a_split_without_labels_does_not_take_those_of_another(
+    photos: Path, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.load_from_disk(save_set(tmp_path / "whole", photos))
+    bare = whole.select_columns(["picture"])
+    datasets.DatasetDict({"test": bare, "train": whole}).save_to_disk(tmp_path / "mixed")
+    with pytest.raises(SourceError, match="some splits have columns beside the images"):
+        load_manifest(tmp_path / "mixed")
+
+
 def test_a_data_set_without_images(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"text": ["a"], "n": [1]}).save_to_disk(tmp_path / "saved")
