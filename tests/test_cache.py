@@ -389,9 +389,9 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, limit: int)
 
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(CacheError, match="cache .* is a folder with other things in it"):
+    with pytest.raises(CacheError, match=r"cache .* is a folder with other things in it"):
         require_writable(tmp_path, "cache")
-    with pytest.raises(CacheError, match="model .* is a folder; give the name of a file"):
+    with pytest.raises(CacheError, match=r"model .* is a folder; give the name of a file"):
         require_writable(tmp_path, "model")
     with pytest.raises(CacheError, match="does not exist"):
         require_writable(tmp_path / "gone" / "c.h5", "cache")
@@ -400,7 +400,7 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(CacheError, match="model .* is a device or a pipe"):
+    with pytest.raises(CacheError, match=r"model .* is a device or a pipe"):
         require_writable(pipe, "model")
     with pytest.raises(CacheError, match="is a device or a pipe"):
         write_bytes(pipe, b"a page")
