@@ -21,7 +21,7 @@ else
   INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help install features fit-svm fit-logreg fit test test-all lint type format bench torture \
+.PHONY: help install features fit-svm fit-logreg fit test test-slow test-all lint type format bench torture \
         ray-demo notebook compare elpv dist clean
 
 help:  ## show this list
@@ -51,8 +51,10 @@ fit-logreg: fit  ## the same with logistic regression
 test: install  ## the fast tests
 	@$(PYTEST) -m "not slow and not gpu"
 
-test-all: install  ## the fast tests and the slow ones
-	@$(PYTEST) -m "not gpu"
+test-slow: install  ## the slow tests
+	@$(PYTEST) -m "slow and not gpu"
+
+test-all: test test-slow  ## both
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check .

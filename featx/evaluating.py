@@ -143,6 +143,8 @@ def _unseen(model: Model, samples: Samples) -> Samples:
         )
     if model.task == "multilabel":
         return _same_columns(found, model)
+    if samples.task == "multilabel":
+        raise ModelError(f"{model.name} says one label a row, and the cache has several")
     if model.classes:
         found = found.keep(np.isin(found.y, model.classes), "of unknown class")
     if not len(found):

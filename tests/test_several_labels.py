@@ -95,6 +95,18 @@ def test_a_model_is_measured_on_other_rows_with_its_own_order(
         featx.evaluate(place, other / "single.h5")
 
 
+def test_a_model_of_one_label_is_not_measured_on_several(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    table = save_mixed(tmp_path, 60, seed=1)
+    rows = [f"{k:03d}.png,{'red' if k % 2 else 'blue'}" for k in range(60)]
+    table.write_text("\n".join(["path,label", *rows]))
+    featx.extract(table, tmp_path / "one.h5", **tiny)
+    featx.fit(tmp_path / "one.h5", "ridge", out=tmp_path / "one.featx")
+    with pytest.raises(ModelError, match="one label a row, and the cache has several"):
+        featx.evaluate(tmp_path / "one.featx", folder / "mixed.h5")
+
+
 def test_a_column_may_hold_several_labels(folder: Path) -> None:
     with pytest.raises(FitError, match=r"label 'x' is on 90 of 90 training rows"):
         featx.fit(folder / "mixed.h5", "svm", label="one")
