@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def test_first_example_runs(tmp_path: Path) -> None:
     for line in block.strip().splitlines():
         words = line.split("#")[0].split()
         assert words[0] == "featx"
+        if words[1] == "serve":
+            _serve_once(words, tmp_path)
+            continue
         done = subprocess.run(
             [sys.executable, "-m", *words],
             cwd=tmp_path,
@@ -61,4 +65,25 @@ def test_first_example_runs(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+    assert (tmp_path / "photos.onnx").stat().st_size > 1_000_000
     assert (tmp_path / "labels.csv").read_text().count("\n") == 7
+
+
+def _serve_once(words: list[str], folder: Path) -> None:
+    """Start the server on a free port, read the address that it prints, and interrupt it."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", *words, "--port", "0"],
+        cwd=folder,
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    printed = []
+    for line in server.stdout:
+        printed.append(line)
+        if "http://" in line:
+            break
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=60)
+    assert server.returncode == 0, printed
