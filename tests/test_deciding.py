@@ -148,6 +148,8 @@ def test_a_class_out_of_reach_is_never_answered(folder: Path) -> None:
     found = fit(folder / "c.h5", "logreg", precision_at=1.0, label="third")
     assert "precision-not-reached" in {w["code"] for w in found.warnings}
     assert None in found.decisions["classes"].values()
+    never = {"precision": {"car": None}, "answered": {"value": 0.5}}
+    assert "precision car none" in decision_lines(found.decisions | {"test": never})[1]
 
 
 def test_damaged_thresholds_are_refused(folder: Path) -> None:

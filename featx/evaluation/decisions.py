@@ -151,8 +151,10 @@ def decision_lines(found: dict[str, Any]) -> list[str]:
         a = test["accuracy"]
         worth += f", accuracy {a['value']:.4f} ({_end(a['low'])} - {_end(a['high'])})"
     if found["by"] == "precision" and "precision" in test:
-        each = ", ".join(f"{name} {one['value']:.4f}" for name, one in test["precision"].items())
-        worth += f", precision {each}"
+        # A class that no row was answered with has none.
+        each = {name: one["value"] if one else None for name, one in test["precision"].items()}
+        said = (f"{name} " + ("none" if v is None else f"{v:.4f}") for name, v in each.items())
+        worth += f", precision {', '.join(said)}"
     return [f"{_rule(found)} ({found['chosen_on']})", worth]
 
 
