@@ -161,7 +161,7 @@ def compare(
     if not caches or not heads:
         raise FitError("there is nothing to compare; name a cache and a head at least")
     if out is not None:
-        require_writable(Path(out), "table")
+        require_writable(Path(out), "table", *caches)
     if plot is not None:
         require_png(plot)
     chosen = [get_head(head) for head in heads]

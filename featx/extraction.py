@@ -81,7 +81,7 @@ class _Extraction(Run):
     crew: Crew | None = None
 
     def execute(self) -> ExtractResult:
-        require_writable(self.cache, "cache")
+        require_writable(self.cache, "cache", self.source)
         with ExitStack() as stack:
             # Locked from before the cache in place is looked at.
             stack.enter_context(WriterLock(self.cache))

@@ -222,10 +222,10 @@ def fit(
             return probe(file, chosen)
     found, wanted = get_head("svm" if head is None else head), chosen.wanted
     if out is not None:
-        require_writable(Path(out), "model")
+        require_writable(Path(out), "model", getattr(cache, "path", cache))
         dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
     if report is not None:
-        require_writable(Path(report), "report")
+        require_writable(Path(report), "report", getattr(cache, "path", cache), out)
     with opened(cache) as file:
         samples = usable(load_samples(file, chosen.columns, found), chosen)
         found = over_taps(found, samples.widths)

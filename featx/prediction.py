@@ -116,7 +116,7 @@ def predict(
     """
     target = None if out is None else Path(out)
     if target is not None:
-        require_rows_target(target)
+        require_rows_target(target, source)
     if isinstance(source, Cache):
         model.require_cache(source)
         return _label(model, source, target)

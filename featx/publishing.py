@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.archive import REPORT
+from featx.cache.durable import require_writable
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.measuring import Measured, json_ready
@@ -74,6 +75,7 @@ def report(
     if out is None and chosen.path is None:
         raise ModelError("the model was never saved, so say where its report goes: out=...")
     place = Path(out) if out is not None else Path(str(chosen.path)).with_suffix(".html")
+    require_writable(place, "report", chosen.path)
     return write_report(place, report_data(chosen))
 
 

@@ -53,7 +53,7 @@ class Run:
 
     def prepare(self) -> ExtractSpec | None:
         """List the images, decide the plan, load the network; the spec of the cache in place."""
-        require_writable(self.cache, "cache")
+        require_writable(self.cache, "cache", self.source)
         self.manifest = load_manifest(self.source)
         old = self._spec_in_place()
         self.plan, self.decode = self._plan(old)

@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
     save_coloured(found / "photos", 40)
     featx.extract(found / "photos", found / "c.h5", **tiny)
     featx.fit(found / "c.h5", out=found / "m.featx")
+    (found / "table.csv").write_text("path\nphotos/none.jpg\n")
     return found
 
 
@@ -130,6 +131,12 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
         (["fit", "m.featx"], "m.featx"),
         (["fit", "none.h5"], "no such cache"),
         (["fit", "c.h5", "--out", "no/m.featx"], "does not exist"),
+        (["fit", "c.h5", "--out", "./c.h5"], "would replace a file of this same command"),
+        (["fit", "c.h5", "--report", "c.h5"], "would replace a file of this same command"),
+        (["compare", "c.h5", "--out", "c.h5"], "would replace a file of this same command"),
+        (["extract", "table.csv", "table.csv", "--force"], "would replace a file of this same"),
+        (["predict", "m.featx", "table.csv", "--out", "table.csv"], "would replace a file of this"),
+        (["report", "m.featx", "--out", "m.featx"], "would replace a file of this same command"),
         (["evaluate", "c.h5", "c.h5"], "is not a whole featx model"),
         (["predict", "m.featx", "photos", "--out", "p.doc"], "names no format"),
         (["predict", "m.featx", "nowhere", "--out", "p.csv"], "may not run|no such folder"),

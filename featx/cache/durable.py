@@ -180,14 +180,23 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def require_writable(path: Path, what: str) -> None:
+def require_writable(path: Path, what: str, *read: object) -> None:
     """Refuse a target that cannot be written, before any work is done for it.
+
+    Parameters
+    ----------
+    path
+        The target.
+    what
+        What it is to hold, for the message.
+    *read
+        What the work reads or writes besides; the names among it are not to be overwritten.
 
     Raises
     ------
     CacheError
-        If `path` is a folder, unless of a cache in parts, or a device or pipe, or its folder is
-        missing or read-only.
+        If `path` is a folder, unless of a cache in parts, or a device or pipe, or one of `read`,
+        or its folder is missing or read-only.
     """
     if path.is_dir() and what != "cache":
         raise CacheError(f"{what} {path} is a folder; give the name of a file")
@@ -197,6 +206,9 @@ def require_writable(path: Path, what: str) -> None:
             "new or empty"
         )
     _require_plain(path, what)
+    names = [Path(name) for name in read if isinstance(name, str | os.PathLike)]
+    if path.is_file() and any(name.is_file() and name.samefile(path) for name in names):
+        raise CacheError(f"{what} {path} would replace a file of this same command; name another")
     folder = path.parent
     if not folder.is_dir():
         raise CacheError(f"{what} {path}: the folder {folder} does not exist; create it first")
