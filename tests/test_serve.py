@@ -303,6 +303,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path)
         serve(folder / "m.featx")
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_is_none_is_not_another_one(folder: Path, port: int) -> None:
+    with pytest.raises(FeatxError, match=f"port {port}: a port is 0 to 65535"):
+        serve(folder / "m.featx", port=port)
+
+
 def test_a_port_in_use_is_said_before_anything_is_loaded(client: httpx.Client) -> None:
     with pytest.raises(FeatxError, match=r"cannot listen on 127\.0\.0\.1 port \d+: .*--port 0"):
         serve("none.featx", port=client.base_url.port or 0)

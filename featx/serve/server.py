@@ -150,6 +150,9 @@ class _Protocol(H11Protocol):
 def _bind(host: str, port: int) -> socket.socket:
     """Take the port before anything is loaded, so that one in use is said at once."""
     try:
+        if not 0 <= port <= 65535:
+            # The resolver would take the port modulo 65,536.
+            raise OverflowError("a port is 0 to 65535")
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
