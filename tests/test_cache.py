@@ -397,6 +397,20 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
         require_writable(tmp_path / "gone" / "c.h5", "cache")
 
 
+def test_a_target_that_is_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("path")
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    with pytest.raises(CacheError, match="would replace a file of this same command"):
+        require_writable(tmp_path / "table.csv", "cache", tmp_path / "link.csv")
+    others: tuple[object, ...] = (
+        "https://host/" + 5000 * "x",
+        tmp_path / "gone",
+        ["table.csv"],
+        None,
+    )
+    require_writable(tmp_path / "table.csv", "cache", *others)
+
+
 def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -207,7 +207,7 @@ def require_writable(path: Path, what: str, *read: object) -> None:
         )
     _require_plain(path, what)
     names = [Path(name) for name in read if isinstance(name, str | os.PathLike)]
-    if path.is_file() and any(name.is_file() and name.samefile(path) for name in names):
+    if path.is_file() and any(_same(path, name) for name in names):
         raise CacheError(f"{what} {path} would replace a file of this same command; name another")
     folder = path.parent
     if not folder.is_dir():
@@ -218,6 +218,13 @@ def require_writable(path: Path, what: str, *read: object) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def _same(path: Path, name: Path) -> bool:
+    try:
+        return path.samefile(name)
+    except (OSError, ValueError):  # nothing is there, or the name is no path, as a long URL
+        return False
 
 
 def _require_plain(path: Path, what: str) -> None:
