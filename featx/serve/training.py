@@ -147,7 +147,7 @@ def find_training(
     if cache is not None:
         return load_training(model, cache), ""
     named = Path(str(model.meta.get("cache") or ""))
-    beside = Path() if model.path is None else model.path.parent / named.name
+    beside = named if model.path is None else model.path.parent / named.name
     places = (path for path in (named, beside) if named.name and holds_cache(path))
     place = next(places, None)
     if place is None:
