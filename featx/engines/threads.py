@@ -250,7 +250,7 @@ class ThreadLoop:
         pixels = batch.pixels[: len(batch.rows) * self._n_views]
         with self._prepare:
             if not self._prepared:
-                self._prepare_runner(batch, pixels)
+                self._prepare_runner(pixels)
                 self._prepared = True
         start = time.perf_counter()
         vectors = self.job.merge(self.job.runner(pixels), self._n_views)
@@ -265,22 +265,18 @@ class ThreadLoop:
         with self._lock:
             self.outcome.embedded += len(rows)
 
-    def _prepare_runner(self, first: _Batch, pixels: NDArray[np.uint8]) -> None:
-        """Let the runner decide on the first batch and on pictures from all over the run."""
-        runner, start = self.job.runner, time.perf_counter()
-        waiting = len(self.job.manifest) - self.outcome.done
-        missing = runner.n_to_check(waiting * self._n_views) // self._n_views - len(first.rows)
-        seen = {row[0] for row in first.rows}
-        others = [item for item in self._spread(missing) if item not in seen]
-        drawn = [self._pixels_of(item) for item in others]
-        sample = np.concatenate([pixels, *[p for p in drawn if p is not None]])
-        runner.prepare(sample, waiting * self._n_views)
-        self.prepare_seconds = time.perf_counter() - start
+    def _prepare_runner(self, first: NDArray[np.uint8]) -> None:
+        """Let the runner decide: on pictures from all over the run where it wants to see more.
 
-    def _spread(self, n: int) -> list[int]:
-        """Up to `n` of the run's items, evenly from its first to its last."""
-        places = np.linspace(0, len(self._items) - 1, max(0, min(n, len(self._items))))
-        return [self._items[k] for k in dict.fromkeys(places.astype(int).tolist())]
+        Which ones they are hangs on the source alone, not on what the threads drew first.
+        """
+        runner, start = self.job.runner, time.perf_counter()
+        waiting = (len(self.job.manifest) - self.outcome.done) * self._n_views
+        wanted = -(-runner.n_to_check(waiting) // self._n_views)
+        drawn = [self._pixels_of(self._items[k]) for k in spread(len(self._items), wanted)]
+        sample = [pixels for pixels in drawn if pixels is not None]
+        runner.prepare(np.concatenate(sample) if sample else first, waiting)
+        self.prepare_seconds = time.perf_counter() - start
 
     def _pixels_of(self, item: int) -> NDArray[np.uint8] | None:
         """Draw an item beside the loop; what is wrong with it is found again in its turn."""
@@ -319,6 +315,17 @@ class ThreadLoop:
     def _spend(self, stage: str, seconds: float) -> None:
         with self._lock:
             self.outcome.busy[stage] += seconds
+
+
+def spread(n_items: int, size: int) -> NDArray[np.int64]:
+    """Places of up to `size` of `n_items`, evenly from the first to the last.
+
+    Examples
+    --------
+    >>> spread(10, 3).tolist(), spread(2, 3).tolist()
+    ([0, 4, 9], [0, 1])
+    """
+    return np.linspace(0, n_items - 1, min(size, n_items)).astype(np.int64)
 
 
 def digest_bytes(data: bytes) -> bytes:

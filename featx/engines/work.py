@@ -22,7 +22,7 @@ from featx.cache.format import CONTENT_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.shards import SHARD_ROWS, ShardWriter, parts_folder
 from featx.engines.presence import is_open, sign_in
-from featx.engines.threads import Outcome
+from featx.engines.threads import Outcome, spread
 from featx.errors import ExtractError
 from featx.manifest import Source
 from featx.options import ExtractOptions
@@ -217,7 +217,7 @@ def probe(pending: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDA
     >>> first.tolist(), len(rest)
     ([0, 4, 9], 7)
     """
-    places = np.linspace(0, len(pending) - 1, min(size, len(pending))).astype(np.int64)
+    places = spread(len(pending), size)
     return pending[places], np.delete(pending, places)
 
 

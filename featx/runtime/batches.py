@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from featx.errors import DeviceError
+from featx.runtime.checking import Forward
 from featx.runtime.fast import Floats
 from featx.runtime.machine import device_memory
 from featx.runtime.plan import RuntimePlan
@@ -43,6 +44,13 @@ def halved(size: int, plan: RuntimePlan, reason: str) -> int:
             f"or input size, or another device ({reason})"
         )
     return size // 2
+
+
+def in_batches(forward: Forward, size: int) -> Forward:
+    """Make `forward` take any number of pictures, by batches of at most `size`."""
+    return lambda images: joined(
+        [forward(images[i : i + size]) for i in range(0, len(images), size)]
+    )
 
 
 def joined(pieces: list[list[Floats]]) -> list[Floats]:

@@ -18,7 +18,7 @@ MIN_COSINE = 0.999
 
 @dataclass(frozen=True)
 class Check:
-    """The first batch and what it should give: by float32, operator by operator, as a rule."""
+    """Pictures and what they should give: by float32, operator by operator, as a rule."""
 
     images: Pixels
     reference: list[Floats]

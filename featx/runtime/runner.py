@@ -18,7 +18,7 @@ from torch import nn
 
 from featx.errors import DeviceError
 from featx.runtime.allocator import kept_memory
-from featx.runtime.batches import bounded_batch, halved, joined
+from featx.runtime.batches import bounded_batch, halved, in_batches, joined
 from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
 from featx.runtime.compiling import (
     compile_library,
@@ -118,10 +118,10 @@ class Runner:
     def n_to_check(self, n_waiting: int) -> int:
         """Pictures of a run, from all over it, that `prepare` wants to see.
 
-        Only a precision that may still be given up needs more than the first batch.
+        None, and the first batch will do, where the precision is not to be given up.
         """
         if self.precision == "fp32" or self.plan.precision_asked:
-            return min(self.batch_size, n_waiting)
+            return 0
         wanted = max(self.batch_size, n_waiting // _CHECKED_SHARE)
         return min(wanted, _MOST_CHECKED, n_waiting)
 
@@ -189,9 +189,7 @@ class Runner:
         while True:
             try:
                 with true_fp32(), self._all_threads():
-                    return joined(
-                        [forward(sample[i : i + size]) for i in range(0, len(sample), size)]
-                    )
+                    return in_batches(forward, size)(sample)
             except torch.OutOfMemoryError as error:
                 reason = _line(error)
             size = halved(size, self.plan, reason)
@@ -284,7 +282,7 @@ class Runner:
         start = time.perf_counter()
         try:
             forward = NativeForward(library, self._batch_shape, self.plan.streams)
-            if not check.passes(self._pieces_of(forward), f"compiled {self.precision}"):
+            if not check.passes(in_batches(forward, self.batch_size), f"compiled {self.precision}"):
                 return False
         except (OSError, RuntimeError) as error:
             log.warning("the compiled network cannot be used (%s); going on without", _line(error))
@@ -339,13 +337,6 @@ class Runner:
         finally:
             if not self.compiled:
                 self._forward = uncompiled
-
-    def _pieces_of(self, forward: Forward) -> Forward:
-        """`forward` on any number of pictures, by batches of a fixed size."""
-        size = self.batch_size
-        return lambda images: joined(
-            [forward(images[i : i + size]) for i in range(0, len(images), size)]
-        )
 
     def _in_pieces(self, images: Pixels) -> list[Floats]:
         """Run batches of at most `batch_size`, which shrinks where the card is too small."""
