@@ -92,7 +92,9 @@ class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return X[:, 0] if len(self.classes_) == 2 else X
 
     def predict(self, X: Array) -> Array:
-        raise NotImplementedError("only its decisions are asked for")
+        decisions = self.decision_function(X)
+        codes = decisions > 0 if decisions.ndim == 1 else decisions.argmax(axis=1)
+        return self.classes_[codes.astype(np.intp)]
 
 
 def calibrated(pipeline: Pipeline, decisions: Array, y: Array, folds: int) -> tuple[Any, Array]:
