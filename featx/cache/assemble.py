@@ -28,14 +28,18 @@ from featx.cache.writing import Whole, write_file, write_folder
 
 @dataclass(frozen=True)
 class Description:
-    """Everything about the rows of a cache that is not computed by the network.
+    """What the source says of the rows of a cache; their vectors, digests and stamps lie in files.
 
     Parameters
     ----------
     ids, paths
-        One for each row; they are read by slices, so that they need not be in memory.
+        Text for each row; gone through once for the longest, then read by slices.
     labels
-        None, or codes into `classes` (int32, -1 where missing), or float64 for regression.
+        None, or codes into `classes` (int32, -1 where missing), or float64 for regression; where
+        rows have several, int8 of shape (n, n_classes) with 1 for each that a row has and -1 in
+        rows without labels.
+    classes
+        Names of the classes; None where there are no labels or they are numbers.
     split, columns
         As in `featx.manifest.Manifest`, for the rows alone.
     failed
