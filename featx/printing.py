@@ -126,11 +126,16 @@ def extract_text(found: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
     return (
         f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
-        f"{found['n_features']} features\n"
+        f"{_widths_text(found['taps'])}\n"
         f"  since last time: {changes or 'no difference'}\n"
         f"  {found['seconds']['total']:.1f} s in all"
         + (f"; time of the threads: {shares}" if found["embedded"] else "")
     )
+
+
+def _widths_text(taps: dict[str, int]) -> str:
+    widths = ", ".join(f"{name} {width}" for name, width in taps.items())
+    return f"features: {widths}" if len(taps) > 1 else f"{sum(taps.values())} features"
 
 
 def leaderboard_text(found: dict[str, Any]) -> str:

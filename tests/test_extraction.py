@@ -31,6 +31,7 @@ from featx.errors import (
 from featx.extraction import extract
 from featx.images import draw
 from featx.preprocess import Preprocess
+from featx.printing import extract_text
 
 Options = dict[str, Any]
 
@@ -397,6 +398,14 @@ def test_shell_and_library_agree(
     assert json.loads(verified.stdout) == {"ok": True, "rows": 12, "problems": []}
     (tmp_path / "s.h5").write_bytes(b"gone")
     assert shell("verify", tmp_path / "s.h5").returncode == 1
+
+
+def test_every_tap_is_printed_with_its_width(photos: Path, tmp_path: Path, tiny: Options) -> None:
+    one = extract(photos, tmp_path / "one.h5", **tiny)
+    assert "; 48 features\n" in extract_text(one.to_dict())
+    both = {**tiny, "layers": ("grid", "flatten")}
+    two = extract(photos, tmp_path / "two.h5", **both)
+    assert "; features: grid 3, flatten 48\n" in extract_text(two.to_dict())
 
 
 def test_errors_are_one_line_and_status_one(
