@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from featx.serve.app import Service
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,6 +91,25 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     save_pictures(folder, 12)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `serving.make_model` makes, once for every test of the server."""
+    from serving import make_model
+
+    return make_model(tmp_path_factory.mktemp("serve")).parent
+
+
+@pytest.fixture(scope="module")
+def service(model_folder: Path) -> Iterator[Service]:
+    """An open service for that model."""
+    from featx import load_model
+    from featx.serve.server import open_service
+
+    found = open_service(load_model(model_folder / "m.featx"), options={"threads": 2})
+    yield found
+    found.close()
 
 
 @pytest.fixture

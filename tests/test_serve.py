@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from serving import FEW, NETWORK, make_model, serving
+from serving import FEW, NETWORK, serving
 from sklearn.neighbors import NearestNeighbors
 
 from featx import fit, load_model, open_cache
@@ -34,20 +34,6 @@ from featx.serve.limits import Limits
 from featx.serve.refusals import Refusal
 from featx.serve.server import open_service
 from featx.serve.training import usual_distance
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("serve")
-    make_model(found)
-    return found
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Service]:
-    found = open_service(load_model(folder / "m.featx"), options={"threads": 2})
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +57,29 @@ def assert_as_predicted(results: list[dict[str, Any]], folder: Path, model: Path
             assert share == pytest.approx(row[f"p_{name}"], abs=1e-4)
 
 
-def test_answers_are_those_of_predict(client: httpx.Client, folder: Path) -> None:
-    found = client.post("/v1/predict", files=new_files(folder))
+def test_answers_are_those_of_predict(client: httpx.Client, model_folder: Path) -> None:
+    found = client.post("/v1/predict", files=new_files(model_folder))
     assert found.status_code == 200
-    assert_as_predicted(found.json()["results"], folder, folder / "m.featx")
+    assert_as_predicted(found.json()["results"], model_folder, model_folder / "m.featx")
 
 
-def test_json_says_the_same_as_a_form(client: httpx.Client, folder: Path) -> None:
+def test_json_says_the_same_as_a_form(client: httpx.Client, model_folder: Path) -> None:
     images = [
         {"name": name, "data": base64.b64encode(data).decode()}
-        for _, (name, data) in new_files(folder)
+        for _, (name, data) in new_files(model_folder)
     ]
     by_json = client.post("/v1/predict", json={"images": images}).json()["results"]
-    by_form = client.post("/v1/predict", files=new_files(folder)).json()["results"]
+    by_form = client.post("/v1/predict", files=new_files(model_folder)).json()["results"]
     for one, other in zip(by_json, by_form, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
 
 
-def test_nearest_training_images(client: httpx.Client, folder: Path, service: Service) -> None:
+def test_nearest_training_images(
+    client: httpx.Client, model_folder: Path, service: Service
+) -> None:
     assert service.training is not None
     name = service.training.names[3]
-    files = [("files", (name, (folder / "old" / name).read_bytes()))]
+    files = [("files", (name, (model_folder / "old" / name).read_bytes()))]
     found = client.post("/v1/predict?nearest=4", files=files).json()["results"][0]
     nearest = found["nearest"]
     assert (nearest[0]["id"], nearest[0]["label"]) == (name, name.split("/")[0])
@@ -101,7 +89,7 @@ def test_nearest_training_images(client: httpx.Client, folder: Path, service: Se
     picture = client.get(nearest[0]["picture"])
     assert picture.headers["content-type"] == "image/jpeg"
     shown = np.asarray(Image.open(io.BytesIO(picture.content)).convert("RGB"), dtype=float)
-    true = np.asarray(Image.open(folder / "old" / name), dtype=float)
+    true = np.asarray(Image.open(model_folder / "old" / name), dtype=float)
     assert np.abs(shown.mean(axis=(0, 1)) - true.mean(axis=(0, 1))).max() < 3
     assert client.get("/v1/training/4000").status_code == 404
     assert client.get("/v1/training/-1").status_code == 404
@@ -109,23 +97,23 @@ def test_nearest_training_images(client: httpx.Client, folder: Path, service: Se
     assert client.post("/v1/predict?nearest=99", files=files).status_code == 422
 
 
-def test_only_training_rows_count_as_training(folder: Path, service: Service) -> None:
-    model = load_model(folder / "m.featx")
+def test_only_training_rows_count_as_training(model_folder: Path, service: Service) -> None:
+    model = load_model(model_folder / "m.featx")
     assert service.training is not None
-    with open_cache(folder / "old.h5") as cache:
+    with open_cache(model_folder / "old.h5") as cache:
         seen = [cache.ids[k] for k in np.flatnonzero(model.saw(cache.ids, cache.content_digests))]
     assert service.training.names == seen
     assert len(seen) == 30
 
 
 def test_a_picture_unlike_all_others_is_unfamiliar(
-    client: httpx.Client, folder: Path, service: Service
+    client: httpx.Client, model_folder: Path, service: Service
 ) -> None:
     odd = io.BytesIO()
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::8, 1] = 255
     Image.fromarray(stripes).save(odd, "PNG")
-    files = [("files", ("odd.png", odd.getvalue())), *new_files(folder)]
+    files = [("files", ("odd.png", odd.getvalue())), *new_files(model_folder)]
     results = client.post("/v1/predict", files=files).json()["results"]
     assert [r["unfamiliar"] for r in results][:1] == [True]
     assert sum(r["unfamiliar"] for r in results[1:]) <= 2
@@ -141,15 +129,17 @@ def test_usual_distance_is_the_quantile_of_leaving_one_out() -> None:
     assert usual_distance(unit) == pytest.approx(np.quantile(distances[:, 1], 0.99), abs=1e-5)
 
 
-def test_without_the_cache_there_are_no_neighbours(folder: Path) -> None:
-    model = load_model(folder / "m.featx")
+def test_without_the_cache_there_are_no_neighbours(model_folder: Path) -> None:
+    model = load_model(model_folder / "m.featx")
     lost = replace(model, meta={**model.meta, "cache": "gone.h5"}, path=None)
     found = open_service(lost, options={"threads": 1})
     try:
         assert found.facts.training is None
         assert "gone.h5" in found.facts.no_training
         with serving(found) as url:
-            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
+            answer = httpx.post(
+                f"{url}/v1/predict", files=new_files(model_folder), timeout=60
+            ).json()
         assert answer["results"][0]["nearest"] == []
         assert answer["results"][0]["unfamiliar"] is None
         assert answer["results"][0]["label"] in model.classes
@@ -157,29 +147,32 @@ def test_without_the_cache_there_are_no_neighbours(folder: Path) -> None:
         found.close()
 
 
-def test_a_cache_of_other_features_is_refused(folder: Path) -> None:
-    extract(folder / "new", folder / "other.h5", input_size=96, **NETWORK, **FEW)
+def test_a_cache_of_other_features_is_refused(model_folder: Path) -> None:
+    extract(model_folder / "new", model_folder / "other.h5", input_size=96, **NETWORK, **FEW)
     with pytest.raises(ModelError, match="input_size"):
-        open_service(load_model(folder / "m.featx"), cache=folder / "other.h5")
-    extract(folder / "new", folder / "new.h5", input_size=64, **NETWORK, **FEW)
+        open_service(load_model(model_folder / "m.featx"), cache=model_folder / "other.h5")
+    extract(model_folder / "new", model_folder / "new.h5", input_size=64, **NETWORK, **FEW)
     with pytest.raises(ModelError, match="was trained on no row"):
-        open_service(load_model(folder / "m.featx"), cache=folder / "new.h5")
+        open_service(load_model(model_folder / "m.featx"), cache=model_folder / "new.h5")
 
 
-def test_swapped_weights_are_refused_at_the_start(folder: Path) -> None:
+def test_swapped_weights_are_refused_at_the_start(model_folder: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
     other = timm.create_model("test_resnet", pretrained=False)
-    save_file(other.state_dict(), folder / "other.safetensors")
+    save_file(other.state_dict(), model_folder / "other.safetensors")
     with pytest.raises(ModelError, match="weights_digest"):
         open_service(
-            load_model(folder / "m.featx"), options={"weights": str(folder / "other.safetensors")}
+            load_model(model_folder / "m.featx"),
+            options={"weights": str(model_folder / "other.safetensors")},
         )
 
 
-def test_one_bad_picture_does_not_spoil_the_others(client: httpx.Client, folder: Path) -> None:
-    files = [("files", ("no.png", b"no picture")), *new_files(folder)[:1]]
+def test_one_bad_picture_does_not_spoil_the_others(
+    client: httpx.Client, model_folder: Path
+) -> None:
+    files = [("files", ("no.png", b"no picture")), *new_files(model_folder)[:1]]
     found = client.post("/v1/predict", files=files)
     assert found.status_code == 200
     bad, good = found.json()["results"]
@@ -187,14 +180,16 @@ def test_one_bad_picture_does_not_spoil_the_others(client: httpx.Client, folder:
     assert (good["label"] in ("red", "blue"), good["error"]) == (True, None)
 
 
-def test_thresholds_are_applied_and_said(folder: Path) -> None:
-    fit(folder / "old.h5", out=folder / "careful.featx", precision_at=1.0)
-    found = open_service(load_model(folder / "careful.featx"), options={"threads": 1})
+def test_thresholds_are_applied_and_said(model_folder: Path) -> None:
+    fit(model_folder / "old.h5", out=model_folder / "careful.featx", precision_at=1.0)
+    found = open_service(load_model(model_folder / "careful.featx"), options={"threads": 1})
     try:
         assert found.facts.decision.startswith("Answers only where it is usually right: blue")
         with serving(found) as url:
-            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
-        assert_as_predicted(answer["results"], folder, folder / "careful.featx")
+            answer = httpx.post(
+                f"{url}/v1/predict", files=new_files(model_folder), timeout=60
+            ).json()
+        assert_as_predicted(answer["results"], model_folder, model_folder / "careful.featx")
         assert all(isinstance(r["abstained"], bool) for r in answer["results"])
     finally:
         found.close()
@@ -208,18 +203,20 @@ def test_thresholds_are_applied_and_said(folder: Path) -> None:
     ],
 )
 def test_numbers_and_several_labels(
-    folder: Path, tmp_path: Path, head: str, labels: list[Any]
+    model_folder: Path, tmp_path: Path, head: str, labels: list[Any]
 ) -> None:
-    paths = [folder / "old" / ("red", "blue")[k % 2] / f"{k:03d}.png" for k in range(40)]
+    paths = [model_folder / "old" / ("red", "blue")[k % 2] / f"{k:03d}.png" for k in range(40)]
     table = tmp_path / "t.csv"
     pd.DataFrame({"path": map(str, paths), "label": labels}).to_csv(table, index=False)
     extract(table, tmp_path / "t.h5", input_size=64, **NETWORK, **FEW)
     fit(tmp_path / "t.h5", head, out=tmp_path / "t.featx", folds=3)
     found = open_service(load_model(tmp_path / "t.featx"), options={"threads": 1})
-    rows = {Path(r["path"]).name: r for r in found_rows(folder, tmp_path / "t.featx")}
+    rows = {Path(r["path"]).name: r for r in found_rows(model_folder, tmp_path / "t.featx")}
     try:
         with serving(found) as url:
-            answer = httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).json()
+            answer = httpx.post(
+                f"{url}/v1/predict", files=new_files(model_folder), timeout=60
+            ).json()
     finally:
         found.close()
     for result in answer["results"]:
@@ -238,10 +235,10 @@ def found_rows(folder: Path, model: Path) -> list[dict[str, Any]]:
     return load_model(model).predict(folder / "new", **FEW).rows
 
 
-def test_what_is_served_is_said(client: httpx.Client, folder: Path) -> None:
+def test_what_is_served_is_said(client: httpx.Client, model_folder: Path) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     about = client.get("/v1/model").json()
-    model = load_model(folder / "m.featx")
+    model = load_model(model_folder / "m.featx")
     assert about["classes"] == model.classes
     assert about["fingerprint"] == model.fingerprint
     assert about["training"]["rows"] == about["n_train"] == 30
@@ -254,7 +251,7 @@ def test_what_is_served_is_said(client: httpx.Client, folder: Path) -> None:
     }
 
 
-def test_metrics_count_pictures_and_requests(client: httpx.Client, folder: Path) -> None:
+def test_metrics_count_pictures_and_requests(client: httpx.Client, model_folder: Path) -> None:
     def read() -> dict[str, float]:
         families = text_string_to_metric_families(client.get("/metrics").text)
         return {
@@ -264,7 +261,7 @@ def test_metrics_count_pictures_and_requests(client: httpx.Client, folder: Path)
         }
 
     before = read()
-    client.post("/v1/predict", files=[*new_files(folder), ("files", ("x", b"x"))])
+    client.post("/v1/predict", files=[*new_files(model_folder), ("files", ("x", b"x"))])
     after = read()
 
     def more(name: str) -> float:
@@ -297,16 +294,16 @@ def test_limits_that_make_no_sense() -> None:
         Limits(held_bytes=5)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(MissingExtraError, match=r"needs uvicorn: pip install 'featx\[serve\]'"):
-        serve(folder / "m.featx")
+        serve(model_folder / "m.featx")
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
-def test_a_port_that_is_none_is_not_another_one(folder: Path, port: int) -> None:
+def test_a_port_that_is_none_is_not_another_one(model_folder: Path, port: int) -> None:
     with pytest.raises(FeatxError, match=f"port {port}: a port is 0 to 65535"):
-        serve(folder / "m.featx", port=port)
+        serve(model_folder / "m.featx", port=port)
 
 
 def test_a_port_in_use_is_said_before_anything_is_loaded(client: httpx.Client) -> None:
@@ -315,13 +312,13 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(client: httpx.Client) -
 
 
 @pytest.mark.slow
-def test_the_shell_serves_until_it_is_interrupted(folder: Path) -> None:
-    command = [sys.executable, "-m", "featx", "serve", str(folder / "m.featx"), "--port", "0"]
+def test_the_shell_serves_until_it_is_interrupted(model_folder: Path) -> None:
+    command = [sys.executable, "-m", "featx", "serve", str(model_folder / "m.featx"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         assert p.stdout is not None
         lines = [p.stdout.readline() for _ in range(3)]
         url = lines[2].split()[0]
-        assert httpx.post(f"{url}/v1/predict", files=new_files(folder), timeout=60).is_success
+        assert httpx.post(f"{url}/v1/predict", files=new_files(model_folder), timeout=60).is_success
         p.send_signal(signal.SIGINT)
         out, err = p.communicate(timeout=60)
     assert (p.returncode, out, err) == (0, "", "")
@@ -338,6 +335,21 @@ def pixels_of(data: bytes) -> Any:
     if data == b"bad":
         raise ImageError("not an image")
     return np.frombuffer(data, np.uint8)
+
+
+def busy_batcher() -> tuple[Batcher, list[Future[Any]], threading.Event]:
+    """A batcher with room for two, at its first picture until the event is set."""
+    started, held = threading.Event(), threading.Event()
+
+    def label(drawn: list[Any]) -> list[Any]:
+        started.set()
+        held.wait(20)
+        return [0] * len(drawn)
+
+    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
+    first = batcher.submit([b"a"])
+    assert started.wait(20)
+    return batcher, first, held
 
 
 def test_pictures_that_wait_together_run_together() -> None:
@@ -376,33 +388,26 @@ def test_a_bad_picture_fails_alone_and_a_broken_batch_stops_nothing() -> None:
     batcher.close()
 
 
-def test_a_model_of_several_taps_and_of_a_folder_of_parts(folder: Path, tmp_path: Path) -> None:
+def test_a_model_of_several_taps_and_of_a_folder_of_parts(
+    model_folder: Path, tmp_path: Path
+) -> None:
     layers = {"layers": ("layer2", "layer3"), "input_size": 64}
     (tmp_path / "parts").mkdir()
-    extract(folder / "old", tmp_path / "parts", **layers, **NETWORK, **FEW)
+    extract(model_folder / "old", tmp_path / "parts", **layers, **NETWORK, **FEW)
     fit(tmp_path / "parts", out=tmp_path / "two.featx", tap="layer3,layer2")
     service = open_service(load_model(tmp_path / "two.featx"), options={"threads": 1})
     try:
         assert service.training is not None
         with serving(service) as url, httpx.Client(base_url=url, timeout=60) as client:
-            found = client.post("/v1/predict", files=new_files(folder)).json()["results"]
+            found = client.post("/v1/predict", files=new_files(model_folder)).json()["results"]
     finally:
         service.close()
-    assert_as_predicted(found, folder, tmp_path / "two.featx")
+    assert_as_predicted(found, model_folder, tmp_path / "two.featx")
     assert all(result["nearest"] for result in found)
 
 
 def test_what_nobody_waits_for_makes_room_and_does_not_stop_the_end() -> None:
-    started, held = threading.Event(), threading.Event()
-
-    def label(drawn: list[Any]) -> list[Any]:
-        started.set()
-        held.wait(20)
-        return [0] * len(drawn)
-
-    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
-    first = batcher.submit([b"a"])
-    assert started.wait(20)
+    batcher, first, held = busy_batcher()
     for future in batcher.submit([b"b", b"c"]):
         assert future.cancel()
     last = batcher.submit([b"d", b"e"])
@@ -417,16 +422,7 @@ def test_what_nobody_waits_for_makes_room_and_does_not_stop_the_end() -> None:
 
 
 def test_a_full_queue_refuses_and_the_end_answers_what_waits() -> None:
-    started, held = threading.Event(), threading.Event()
-
-    def label(drawn: list[Any]) -> list[Any]:
-        started.set()
-        held.wait(20)
-        return [0] * len(drawn)
-
-    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
-    first = batcher.submit([b"a"])
-    assert started.wait(20)
+    batcher, first, held = busy_batcher()
     left = batcher.submit([b"b", b"c"])
     with pytest.raises(Refusal, match="busy") as refused:
         batcher.submit([b"d"])

@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from PIL import Image
-from serving import make_model, serving
+from serving import serving
 
 from featx import load_model
 from featx.serve import server as server_module
@@ -28,11 +29,13 @@ FORM = "multipart/form-data; boundary=x"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("hostile")
+def service(model_folder: Path) -> Iterator[Service]:
     limits = Limits(file_bytes=2 * MB, request_bytes=4 * MB, files=20, pixels=MB, seconds=20)
     found = open_service(
-        load_model(make_model(folder)), limits=limits, local_only=True, options={"threads": 2}
+        load_model(model_folder / "m.featx"),
+        limits=limits,
+        local_only=True,
+        options={"threads": 2},
     )
     yield found
     found.close()

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import FEW, make_model, serving
+from serving import FEW, serving
 
 from featx import load_model
 from featx.serve.app import Service
-from featx.serve.server import open_service
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -81,20 +80,6 @@ FAINT = """() => {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("page")
-    make_model(found)
-    return found
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Service]:
-    found = open_service(load_model(folder / "m.featx"), options={"threads": 1})
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
@@ -131,11 +116,11 @@ def answered(page: Any) -> str:
     return str(page.text_content("#status"))
 
 
-def test_drop_a_picture_and_read_the_label(page: Any, folder: Path, service: Service) -> None:
-    path = next((folder / "new" / "blue").glob("*.png"))
+def test_drop_a_picture_and_read_the_label(page: Any, model_folder: Path, service: Service) -> None:
+    path = next((model_folder / "new" / "blue").glob("*.png"))
     known = {
         Path(r["path"]).name: r
-        for r in load_model(folder / "m.featx").predict(folder / "new", **FEW).rows
+        for r in load_model(model_folder / "m.featx").predict(model_folder / "new", **FEW).rows
     }
     with serving(service) as url:
         page.goto(url)
@@ -162,11 +147,11 @@ def test_drop_a_picture_and_read_the_label(page: Any, folder: Path, service: Ser
 
 
 def test_many_pictures_make_a_table_to_keep(
-    page: Any, folder: Path, service: Service, tmp_path: Path
+    page: Any, model_folder: Path, service: Service, tmp_path: Path
 ) -> None:
     odd = tmp_path / 'no "picture", =1+1.png'
     odd.write_bytes(b"no picture")
-    paths = [*sorted((folder / "new").rglob("*.png")), odd]
+    paths = [*sorted((model_folder / "new").rglob("*.png")), odd]
     with serving(service) as url:
         page.goto(url)
         page.wait_for_selector("#lead:not(:empty)")
@@ -186,14 +171,14 @@ def test_many_pictures_make_a_table_to_keep(
         assert page.evaluate("document.activeElement.id") == "choose"
     assert set(rows) == {path.name for path in paths}
     assert rows[odd.name]["error"] == "not an image of a known format"
-    for row in load_model(folder / "m.featx").predict(folder / "new", **FEW).rows:
+    for row in load_model(model_folder / "m.featx").predict(model_folder / "new", **FEW).rows:
         kept = rows[Path(row["path"]).name]
         assert kept["label"] == row["label"]
         assert float(kept["p_red"]) == pytest.approx(row["p_red"], abs=1e-4)
 
 
-def test_paste_token_and_keyboard(page: Any, folder: Path, service: Service) -> None:
-    path = next((folder / "new" / "red").glob("*.png"))
+def test_paste_token_and_keyboard(page: Any, model_folder: Path, service: Service) -> None:
+    path = next((model_folder / "new" / "red").glob("*.png"))
     with serving(replace(service, token="s3cret")) as url:
         page.goto(url)
         page.wait_for_selector("dialog[open]")
