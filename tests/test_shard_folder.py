@@ -87,8 +87,53 @@ def test_features_are_read_across_parts(folder: Path) -> None:
             np.testing.assert_array_equal(X[key], whole[key])
         np.testing.assert_array_equal(np.concatenate(list(X.batches(111))), whole)
         assert X[np.array([], int)].shape == (0, 7)
-        with pytest.raises(IndexError):
-            X[N]
+        for odd in (N, -N - 1, [N], [0.5], [[0, 1]], ([0, 1], [0, 1]), mask[:5], None):
+            with pytest.raises(IndexError):
+                X[odd]
+
+
+MASK = np.arange(N) % 7 == 0
+KEYS: tuple[Any, ...] = (
+    *(0, -1, 499, 500, -N, N, -N - 1, np.int64(700), np.array(700), True, ..., ()),
+    *(slice(5, 2), slice(490, 1010), slice(500, 1000), slice(None, None, 2), slice(3, None, 600)),
+    *(slice(-3, None), slice(0, 9 * N), slice(None, None, -1), slice(2, 9, 0), slice(N, N)),
+    *(MASK, MASK & ~MASK, MASK[:5], MASK[: PART + 1], np.bool_(True)),
+    *([1, 499, 500, 1100], [3, -1], [-1], [2, 1], [1, 1], [], range(498, 503)),
+    *(np.array([], int), np.array([]), np.array([7, 600], np.uint16), [1.5], 1.5, None, "x"),
+    *((slice(1, 800), 0), (..., 0), (600, ...), (slice(400, 800), [0, 1]), ([0, 700], slice(1, 3))),
+    *((MASK, 1), (700, 1), (700, slice(1, None)), ([0, 2], [0, 1]), (1, 2, 3), (..., ...)),
+    *(np.array([[1, 2], [3, 4]]), np.arange(N * 7).reshape(N, 7) % 5 == 0, (600, "x")),
+)
+
+
+def answer(dataset: Any, key: Any) -> Any:
+    try:
+        found = dataset[key]
+    except (IndexError, TypeError, ValueError) as error:
+        return type(error)
+    return type(found), np.shape(found), found.dtype, found.tobytes()
+
+
+def test_rows_of_a_folder_are_chosen_as_in_one_file(file: Path, folder: Path) -> None:
+    with h5py.File(file) as one, Folder(folder) as many:
+        for name in ("features", "taps/mid", "ids", "stamps"):
+            for key in KEYS:
+                assert answer(many[name], key) == answer(one[name], key), (name, key)
+
+
+def test_a_list_with_a_row_that_is_not_there(folder: Path) -> None:
+    """Where h5py passes on what HDF5 says, numpy's error is the better one."""
+    with Folder(folder) as many, pytest.raises(IndexError, match=f"row {N} of {N}"):
+        many["features"][[0, N]]
+
+
+def test_a_dataset_of_a_folder_becomes_an_array(file: Path, folder: Path) -> None:
+    with h5py.File(file) as one, Folder(folder) as many:
+        for name in ("features", "ids"):
+            whole, found = one[name][...], many[name]
+            np.testing.assert_array_equal(np.asarray(found), whole)
+            np.testing.assert_array_equal(list(found), whole)
+            assert (len(found), found.shape, found.dtype) == (N, whole.shape, whole.dtype)
 
 
 def test_each_part_is_a_cache_of_its_own(folder: Path) -> None:

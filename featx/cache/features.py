@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,6 +43,9 @@ class Features:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         rows, *rest = key if isinstance(key, tuple) else (key,)
+        if np.ndim(rows) and any(map(np.ndim, rest)):
+            # numpy would pair them, and h5py refuses them.
+            raise IndexError("rows and columns cannot both be lists; write X[rows][:, columns]")
         found = self._rows(rows)
         return found[(slice(None) if found.ndim == 2 else Ellipsis, *rest)] if rest else found
 
@@ -62,6 +66,8 @@ class Features:
             if wanted.shape != (len(self),):
                 raise IndexError(f"a mask of shape {wanted.shape} for {len(self)} rows")
             wanted = np.flatnonzero(wanted)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise IndexError(f"rows are whole numbers in one list, got {reprlib.repr(rows)}")
         wanted = wanted.astype(np.int64)
         if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")

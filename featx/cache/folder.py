@@ -10,40 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import ID_INDEX, INDEX, read_text
+from featx.cache.joined import Joined
 from featx.cache.parts import Part, read_parts
 from featx.errors import CacheError, CacheFormatError
 
 _GROUPS = ("taps", "columns")
 _IN_INDEX = ("spec", "provenance", "classes", ID_INDEX, "failed", "failed/ids", "failed/reasons")
 _OPEN_PARTS = 32  # at a time
-
-
-class Joined:
-    """One dataset that goes on from part to part; rows are read by slices."""
-
-    def __init__(self, folder: Folder, name: str) -> None:
-        first = folder.part(0)[name]
-        self._folder, self.name = folder, f"/{name}"
-        self.shape: tuple[int, ...] = (len(folder), *first.shape[1:])
-        self.dtype, self.ndim, self.chunks = first.dtype, first.ndim, first.chunks
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, (int, np.integer)):
-            return self[int(key) : int(key) + 1][0]
-        rows = slice(None) if key is Ellipsis else key
-        start, stop, _ = rows.indices(len(self))
-        empty = np.empty((0, *self.shape[1:]), self.dtype)
-        return self._folder.read(self.name[1:], start, stop, empty)
 
 
 class Folder:
@@ -73,7 +51,6 @@ class Folder:
         except (CacheFormatError, OSError) as error:
             self.index.close()
             raise CacheFormatError(f"{path}: {error}") from None
-        self._starts = np.array([part.start for part in self.parts])
         self._open: dict[int, h5py.File] = {}
         self._tables: dict[str, tuple[Any, ...]] = {}
         self._lock = threading.RLock()
@@ -120,20 +97,10 @@ class Folder:
         except KeyError:
             return default
 
-    def read(self, name: str, start: int, stop: int, empty: NDArray[Any]) -> NDArray[Any]:
-        """Read rows of one dataset from all the parts that they lie in."""
-        first = int(np.searchsorted(self._starts, start, "right")) - 1
-        pieces = []
+    def read(self, name: str, k: int, key: Any) -> Any:
+        """Read from one dataset of part `k`, which stays open meanwhile."""
         with self._lock:
-            for k in range(first, len(self.parts)):
-                part = self.parts[k]
-                if part.start >= stop:
-                    break
-                rows = slice(max(start, part.start) - part.start, min(stop, part.stop) - part.start)
-                pieces.append(self.part(k)[name][rows])
-        if len(pieces) == 1:
-            return np.asarray(pieces[0])
-        return np.concatenate(pieces) if pieces else empty
+            return self.part(k)[name][key]
 
     def part(self, k: int) -> h5py.File:
         """Open part `k`, or give it when it is open.
