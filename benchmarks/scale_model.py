@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-CPU = json.loads((Path(__file__).parent / "results" / "cpu.json").read_text())
+CPU = json.loads((Path(__file__).parent / "results" / "cpu-bf16.json").read_text())
 CPU_RATE = CPU["cases"]["efficientnet_lite0, photo"]["images_per_second"]["featx"]
 """Images a second of two cores, end to end: measured (make bench)."""
 GPU_RATE = 8237.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from featx.extraction import extract
 from featx.images import draw
 from featx.provenance import library_versions
 from featx.runtime import Runner, enter_worker_thread, plan_runtime
+from featx.runtime.machine import cpu_cores, device_name
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("efficientnet_lite0", "resnet50", "vgg16")
@@ -215,7 +215,7 @@ def plot(results: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    """Run every case, print a line each, and leave JSON and a plot in benchmarks/results/."""
+    """Print a line a case; leave JSON and a plot under the device's name and native precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
@@ -225,17 +225,19 @@ def main() -> None:
     asked = parser.parse_args()
     device = "cpu" if asked.device == "auto" else asked.device
     os.environ["PYTHONWARNINGS"] = "ignore"
+    native = plan_runtime(device=device).precision
     results: dict[str, Any] = {
         "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
+            "processor": device_name(device),
+            "cores": cpu_cores(),
+            "precision": native,
         },
         "device": device,
         "versions": library_versions(),
         "cases": {},
     }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{device.split(':')[0]}.json"
+    target = RESULTS / f"{device.split(':')[0]}-{native}.json"
     if asked.add:
         results["cases"] = json.loads(target.read_text())["cases"]
     with tempfile.TemporaryDirectory() as folder:
@@ -251,7 +253,7 @@ def main() -> None:
                 results["cases"][f"{name}, {kind}"] = found
                 print(summary(name, kind, found), flush=True)
                 target.write_text(json.dumps(results, indent=1) + "\n")
-    plot(results, RESULTS / f"{device.split(':')[0]}.png")
+    plot(results, target.with_suffix(".png"))
 
 
 if __name__ == "__main__":
