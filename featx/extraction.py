@@ -25,6 +25,7 @@ from featx.cache.shards import remove_parts, remove_unfinished
 from featx.dryrun import DryRun
 from featx.engines import local, ray_data
 from featx.engines.cluster import Crew, connected, plan_on
+from featx.engines.gathering import find_rows
 from featx.engines.threads import Outcome
 from featx.engines.work import Ran
 from featx.errors import ExtractError
@@ -141,8 +142,8 @@ class _Extraction(Run):
         if not (idle and describes(description, self.cache)):
             if spec != known.spec:  # the fast path was abandoned: there were no rows before
                 known = self.known(spec, in_place=False)
-            known.refresh()
-            places = known.places(outcome.content[rows])
+            elsewhere = self.crew is not None
+            places = find_rows(known, outcome.content[rows], elsewhere=elsewhere)
             provenance = self._provenance(ran, outcome)
             write_cache(self.cache, spec, description, places, known.files, provenance)
         remove_parts(self.cache)

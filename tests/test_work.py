@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from conftest import picture
 from featx.cache import open_cache
 from featx.cache.known import KnownRows
 from featx.cache.shards import parts_folder
+from featx.engines import gathering
+from featx.engines.gathering import find_rows
 from featx.engines.presence import Room
 from featx.engines.work import Assignment, Chunk, RunOverError, Worker, chunk_size, cut
 from featx.errors import CacheError, ExtractError, FeatxError, WeightsError
@@ -54,6 +57,51 @@ def test_a_chunk_becomes_a_shard_and_a_few_bytes(task: Assignment, tiny: dict[st
         assert (part.embedded, part.failed) == (1, {})
     result = extract(task.source, task.cache, **tiny)
     assert (result.embedded, result.reused, result.failed) == (8, 3, 1)
+
+
+def written_rows(task: Assignment) -> tuple[KnownRows, Path, Any]:
+    """A driver that knows nothing, the one shard of three rows, and their contents."""
+    known = nothing_known(task)
+    with Room(task.cache) as room:
+        worker = Worker(replace(task, room=room.path), known)
+        part = worker.embed(chunk_of(task.source, [0, 2, 9]))  # type: ignore[arg-type]
+    (shard,) = known.shards.glob("[!.]*.h5")
+    return known, shard, part.content
+
+
+def test_a_shard_that_shows_late_is_waited_for(
+    task: Assignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a shared folder whose listing another machine holds for some seconds."""
+    monkeypatch.setattr(gathering, "_LOOK_SECONDS", 0.05)
+    known, shard, content = written_rows(task)
+    shard.rename(tmp_path / "late.h5")
+    with pytest.raises(CacheError, match="rows that were written are missing"):
+        find_rows(known, content, elsewhere=False)
+    looked = threading.Event()
+    refresh = known.refresh
+    monkeypatch.setattr(known, "refresh", lambda: (refresh(), looked.set()))
+
+    def appear() -> None:
+        looked.wait(20)
+        (tmp_path / "late.h5").rename(shard)
+
+    thread = threading.Thread(target=appear)
+    thread.start()
+    places = find_rows(known, content, elsewhere=True)
+    thread.join()
+    assert places.tolist() == [[0, 0], [0, 1], [0, 2]]
+
+
+def test_a_shard_that_never_shows_is_said_to_be_elsewhere(
+    task: Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "_LATE_SECONDS", 0.1)
+    monkeypatch.setattr(gathering, "_LOOK_SECONDS", 0.02)
+    known, shard, content = written_rows(task)
+    shard.unlink()
+    with pytest.raises(CacheError, match=r"after 0\.1 s; put the cache on storage"):
+        find_rows(known, content, elsewhere=True)
 
 
 def test_a_worker_finds_items_by_name_when_the_source_has_changed(

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.known import KnownRows
 from featx.engines.threads import Outcome
 from featx.engines.work import Part, Ran
-from featx.errors import ExtractError
+from featx.errors import CacheError, ExtractError
 from featx.runs import Run
+
+_LATE_SECONDS = 30.0  # for which a shared folder may show an old listing
+_LOOK_SECONDS = 0.5
 
 
 class Gathering:
@@ -50,6 +57,43 @@ class Gathering:
             outcome.busy[stage] += spent
         for item, reason in part.failed.items():
             run.check_failures(len(outcome.failed), f"{run.manifest.ids[item]}: {reason}")
+
+
+def find_rows(
+    known: KnownRows, content: NDArray[np.bytes_], *, elsewhere: bool
+) -> NDArray[np.int32]:
+    """Take the shards that have come, and find rows that are reported as written in them.
+
+    Parameters
+    ----------
+    elsewhere
+        Whether other machines write: their shards may show some seconds after the report.
+
+    Returns
+    -------
+    places : int32, shape (n, 2)
+        As `KnownRows.places` gives them.
+
+    Raises
+    ------
+    CacheError
+        If a row is still missing then.
+    """
+    end = time.monotonic() + (_LATE_SECONDS if elsewhere else 0)
+    while True:
+        known.refresh()
+        try:
+            return known.places(content)
+        except CacheError:
+            if not elsewhere:
+                raise
+            if time.monotonic() > end:
+                raise CacheError(
+                    f"rows that workers have written do not show in {known.shards} after "
+                    f"{_LATE_SECONDS:g} s; put the cache on storage that all workers share, and "
+                    "run the same command again"
+                ) from None
+        time.sleep(_LOOK_SECONDS)
 
 
 class Deaths:
