@@ -4,6 +4,7 @@
 
     FeatxError
     ├── SourceError (ValueError)          the images or their table
+    │   └── UnreachableError                  storage that gives no answer, or changes meanwhile
     ├── ImageError (ValueError)           one image that cannot become pixels
     ├── CacheError (OSError)              the cache and the files beside it
     │   ├── CacheFormatError (ValueError)     not a cache, damaged, or not to be trusted
@@ -36,6 +37,10 @@ class FeatxError(Exception):
 
 class SourceError(FeatxError, ValueError):
     """The source of images cannot be read as asked."""
+
+
+class UnreachableError(SourceError):
+    """Storage gives no answer, or another one than a moment ago; nothing is known of the rest."""
 
 
 class ImageError(FeatxError, ValueError):

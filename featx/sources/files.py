@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from featx.errors import ImageError, SourceError
+from featx.errors import FeatxError, SourceError
 from featx.manifest import Manifest, printable
 from featx.sources.columns import table_columns, table_labels, table_split, table_text
 from featx.sources.places import ReadFiles, join, parent
-from featx.sources.remote import fetch, is_url
+from featx.sources.remote import is_url, read_remote
 from featx.sources.text import Text
 
 LIST = "list of paths"
@@ -71,7 +71,7 @@ def read_table(place: str) -> pd.DataFrame:
         If it is none.
     """
     try:
-        source = io.BytesIO(fetch(place)) if is_url(place) else place
+        source = io.BytesIO(read_remote(place)) if is_url(place) else place
         if place.lower().endswith(PARQUET):
             return pd.read_parquet(source)
         # Only an empty field is missing: "NA" and "None" are good names for a class.
@@ -83,8 +83,8 @@ def read_table(place: str) -> pd.DataFrame:
             dtype={"path": str, "id": str, "split": str},
             encoding="utf-8-sig",
         )
-    except ImageError as error:
-        raise SourceError(f"{place}: {error}") from None
+    except FeatxError:
+        raise
     except Exception as error:  # pandas and pyarrow raise a dozen types on a damaged table
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{place} cannot be read as a table: {reason}") from None

@@ -13,10 +13,11 @@ from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
 from featx.sources.files import PARQUET, TABLES, from_list, from_table, read_table
 from featx.sources.folder import Listing, first_folders, folder_manifest, scan_folder
+from featx.sources.listing import list_remote
 from featx.sources.parquet import from_parquet, holds_images
 from featx.sources.patterns import fixed_part, matching
 from featx.sources.places import ReadFiles, parent, stamp_of
-from featx.sources.remote import is_url, list_remote
+from featx.sources.remote import is_url
 from featx.sources.saved import from_saved, is_saved
 from featx.sources.shards import Shard
 from featx.sources.tar import from_tars

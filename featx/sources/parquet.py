@@ -79,15 +79,17 @@ class ReadRows:
 
     def _load(self, number: int, group: int) -> pa.ChunkedArray:
         shard, column = self.shards[number], self.columns[number]
-        require_same(shard.place, shard.stamp)
         try:
             with open_file(shard.place, shard.stamp) as file:
-                return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+                found = pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
         except SourceError as error:
-            raise ImageError(f"cannot be read: {error}") from None
+            raise ImageError(str(error)) from None
         except _ERRORS as error:
+            require_same(shard.place, shard.stamp)  # else one that was replaced looks damaged
             why = " ".join(str(error).split())[:200]
             raise ImageError(f"row group {group} of {shard.name} is damaged: {why}") from None
+        require_same(shard.place, shard.stamp)
+        return found
 
 
 def holds_images(place: str, stamp: Stamp) -> bool:
@@ -171,6 +173,8 @@ def _look(shard: Shard) -> _File:
         names = describing(schema, image)
         try:
             table = found.read(columns=names) if names else pa.table({})
+        except SourceError:
+            raise
         except _ERRORS as error:
             why = " ".join(str(error).split())[:200]
             raise SourceError(f"{shard.place} cannot be read: {why}") from None
@@ -188,6 +192,8 @@ def _image_size(group: Any, image: str) -> int:
 def _open(place: str, file: Any) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
+    except SourceError:
+        raise
     except _ERRORS as error:
         why = " ".join(str(error).split())[:200]
         raise SourceError(f"{place} is no Parquet file: {why}") from None

@@ -7,7 +7,8 @@ import itertools
 import re
 
 from featx.errors import SourceError
-from featx.sources.remote import glob_remote, is_url
+from featx.sources.listing import glob_remote
+from featx.sources.remote import is_url
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from featx.sources.remotefile import open_remote
 V = TypeVar("V")
 
 _CHANGED = "the file changed while it was read; run the same command again"
+_ASK_SECONDS = 10.0
 
 
 class Recent(Generic[V]):
@@ -67,6 +69,7 @@ class Parts:
     """Read parts of files that must not have changed since they were stamped."""
 
     open: Recent[_Open] = field(default_factory=lambda: Recent(32), repr=False, compare=False)
+    asked: Recent[None] = field(default_factory=lambda: Recent(1024), repr=False, compare=False)
 
     def read(self, place: str, offset: int, size: int, stamp: Stamp) -> bytes:
         """Read `size` bytes.
@@ -77,7 +80,7 @@ class Parts:
             If they cannot be read, or the file is another one now.
         """
         if is_url(place):
-            return fetch(place, offset, offset + size)
+            return self._read_remote(place, offset, size, stamp)
         try:
             file = self.open.get(place, lambda: _Open(place))
             found = os.fstat(file.handle)
@@ -88,6 +91,15 @@ class Parts:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
         if len(data) != size:
             raise ImageError(_CHANGED)
+        return data
+
+    def _read_remote(self, place: str, offset: int, size: int, stamp: Stamp) -> bytes:
+        data = fetch(place, offset, offset + size, stamp)
+        # Only HTTP says with every answer what it is of. Other stores are asked now and then, after
+        # a read and for all threads; what slips through is of a file that the next run finds
+        # changed, and reads anew.
+        now = int(time.monotonic() // _ASK_SECONDS)
+        self.asked.get((place, now), lambda: require_same(place, stamp))
         return data
 
 
@@ -162,7 +174,7 @@ def open_file(place: str, stamp: Stamp) -> BinaryIO:
         If it cannot be read, or not in parts.
     """
     if is_url(place):
-        return open_remote(place, stamp.size)
+        return open_remote(place, stamp)
     try:
         return Path(place).open("rb")
     except OSError as error:

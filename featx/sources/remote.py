@@ -1,34 +1,25 @@
-"""Files behind a URL, by fsspec: what they are, and their bytes, with retries and bounded time."""
+"""Files behind a URL, by fsspec: what they are, and their bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from http import HTTPStatus
+from typing import Any
 
-from featx.errors import ImageError, MissingExtraError, SourceError
+from featx.errors import FeatxError, ImageError, MissingExtraError, SourceError, UnreachableError
 from featx.manifest import Stamp
+from featx.sources.asking import ask, reason, refusal, speaks_http
+from featx.sources.stamps import is_other, stamp_from
 
-T = TypeVar("T")
+UNKNOWN = Stamp()
 
-_TRIES = 4
-_SECONDS = 60.0  # for one answer
-_PAUSE = 0.2  # seconds before the second try; four times as long before each further one
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
-_PASSING_STATUS = (408, 425, 429)
+_CHANGED = "changed while it was read; run the same command again"
+
 _PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp",
     "https": "aiohttp", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs",
     "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol", "hf": "huggingface_hub",
 }  # fmt: skip
-_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "sha256")
-_TIMES = (
-    "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created",
-)  # fmt: skip
 
 
 def is_url(text: str) -> bool:
@@ -61,155 +52,88 @@ def filesystem(url: str) -> tuple[Any, str]:
             raise SourceError(f"{url}: fsspec knows no protocol {protocol!r}") from None
         raise SourceError(f"{url}: {reason(error)}") from None
     except Exception as error:  # what a store raises without credentials
-        raise SourceError(f"{url}: {reason(error)}") from None
+        raise refusal(error, url) from None
     return found, path
 
 
-def fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """Read an object, or bytes `start` to `stop` of it.
+def fetch(
+    url: str, start: int | None = None, stop: int | None = None, stamp: Stamp = UNKNOWN
+) -> bytes:
+    """Read an image, as `read_remote` reads.
 
     Raises
     ------
     ImageError
-        With the reason, after several tries where a failure may pass.
+        With the reason.
     """
     try:
-        files, path = filesystem(url)
-        data = _try(lambda: _bounded(files, "cat_file", path, start=start, end=stop))
+        return read_remote(url, start, stop, stamp)
+    except FeatxError as error:
+        raise ImageError(str(error)) from None
+
+
+def read_remote(
+    url: str, start: int | None = None, stop: int | None = None, stamp: Stamp = UNKNOWN
+) -> bytes:
+    """Read an object, or bytes `start` to `stop` of it; a failure that may pass is tried again.
+
+    Parameters
+    ----------
+    stamp
+        What the object was listed with: an HTTP answer that is of another one is refused.
+
+    Raises
+    ------
+    UnreachableError
+        If there is no answer, a refusal, or one of another object.
+    SourceError
+        If there is no such object.
+    """
+    files, path = filesystem(url)
+    options: dict[str, Any] = {}
+    if start is not None and stop is not None and speaks_http(files):
+        options = _held(url, files, stamp)
+    try:
+        data = ask(files, "cat_file", path, start=start, end=stop, **options)
     except Exception as error:
-        raise ImageError(f"cannot be read: {reason(error)}") from None
+        raise refusal(error, f"{url} cannot be read") from None
     if start is not None and stop is not None and len(data) != stop - start:
-        raise ImageError(f"{stop - start} bytes were asked for and {len(data)} came")
+        if stop <= stamp.size:
+            raise UnreachableError(f"{url} {_CHANGED}")
+        raise UnreachableError(f"{url}: {stop - start} bytes were asked for and {len(data)} came")
     return bytes(data)
 
 
+def _held(url: str, files: Any, stamp: Stamp) -> dict[str, Any]:
+    """Options of a request over HTTP whose answer is looked at before its body is read."""
+
+    async def look(answer: Any) -> None:
+        shorter = answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        if shorter or (answer.ok and is_other(stamp, answer.headers)):
+            raise UnreachableError(f"{url} {_CHANGED}")
+        if answer.status == HTTPStatus.OK:
+            raise UnreachableError(
+                f"{url} cannot be read in parts: its server gives whole files only; copy it here"
+            )
+
+    # A part of what was compressed on the way would be no part of the file.
+    headers = {**files.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+    return {"raise_for_status": look, "headers": headers}
+
+
 def remote_stamp(url: str) -> Stamp:
-    """Size and time, or tag, of an object.
+    """Size and time, or tag, of an object as it is now.
 
     Raises
     ------
+    UnreachableError
+        If there is no answer, or a refusal.
     SourceError
-        If it is not there, or may not be read.
+        If there is no such object.
     """
     files, path = filesystem(url)
     try:
-        return stamp_from(_try(lambda: _bounded(files, "info", path)))
+        files.invalidate_cache(path)  # else some stores repeat what they said when it was listed
+        return stamp_from(ask(files, "info", path))
     except Exception as error:
-        raise SourceError(f"{url}: {reason(error)}") from None
-
-
-def stamp_from(info: dict[str, Any]) -> Stamp:
-    """Make the stamp of what fsspec tells of an object.
-
-    A tag of the content counts before a time: it becomes a number that lies in the distant past,
-    so that it is trusted at once.
-    """
-    size = int(info.get("size") or 0)
-    for name in _TAGS:
-        if tag := info.get(name):
-            digest = hashlib.blake2b(str(tag).encode(), digest_size=8).digest()
-            return Stamp(size, 1 + (int.from_bytes(digest, "big") >> 5))
-    for name in _TIMES:
-        if changed := _nanoseconds(info.get(name)):
-            return Stamp(size, changed)
-    return Stamp(size)
-
-
-def _nanoseconds(value: Any) -> int:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            try:
-                value = parsedate_to_datetime(value)
-            except ValueError:
-                return 0
-    if isinstance(value, datetime):
-        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    # Stores tell microseconds; a float holds no more.
-    return round(value * 1e6) * 1000 if isinstance(value, (int, float)) else 0
-
-
-def list_remote(url: str) -> Iterator[tuple[str, Stamp]]:
-    """List what lies below a URL, by name relative to it, a first-level folder at a time.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be listed.
-    """
-    files, root = filesystem(url)
-    cut = len(root.rstrip("/")) + 1
-    try:
-        for entry in sorted(_try(lambda: files.ls(root, detail=True)), key=lambda e: e["name"]):
-            if entry["type"] != "directory":
-                yield entry["name"][cut:], stamp_from(entry)
-                continue
-            # One folder's names at a time are Python objects, and not all of a bucket's.
-            name = entry["name"]
-            found = _try(lambda name=name: files.find(name, detail=True))  # type: ignore[misc]
-            for path in sorted(found):
-                yield path[cut:], stamp_from(found[path])
-            files.invalidate_cache()
-    except Exception as error:
-        raise SourceError(f"{url} cannot be listed: {reason(error)}") from None
-
-
-def glob_remote(url: str) -> list[str]:
-    """Give the URLs that a pattern stands for, sorted.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be listed.
-    """
-    files, path = filesystem(url)
-    try:
-        found = sorted(_try(lambda: files.glob(path)))
-    except Exception as error:
-        raise SourceError(f"{url} cannot be listed: {reason(error)}") from None
-    return [name if is_url(name) else files.unstrip_protocol(name) for name in found]
-
-
-def _bounded(files: Any, name: str, *arguments: Any, **options: Any) -> Any:
-    """Call a method of a file system, ended after a time where the system can be interrupted."""
-    from fsspec.asyn import sync
-
-    if getattr(files, "async_impl", False) and not getattr(files, "asynchronous", False):
-        method = getattr(files, f"_{name}")
-        return sync(files.loop, method, *arguments, timeout=_SECONDS, **options)
-    return getattr(files, name)(*arguments, **options)
-
-
-def _try(call: Callable[[], T]) -> T:
-    for turn in range(_TRIES - 1):
-        try:
-            return call()
-        except Exception as error:
-            if not _may_pass(error):
-                raise
-            time.sleep(_PAUSE * 4**turn)
-    return call()
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, (*_FINAL, SourceError, MissingExtraError)):
-        return False
-    if "Credential" in type(error).__name__:
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        return status in _PASSING_STATUS
-    return not isinstance(error, (TypeError, ValueError, NotImplementedError))
-
-
-def reason(error: BaseException) -> str:
-    """Say in one line why something behind a URL cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return "not found"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {_SECONDS:g} s, {_TRIES} times"
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-        return f"no access ({text}); set the credentials of this store"
-    return text
+        raise refusal(error, url) from None

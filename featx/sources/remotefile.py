@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from featx.errors import ImageError, SourceError
-from featx.sources.remote import fetch
+from featx.errors import SourceError
+from featx.manifest import Stamp
+from featx.sources.remote import read_remote
 
 _BUFFER = 1 << 20
 
 
 class RemoteFile(io.RawIOBase):
-    """An object as a file that can be sought in; reads are those of `fetch`."""
+    """An object as a file that can be sought in; reads are those of `read_remote`."""
 
-    def __init__(self, url: str, size: int) -> None:
-        self.url, self.size, self._at = url, size, 0
+    def __init__(self, url: str, stamp: Stamp) -> None:
+        self.url, self.stamp, self.size, self._at = url, stamp, stamp.size, 0
 
     def readable(self) -> bool:
         """Say yes."""
@@ -40,30 +41,20 @@ class RemoteFile(io.RawIOBase):
         stop = min(self.size, self._at + len(buffer))
         if stop <= self._at:
             return 0
-        try:
-            data = fetch(self.url, self._at, stop)
-        except ImageError as error:
-            raise OSError(str(error)) from None
+        data = read_remote(self.url, self._at, stop, self.stamp)
         buffer[: len(data)] = data
         self._at = stop
         return len(data)
 
 
-def open_remote(url: str, size: int) -> io.BufferedReader:
-    """Open an object of `size` bytes for reading in parts.
+def open_remote(url: str, stamp: Stamp) -> io.BufferedReader:
+    """Open an object for reading in parts; reads raise what `read_remote` raises.
 
     Raises
     ------
     SourceError
-        If the server hands out whole files only.
+        If it is empty, or its server does not tell its size.
     """
-    if not size:
+    if not stamp.size:
         raise SourceError(f"{url} is empty, or its server does not tell its size")
-    try:
-        fetch(url, 0, min(size, 16))
-    except ImageError as error:
-        raise SourceError(
-            f"{url}: {error}; a container is read in parts, so copy it here if its server gives "
-            "whole files only"
-        ) from None
-    return io.BufferedReader(RemoteFile(url, size), _BUFFER)
+    return io.BufferedReader(RemoteFile(url, stamp), _BUFFER)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import SourceError
+from featx.errors import SourceError, UnreachableError
 from featx.manifest import Stamp
 from featx.sources.places import stamp_of
 from featx.sources.text import Text
@@ -45,10 +45,12 @@ class Gathered(Generic[T]):
 
 
 def gather(shards: Sequence[Shard], look: Callable[[Shard], T]) -> Gathered[T]:
-    """Look into every container, and go on where one cannot be read.
+    """Look into every container, and go on where one is not there, or is damaged.
 
     Raises
     ------
+    UnreachableError
+        If the storage of one gives no answer.
     SourceError
         The reason of the first, if none can be read.
     """
@@ -59,6 +61,8 @@ def gather(shards: Sequence[Shard], look: Callable[[Shard], T]) -> Gathered[T]:
             stamp = listed.stamp if listed.stamp.mtime_ns else stamp_of(listed.place)
             shard = Shard(listed.place, listed.name, stamp)
             found.pairs.append((shard, look(shard)))
+        except UnreachableError:
+            raise  # without it, its rows would look as if their images were gone
         except SourceError as error:
             first = first or error
             found.refused[listed.name] = str(error).removeprefix(f"{listed.place}: ")

@@ -20,7 +20,7 @@ import pyarrow as pa
 from featx.errors import SourceError
 from featx.images import image_extensions
 from featx.manifest import Stamp, printable
-from featx.sources.places import open_file
+from featx.sources.places import open_file, stamp_of
 from featx.sources.remote import is_url
 
 log = logging.getLogger("featx")
@@ -71,7 +71,8 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
         return found
     with open_file(place, stamp) as file:
         found = _Pass(place, file, stamp.size).index()
-    if stamp.mtime_ns and stamp.mtime_ns < time.time_ns() - _RECENT_NS:
+    old = stamp.mtime_ns and stamp.mtime_ns < time.time_ns() - _RECENT_NS
+    if old and stamp_of(place) == stamp:
         _keep(found, kept)
     return found
 
@@ -123,6 +124,8 @@ class _Pass:
         self.file.seek(0)
         try:
             tar = tarfile.open(fileobj=self.file, mode="r:")
+        except SourceError:
+            raise
         except (tarfile.TarError, OSError, ValueError) as error:
             raise SourceError(f"{self.place} is no tar: {_one_line(error)}") from None
         after = -1
@@ -133,6 +136,8 @@ class _Pass:
                 after = tar.offset
                 tar.members = []  # type: ignore[attr-defined]  # kept for nothing that is used here
                 yield member
+        except SourceError:
+            raise
         except (tarfile.TarError, OSError, ValueError, OverflowError):
             pass  # what was wrong shows in what stands at the end
         self._check_end(max(after, tar.offset))
