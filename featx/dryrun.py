@@ -73,6 +73,7 @@ class DryRun(Run):
             failures=failed,
             plan=self.expected,
             dry_run=True,
+            shard=self.options.portion.shown,
         )
 
     def _probe(self, new: list[int], known: KnownRows) -> None:

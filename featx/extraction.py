@@ -31,6 +31,7 @@ from featx.engines.work import Ran
 from featx.errors import ExtractError
 from featx.manifest import Source
 from featx.options import ExtractOptions, ExtractResult
+from featx.portion import Dealt
 from featx.progress import Progress
 from featx.provenance import library_versions
 from featx.runs import Run
@@ -46,6 +47,11 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
     What exists is reused: rows of the cache in place and of an interrupted run, found by the
     content of the images. The cache in place stays as it is until the new one is complete.
 
+    With `shard`, a part of the source is listed and embedded alone. A cache keeps to its shard: a
+    run of another one, or of one out of another number, is refused, for it would drop every row as
+    if its image were gone; so is a shard over a cache of the whole source. A run of the whole over
+    the cache of a shard keeps all its rows and adds the others.
+
     Parameters
     ----------
     source
@@ -60,7 +66,8 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
     SourceError, BackboneError, DeviceError
         If the run cannot start.
     CacheMismatchError
-        If the cache in place has another fingerprint and `force` is not set.
+        If the cache in place has another fingerprint, or is not of the same shard, and `force` is
+        not set.
     CacheLockedError
         If another process is writing the cache.
     ExtractError
@@ -89,9 +96,29 @@ class _Extraction(Run):
             if self.options.engine == "ray":
                 self.crew = stack.enter_context(connected(self.options))
             old = self.prepare()
+            self._say_of_shard(old)
             remove_unfinished(self.cache)
             self.require_match(old)
             return self._extract(old)
+
+    def _say_of_shard(self, old: ExtractSpec | None) -> None:
+        portion, precision = self.options.portion, self.plan.precision
+        if portion.is_whole:
+            return
+        if self.options.precision == "auto" and old is None and precision != "fp32":
+            log.warning(
+                "shard %s decides about %s on its own pictures; pass --precision, so that all "
+                "shards have the same and can be merged",
+                portion,
+                precision,
+            )
+        if not len(self.manifest) and self.manifest.dealt is not None:
+            log.warning(
+                "shard %s holds nothing: %s has %d to deal out",
+                portion,
+                self.manifest.name,
+                self.manifest.dealt.names,
+            )
 
     def plan_runtime(self, **asked: Any) -> RuntimePlan:
         """On a cluster its machines decide."""
@@ -129,7 +156,8 @@ class _Extraction(Run):
     ) -> ExtractResult:
         failed = self._failures(outcome)
         rows = np.flatnonzero(outcome.content != b"")
-        if not len(rows):
+        # A portion of nothing is a cache of no rows: the others have theirs.
+        if not len(rows) and (failed or self.manifest.dealt is None):
             name, reason = next(iter(failed.items()))
             raise ExtractError(
                 f"no image could be embedded: {len(failed)} of {len(failed)} failed, "
@@ -139,15 +167,27 @@ class _Extraction(Run):
         changes = difference(self.manifest, outcome.content, in_place, known.damaged)
         description = describe_rows(self.manifest, rows, failed)
         idle = in_place is not None and not outcome.embedded and not known.damaged
-        if not (idle and describes(description, self.cache)):
+        if not (idle and describes(description, self.cache) and self._dealt_alike()):
             if spec != known.spec:  # the fast path was abandoned: there were no rows before
                 known = self.known(spec, in_place=False)
             elsewhere = self.crew is not None
             places = find_rows(known, outcome.content[rows], elsewhere=elsewhere)
             provenance = self._provenance(ran, outcome)
-            write_cache(self.cache, spec, description, places, known.files, provenance)
+            widths = None if len(rows) else self._widths()
+            write_cache(self.cache, spec, description, places, known.files, provenance, widths)
         remove_parts(self.cache)
         return self._result(outcome, spec, changes, failed, ran.compiled)
+
+    def _dealt_alike(self) -> bool:
+        """Whether the cache in place says of its portion what is to be said of it now."""
+        with open_cache(self.cache) as found:
+            return Dealt.from_dict(found.provenance.get("shard")) == self.manifest.dealt
+
+    def _widths(self) -> list[int]:
+        """Length of the vectors of each tap, as they are stored."""
+        n_views = len(self.preprocess.views)
+        views = [np.zeros((n_views, width), np.float32) for width in self.reader.n_features]
+        return [vector.shape[1] for vector in self._merge(views, n_views)]
 
     def _failures(self, outcome: Outcome) -> dict[str, str]:
         ids = self.manifest.ids
@@ -166,6 +206,7 @@ class _Extraction(Run):
 
     def _provenance(self, ran: Ran, outcome: Outcome) -> dict[str, Any]:
         weights = self.backbone.weights
+        dealt = self.manifest.dealt
         return {
             "versions": library_versions(),
             "backbone": self.backbone.name,
@@ -184,6 +225,7 @@ class _Extraction(Run):
             "embedded": outcome.embedded,
             "reused": outcome.reused,
             "seconds": self._seconds(),
+            **({} if dealt is None else {"shard": dealt.to_dict()}),
         }
 
     def _result(
@@ -218,4 +260,5 @@ class _Extraction(Run):
             difference=changes,
             failures=failed,
             plan=self.expected,
+            shard=self.options.portion.shown,
         )

@@ -56,6 +56,17 @@ def indicator(labels: Iterable[Names | None], classes: Sequence[str]) -> NDArray
     return found
 
 
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Sort classes: whole numbers by value, before names.
+
+    Examples
+    --------
+    >>> sorted(["b", "10", "a", "9"], key=class_order)
+    ['9', '10', 'a', 'b']
+    """
+    return (False, int(name), name) if name.isascii() and name.isdigit() else (True, 0, name)
+
+
 def table_of(values: Sequence[str | None]) -> tuple[NDArray[np.int8], list[str]] | None:
     """Read a column as an indicator and the names of its classes; None if no row has a bar."""
     labels = split_labels(values)

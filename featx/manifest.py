@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError, nearest
 from featx.labels import Names
+from featx.portion import WHOLE, Dealt, Portion
 
 Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
@@ -56,7 +57,10 @@ class Manifest:
     refused
         ``id -> reason`` of entries that are no readable image; they count as failed.
     ignored
-        Number of hidden and other files passed over.
+        Number of hidden and other files passed over; of a source that is dealt out, the first
+        portion counts those that are no one's.
+    dealt
+        Which portion of the source the items are; None if they are all of it.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Manifest:
     stamps: NDArray[np.int64] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
+    dealt: Dealt | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,14 +82,16 @@ class Manifest:
         from featx.sources.text import first_duplicate
 
         if rows := first_duplicate(self.ids):
+            # Of a portion the rows have other numbers than in the source.
+            where = "twice" if self.dealt else f"in rows {rows[0] + 1} and {rows[1] + 1}"
             raise SourceError(
-                f"{self.name}: id {self.ids[rows[0]]!r} stands in rows {rows[0] + 1} and "
-                f"{rows[1] + 1}; ids must be unique: give each row its own in a column `id`"
+                f"{self.name}: id {self.ids[rows[0]]!r} stands {where}; ids must be unique: "
+                "give each row its own in a column `id`"
             )
 
 
-def load_manifest(source: Source) -> Manifest:
-    """List the images of a source, in a stable order.
+def load_manifest(source: Source, portion: Portion = WHOLE) -> Manifest:
+    """List the images of a source, or a portion of them, in a stable order.
 
     Parameters
     ----------
@@ -94,6 +101,9 @@ def load_manifest(source: Source) -> Manifest:
         `datasets` saved, a folder of such files, a pattern (``train-{000..099}.tar``, ``*.tar``),
         any of them behind a URL, a sequence of paths, or the name of a built-in set (``elpv``,
         ``digits``). ``docs/sources.md`` describes each.
+    portion
+        Tars and Parquet files with images are dealt out as whole files, and those of others are not
+        opened; a saved data set in stretches of rows; everything else by a hash of each id.
 
     Raises
     ------
@@ -108,28 +118,29 @@ def load_manifest(source: Source) -> Manifest:
     1797
     """
     from featx.datasets import BUILT_IN
+    from featx.sources.dealing import deal_items
     from featx.sources.files import from_list
     from featx.sources.kinds import from_file, from_folder, from_pattern, from_url
     from featx.sources.patterns import is_pattern
     from featx.sources.remote import is_url
 
     if not isinstance(source, (str, os.PathLike)):
-        return from_list(source)
+        return from_list(source, portion)
     text, path = os.fspath(source), Path(source)
     if text in BUILT_IN:
         if path.exists():
             raise SourceError(f"{text!r} is a built-in set and also a path here; write ./{text}")
-        return BUILT_IN[text]()
+        return deal_items(BUILT_IN[text](), portion)
     if text.startswith("file://"):
-        return load_manifest(text.removeprefix("file://"))
+        return load_manifest(text.removeprefix("file://"), portion)
     if is_url(text):
-        return from_pattern(text) if is_pattern(text) else from_url(text)
+        return from_pattern(text, portion) if is_pattern(text) else from_url(text, portion)
     if path.is_dir():
-        return from_folder(path)
+        return from_folder(path, portion)
     if path.exists():
-        return from_file(text)
+        return from_file(text, portion)
     if is_pattern(text):
-        return from_pattern(text)
+        return from_pattern(text, portion)
     raise SourceError(
         f"no such folder, table or built-in set: {text}{nearest(text, BUILT_IN)} "
         f"(built in: {', '.join(BUILT_IN)})"

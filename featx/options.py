@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from featx.errors import FeatxError, nearest
 from featx.planning import Plan
+from featx.portion import Portion
 from featx.sync import Difference
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -61,6 +62,9 @@ class ExtractOptions:
         ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
     dtype
         ``float32`` or ``float16``: what is stored.
+    shard
+        ``(k, n)`` or ``"k/n"``: the kth of n parts of the source alone, into a cache of its own;
+        n such runs, each by itself, and `featx.cache.merge` give what one run gives.
     on_error, max_failed
         ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
     dry_run
@@ -94,6 +98,7 @@ class ExtractOptions:
     gpus_per_worker: float | None = None
     decode: Literal["exact", "fast"] | None = None
     dtype: Literal["float32", "float16"] = "float32"
+    shard: Portion | str | tuple[int, int] | None = None
     on_error: Literal["skip", "fail"] = "skip"
     max_failed: int | None = None
     dry_run: bool = False
@@ -118,6 +123,12 @@ class ExtractOptions:
             raise FeatxError(f"gpus_per_worker must be 0 or more, got {self.gpus_per_worker}")
         if self.max_failed is not None and self.max_failed < 0:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
+        Portion.of(self.shard)
+
+    @property
+    def portion(self) -> Portion:
+        """The part of the source that is asked for."""
+        return Portion.of(self.shard)
 
     @classmethod
     def of(cls, **options: Any) -> ExtractOptions:
@@ -148,6 +159,7 @@ class ExtractResult:
     shards left behind; embedded + reused + failed = discovered. ``images_per_second`` counts from
     the first read to publication, without loading and compiling. ``shares`` are those of the
     threads' busy time. ``plan`` is what the first batches let expect, None for a short run.
+    ``shard`` is ``k/n`` where a part of the source was asked for; the counts are of that part.
     """
 
     cache: str
@@ -170,6 +182,7 @@ class ExtractResult:
     failures: dict[str, str] = field(default_factory=dict)
     plan: Plan | None = None
     dry_run: bool = False
+    shard: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -9,6 +9,7 @@ from typing import Any
 from featx.cache.durable import size_text
 from featx.evaluation.decisions import decision_lines
 from featx.planning import Plan
+from featx.portion import listed
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -110,9 +111,10 @@ def tree(values: dict[str, Any], indent: str = "") -> str:
 def extract_text(found: dict[str, Any]) -> str:
     """Render what a run of `featx.extract` did."""
     changes = ", ".join(f"{n} {name}" for name, n in found["difference"].items() if n)
+    cache = found["cache"] + (f" (shard {found['shard']})" if found["shard"] else "")
     if found["dry_run"]:
         return (
-            f"{found['cache']}: would embed {found['embedded']}, reuse {found['reused']}, "
+            f"{cache}: would embed {found['embedded']}, reuse {found['reused']}, "
             f"drop {found['removed']} ({changes or 'no difference'})"
             + (f"\n  {Plan(**found['plan']).describe()}" if found["plan"] else "")
         )
@@ -125,7 +127,7 @@ def extract_text(found: dict[str, Any]) -> str:
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
     return (
-        f"{found['cache']}: {did}, {found['failed']} failed, {found['removed']} removed; "
+        f"{cache}: {did}, {found['failed']} failed, {found['removed']} removed; "
         f"{_widths_text(found['taps'])}\n"
         f"  since last time: {changes or 'no difference'}\n"
         f"  {found['seconds']['total']:.1f} s in all"
@@ -136,6 +138,14 @@ def extract_text(found: dict[str, Any]) -> str:
 def _widths_text(taps: dict[str, int]) -> str:
     widths = ", ".join(f"{name} {width}" for name, width in taps.items())
     return f"features: {widths}" if len(taps) > 1 else f"{sum(taps.values())} features"
+
+
+def merge_text(found: dict[str, Any]) -> str:
+    """Render what `featx.cache.merge` wrote."""
+    where = f"in {found['parts']} parts" if found["parts"] else "in one file"
+    of = f" of {len(found['sources'])} caches" if len(found["sources"]) > 1 else ""
+    without = f"; without shard {listed(found['missing'])}" if found["missing"] else ""
+    return f"{found['cache']}: {found['rows']} rows{of} {where}{without}"
 
 
 def leaderboard_text(found: dict[str, Any]) -> str:

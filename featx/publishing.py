@@ -19,6 +19,7 @@ from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.measuring import Measured, json_ready
 from featx.model import Model, load_model
+from featx.portion import Dealt
 from featx.references import image_reader
 from featx.reporting import (
     FeatureMap,
@@ -251,6 +252,9 @@ def extract_command(cache: Cache) -> str:
             words += [flag, ",".join(map(str, value))]
         else:
             words += [flag, str(value)]
+    dealt = Dealt.from_dict(known.get("shard"))
+    if dealt is not None and not dealt.portion.is_whole:
+        words += ["--shard", str(dealt.portion)]
     return shlex.join(words)
 
 

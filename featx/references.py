@@ -17,6 +17,7 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.model import Model
+from featx.portion import WHOLE, Dealt
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
@@ -62,10 +63,15 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        If the backbone is code of a file and the user did not name it.
+        If the backbone is code of a file and the user did not name it, or `options` name a shard.
     """
     from featx.options import DECIDE_VALUES
 
+    if options.get("shard") is not None:
+        raise ModelError(
+            "a model labels whole sources and takes no shard; give each run a source of its own, "
+            "as a pattern that names some of the tars"
+        )
     kept = {k: v for k, v in model.meta["options"].items() if k in DECIDE_VALUES}
     chosen = {**kept, **_same(model, options), **options}
     _require_no_code(model, chosen, options)
@@ -245,7 +251,9 @@ def image_reader(cache: Cache) -> Callable[[int], bytes]:
     """Give what reads the image of a row, from its path or from the source of the cache."""
     from featx.sources.again import read_again
 
-    return read_again(str(cache.provenance.get("source")), cache.ids, cache.paths)
+    dealt = Dealt.from_dict(cache.provenance.get("shard"))
+    portion = WHOLE if dealt is None else dealt.portion
+    return read_again(str(cache.provenance.get("source")), cache.ids, cache.paths, portion)
 
 
 def _resized(

@@ -19,13 +19,14 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.folder import holds_cache
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
-from featx.cache.shards import Row, parts_folder
+from featx.cache.shards import Row, parts_folder, require_own_shards
 from featx.engines.threads import Job, Outcome, ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
 from featx.images import DecodeMode, decoder_spec
 from featx.manifest import Source, load_manifest
 from featx.options import ExtractOptions
 from featx.planning import Plan, make_plan
+from featx.portion import Dealt, keeps
 from featx.runtime import Runner, RuntimePlan, plan_runtime
 from featx.runtime.plan import available_devices
 
@@ -54,8 +55,10 @@ class Run:
     def prepare(self) -> ExtractSpec | None:
         """List the images, decide the plan, load the network; the spec of the cache in place."""
         require_writable(self.cache, "cache", self.source)
-        self.manifest = load_manifest(self.source)
         old = self._spec_in_place()
+        if not self.options.force:
+            require_own_shards(self.cache, self.options.portion)
+        self.manifest = load_manifest(self.source, self.options.portion)
         self.plan, self.decode = self._plan(old)
         self._load()
         return old
@@ -65,6 +68,10 @@ class Run:
             return None
         try:
             with open_cache(self.cache) as found:
+                if not len(found):  # nothing of it is to be kept, its precision was never checked
+                    return None
+                if not self.options.force:
+                    self._require_kept(Dealt.from_dict(found.provenance.get("shard")))
                 return found.spec
         except CacheFormatError as error:
             if self.options.force:
@@ -72,6 +79,15 @@ class Run:
             raise CacheFormatError(
                 f"{error}; pass --force to write a new cache in its place, or name another file"
             ) from None
+
+    def _require_kept(self, held: Dealt | None) -> None:
+        """Refuse a run that would drop the rows of another shard."""
+        if not keeps(self.options.portion, held):
+            raise CacheMismatchError(
+                f"cache {self.cache} holds {held or 'the whole source'}, and a run of shard "
+                f"{self.options.portion} would drop rows of it; write to another file, or pass "
+                "--force to replace it"
+            )
 
     def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodeMode]:
         options = self.options

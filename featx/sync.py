@@ -14,7 +14,7 @@ from featx.cache.assemble import Description
 from featx.cache.format import CONTENT_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
-from featx.labels import Names, indicator
+from featx.labels import Names, class_order, indicator
 from featx.manifest import Labels, Manifest
 
 
@@ -111,14 +111,9 @@ def _encode(labels: Labels | None) -> tuple[NDArray[Any] | None, list[str] | Non
         return labels, None
     if any(isinstance(label, tuple) for label in labels):
         several = cast("list[Names | None]", labels)
-        classes = sorted({name for names in several for name in names or ()}, key=_natural)
+        classes = sorted({name for names in several for name in names or ()}, key=class_order)
         return indicator(several, classes), classes
     single = cast("list[str | None]", labels)
-    classes = sorted({label for label in single if label is not None}, key=_natural)
+    classes = sorted({label for label in single if label is not None}, key=class_order)
     code = {name: k for k, name in enumerate(classes)}
     return np.array([-1 if la is None else code[la] for la in single], np.int32), classes
-
-
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Sort whole numbers by value, before names."""
-    return (False, int(name), name) if name.isascii() and name.isdigit() else (True, 0, name)

@@ -113,6 +113,7 @@ def write_cache(
     places: NDArray[np.integer[Any]],
     files: Sequence[Path],
     provenance: dict[str, Any],
+    widths: list[int] | None = None,
 ) -> int:
     """Copy finished rows into a new cache and put it in the place of the old one.
 
@@ -122,6 +123,8 @@ def write_cache(
     ----------
     places
         Integers, shape (n, 2): for each row of `description`, a file of `files` and a row in it.
+    widths
+        Length of the vectors of each tap, where there is no row to tell it.
 
     Returns
     -------
@@ -132,10 +135,12 @@ def write_cache(
     ------
     NoSpaceError
         Before anything is written, if the disk has no room; the old cache stays.
+    CacheError
+        If there is no row, and `path` is a folder.
     """
     whole = Whole(spec, json.dumps(provenance), description.classes, description.failed)
     with RowReader(files, spec) as source:
-        rows = _Assembled(description, places, source)
+        rows = _Assembled(description, places, source, widths)
         if path.is_dir():
             write_folder(path, whole, rows)
         else:
@@ -147,11 +152,15 @@ class _Assembled:
     """Rows from many files in the order of a description."""
 
     def __init__(
-        self, description: Description, places: NDArray[np.integer[Any]], source: RowReader
+        self,
+        description: Description,
+        places: NDArray[np.integer[Any]],
+        source: RowReader,
+        widths: list[int] | None,
     ) -> None:
         self._places, self._source = places, source
         self._given = description.by_row()
-        self.widths = source.widths(int(places[0, 0]))
+        self.widths = widths or source.widths(int(places[0, 0]))
         self.columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
             name: (column_dtype(values), values.shape[1:] if isinstance(values, np.ndarray) else ())
             for name, values in self._given.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,23 @@ def json_text(dataset: h5py.Dataset) -> str:
     if not isinstance(value, bytes) or len(value) > _MAX_JSON:
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
     return value.decode()
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read what ``provenance`` says.
+
+    Raises
+    ------
+    CacheFormatError
+        If it is no JSON object.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CacheFormatError("/provenance is no JSON object")
+    return found
 
 
 def _check_group(group: h5py.Group, prefix: str) -> None:

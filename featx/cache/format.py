@@ -75,14 +75,14 @@ def create_vectors(
     file: h5py.File, spec: ExtractSpec, n_rows: int, widths: Sequence[int]
 ) -> list[h5py.Dataset]:
     """Create the datasets of vectors, chunked by whole rows and checksummed."""
-    dtype = np.dtype(spec.dtype)
+    dtype, there = np.dtype(spec.dtype), n_rows > 0  # HDF5 has no chunks of nothing
     return [
         file.create_dataset(
             name,
             shape=(n_rows, width),
             dtype=dtype,
-            chunks=(chunk_rows(n_rows, width * dtype.itemsize), width),
-            fletcher32=True,
+            chunks=(chunk_rows(n_rows, width * dtype.itemsize), width) if there else None,
+            fletcher32=there,
         )
         for name, width in zip(vector_datasets(spec), widths, strict=True)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import json_text
+from featx.cache.distrust import json_object, json_text
 from featx.cache.features import Beside, Features
 from featx.cache.folder import Folder, open_trusted
 from featx.cache.format import ID_INDEX, INDEX, read_text, tap_names, vector_datasets
@@ -193,8 +192,7 @@ class Cache:
         """What is only recorded: versions, device, batch size, host, times, command."""
         if "provenance" not in self._file:
             return {}
-        found: dict[str, Any] = json.loads(json_text(self._file["provenance"]))
-        return found
+        return json_object(json_text(self._file["provenance"]))
 
     @property
     def labels(self) -> list[str | None] | NDArray[np.float64] | None:

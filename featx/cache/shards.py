@@ -33,10 +33,13 @@ from featx.cache.format import (
     row_digest,
 )
 from featx.cache.verify import require_sound
-from featx.errors import CacheError
+from featx.errors import CacheError, CacheMismatchError, FeatxError
+from featx.portion import WHOLE, Dealt, Portion, keeps
 
 SHARD_ROWS = 512
 SHARD_SECONDS = 30.0
+_OWNER = "portion"
+"""Name of the note that says of which portion of a source the shards beside it are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,31 @@ def parts_folder(cache: Path) -> Path:
     return cache.with_name(f"{cache.name}.parts")
 
 
+def require_own_shards(cache: Path, portion: Portion) -> None:
+    """Refuse shards that a stopped run of another portion left: publishing would remove them.
+
+    Raises
+    ------
+    CacheMismatchError
+        With what they are of.
+    """
+    parts = parts_folder(cache)
+    owner = _owner(parts)
+    held = None if owner.is_whole else Dealt((owner.number,), owner.total, 0, "")
+    if not keeps(portion, held) and any(parts.glob("*/[!.]*.h5")):
+        raise CacheMismatchError(
+            f"{parts} holds unfinished rows of {held or 'the whole source'}, and a run of shard "
+            f"{portion} would drop them; write to another file, or pass --force"
+        )
+
+
+def _owner(parts: Path) -> Portion:
+    try:
+        return Portion.of((parts / _OWNER).read_text())
+    except (OSError, ValueError, FeatxError):
+        return WHOLE
+
+
 @dataclass
 class ShardWriter:
     """Collect rows and close a shard after 512 of them or 30 s.
@@ -67,6 +95,7 @@ class ShardWriter:
     rows: list[Row] = field(default_factory=list)
     written: int = 0
     seconds: float = 0.0
+    portion: Portion = WHOLE
     _since: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _writing: threading.Lock = field(default_factory=threading.Lock)
@@ -78,7 +107,7 @@ class ShardWriter:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of this fingerprint, created with a note of its spec."""
+        """The folder of this fingerprint, created with notes of its spec and of the portion."""
         folder = self.parts / self.spec.fingerprint
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +115,8 @@ class ShardWriter:
             raise CacheError(f"cannot create {folder}: {error.strerror}") from None
         if not (folder / "spec.json").exists():
             write_bytes(folder / "spec.json", self.spec.to_json().encode())
+        if _owner(self.parts) != self.portion:
+            write_bytes(self.parts / _OWNER, str(self.portion).encode())
         return folder
 
     def add(self, rows: Sequence[Row]) -> None:

@@ -101,7 +101,11 @@ def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROW
     ------
     NoSpaceError
         Before anything is written, if the disk has no room; the old cache stays.
+    CacheError
+        If there are no rows.
     """
+    if not len(rows):
+        raise CacheError(f"{path}: a cache without rows is a file, and no folder; name a file")
     starts = range(0, len(rows), part_rows)
     spans = [slice(start, min(start + part_rows, len(rows))) for start in starts]
     names = [f"part-{k:05d}-{rows.tag(span)}.h5" for k, span in enumerate(spans)]

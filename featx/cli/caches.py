@@ -63,6 +63,10 @@ def extract(
     mean: Annotated[str | None, typer.Option(help="Three numbers: 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Three numbers.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16, as stored.")] = "float32",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="K/N: the Kth of N parts of SOURCE alone; `featx merge` joins them."),
+    ] = None,
     on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
     max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, do not do it.")] = False,
@@ -128,13 +132,19 @@ def split(
 
 @command
 def merge(
-    folder: Annotated[Path, typer.Argument(help="A folder of parts.")],
-    cache: CacheFile,
+    sources: Annotated[
+        list[Path], typer.Argument(help="The caches of all shards, or a folder of parts.")
+    ],
+    cache: Annotated[str, typer.Argument(help="The HDF5 file, or FOLDER/ for parts.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Merge although shards are missing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy the parts of FOLDER into one file CACHE."""
+    """Copy SOURCES, the caches of all shards or a folder of parts, into one CACHE."""
     from featx.cache import merge as run
+    from featx.printing import merge_text
 
-    found = run(folder, cache, force=force)
-    show(found.to_dict(), as_json, f"{cache}: {found.rows} rows in one file")
+    found = run(sources, cache, partial=partial, force=force).to_dict()
+    show(found, as_json, merge_text(found))

@@ -51,7 +51,11 @@ def _embed_here(
     runner: Runner,
     show: Progress,
 ) -> None:
-    shards = ShardWriter(parts_folder(run.cache), lambda: spec_of_run(run, runner, known))
+    shards = ShardWriter(
+        parts_folder(run.cache),
+        lambda: spec_of_run(run, runner, known),
+        portion=run.options.portion,
+    )
     loop = run.loop(items, outcome, known, runner, shards.add)
 
     def tick(found: Outcome) -> None:

@@ -124,7 +124,9 @@ class Worker:
         shape = (*run.preprocess.input_size, 3)
         self._runner = Runner(run.reader, run.plan, shape, run.package_key())
         parts = parts_folder(assignment.cache)
-        self._shards = ShardWriter(parts, lambda: run.spec(self._runner.precision))
+        self._shards = ShardWriter(
+            parts, lambda: run.spec(self._runner.precision), portion=run.options.portion
+        )
         self._outcome = Outcome(np.zeros(len(run.manifest), CONTENT_DTYPE))
         self._item_of: dict[str, int] | None = None
         self._looked = 0.0

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from featx.errors import ImageError
 from featx.manifest import Manifest, load_manifest
-from featx.sources.files import LIST, PARQUET
+from featx.portion import WHOLE, Portion
+from featx.sources.files import LIST
 from featx.sources.kinds import TARS
 from featx.sources.places import ReadFiles
 from featx.sources.remote import is_url
+from featx.sources.tables import PARQUET
 
 
-def read_again(source: str, ids: Sequence[str], paths: Sequence[str]) -> Callable[[int], bytes]:
+def read_again(
+    source: str, ids: Sequence[str], paths: Sequence[str], portion: Portion = WHOLE
+) -> Callable[[int], bytes]:
     """Give what reads the image of a row.
 
     A path that is a file, or a URL, is read; rows of a container or of a built-in set are found by
@@ -26,6 +30,8 @@ def read_again(source: str, ids: Sequence[str], paths: Sequence[str]) -> Callabl
         What the cache calls its source.
     ids, paths
         Of the rows of the cache.
+    portion
+        Of the source, which the cache holds; no other is listed.
 
     Returns
     -------
@@ -36,7 +42,7 @@ def read_again(source: str, ids: Sequence[str], paths: Sequence[str]) -> Callabl
 
     @cache
     def listed() -> tuple[Manifest, dict[str, int]]:
-        manifest = load_manifest(source)
+        manifest = load_manifest(source, portion)
         return manifest, {name: item for item, name in enumerate(manifest.ids)}
 
     def read(row: int) -> bytes:

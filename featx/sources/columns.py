@@ -63,7 +63,7 @@ def table_split(place: str, table: pd.DataFrame) -> list[str] | None:
     for row, value in enumerate(found):
         if value and value not in _SPLITS:
             raise SourceError(
-                f"{place}: split {value!r} in row {row + 1}; "
+                f"{place}: split {value!r} in row {table.index[row] + 1}; "
                 "write train, validation or test, or leave the field empty"
             )
     return [_SPLITS.get(value, "") for value in found]
@@ -80,27 +80,39 @@ def table_text(place: str, table: pd.DataFrame, name: str) -> Text:
     empty = np.flatnonzero(table[name].isna().to_numpy())
     if empty.size:
         raise SourceError(
-            f"{place}: column `{name}` is empty in row {empty[0] + 1} "
+            f"{place}: column `{name}` is empty in row {table.index[empty[0]] + 1} "
             f"({empty.size} such rows); fill it or drop the row"
         )
     return Text.of(printable(str(value)) for value in table[name])
 
 
-def named_splits(names: Sequence[str], counts: Iterable[int]) -> list[str] | None:
+def named_splits(
+    names: Sequence[str], counts: Iterable[int], among: Iterable[str]
+) -> list[str] | None:
     """Membership by the names of files or folders, as in ``train-00000.tar``.
+
+    Parameters
+    ----------
+    names, counts
+        Of the files that hold the items, and how many each holds.
+    among
+        Names of all files of the source, of which some may be another portion's.
 
     Returns
     -------
     split : one for each item
         None unless the names tell of training rows and of others.
     """
-    found = []
-    for name in names:
-        words = re.split(r"[/._-]", name.lower())
-        found.append(next((_SPLITS[word] for word in words if word in _SPLITS), ""))
-    if "train" not in found or not {"test", "validation"} & set(found):
+    told = {_told_split(name) for name in among}
+    if "train" not in told or not {"test", "validation"} & told:
         return None
+    found = map(_told_split, names)
     return [split for split, n in zip(found, counts, strict=True) for _ in range(n)]
+
+
+def _told_split(name: str) -> str:
+    words = re.split(r"[/._-]", name.lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
 
 
 def plain(column: pd.Series) -> NDArray[Any]:

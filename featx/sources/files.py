@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 
 import pandas as pd
 
-from featx.errors import FeatxError, SourceError
+from featx.errors import SourceError
 from featx.manifest import Manifest, printable
+from featx.portion import Dealing, Portion
 from featx.sources.columns import table_columns, table_labels, table_split, table_text
+from featx.sources.dealing import deal_items
 from featx.sources.places import ReadFiles, join, parent
-from featx.sources.remote import is_url, read_remote
 from featx.sources.text import Text
 
 LIST = "list of paths"
 """What a cache calls its source if it was a list."""
 
-TABLES = (".csv", ".tsv")
-PARQUET = (".parquet", ".pq")
 
-
-def from_list(source: Sequence[str | os.PathLike[str]]) -> Manifest:
-    """Take paths, or URLs, in the order given."""
+def from_list(source: Sequence[str | os.PathLike[str]], portion: Portion) -> Manifest:
+    """Take paths, or URLs, in the order given, those of a portion by a hash of each."""
     paths = [os.fspath(p) for p in source]
     if not paths:
         raise SourceError("the list of paths is empty")
     shown = Text.of(map(printable, paths))
     odd = {k: path for k, path in enumerate(paths) if printable(path) != path}
-    return Manifest(LIST, shown, shown, ReadFiles(shown, odd))
+    return deal_items(Manifest(LIST, shown, shown, ReadFiles(shown, odd)), portion)
 
 
-def from_table(place: str, table: pd.DataFrame) -> Manifest:
+def from_table(place: str, table: pd.DataFrame, dealing: Dealing) -> Manifest:
     """Take the images that the column ``path`` names, relative to the table.
+
+    Parameters
+    ----------
+    table
+        The rows of the portion that was dealt out, as `featx.sources.tables` reads them.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def from_table(place: str, table: pd.DataFrame) -> Manifest:
             f"{place} has no column `path` (it has {', '.join(map(str, table.columns)) or 'none'});"
             " name the column that holds the image files so"
         )
-    if not len(table):
+    if not dealing.names:
         raise SourceError(f"{place} has no rows")
     columns = table_columns(place, table)
     written = table_text(place, table, "path")
@@ -59,32 +61,5 @@ def from_table(place: str, table: pd.DataFrame) -> Manifest:
         labels=table_labels(table),
         split=table_split(place, table),
         columns=columns,
+        dealt=dealing.dealt,
     )
-
-
-def read_table(place: str) -> pd.DataFrame:
-    """Read a table, here or behind a URL.
-
-    Raises
-    ------
-    SourceError
-        If it is none.
-    """
-    try:
-        source = io.BytesIO(read_remote(place)) if is_url(place) else place
-        if place.lower().endswith(PARQUET):
-            return pd.read_parquet(source)
-        # Only an empty field is missing: "NA" and "None" are good names for a class.
-        return pd.read_csv(
-            source,
-            sep="\t" if place.lower().endswith(".tsv") else ",",
-            keep_default_na=False,
-            na_values=[""],
-            dtype={"path": str, "id": str, "split": str},
-            encoding="utf-8-sig",
-        )
-    except FeatxError:
-        raise
-    except Exception as error:  # pandas and pyarrow raise a dozen types on a damaged table
-        reason = " ".join(str(error).split())[:200]
-        raise SourceError(f"{place} cannot be read as a table: {reason}") from None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
+from featx.portion import Dealing, Portion
 from featx.sources.places import ReadFiles
 from featx.sources.text import Prefixed, Text, shared
 
@@ -21,10 +22,11 @@ _BLOCK = 65_536  # names that are Python objects at one time
 
 @dataclass
 class FoundFiles:
-    """The images of a folder, sorted by id.
+    """The images of a folder that are a portion's, sorted by id.
 
     ``stamps`` is int64, shape (n, 2): size in bytes and time of change in ns. ``odd`` are the
-    paths that differ from the id, as the file system spells them.
+    paths that differ from the id, as the file system spells them. ``anyones`` is the number of
+    images in the folder, whosever they are.
     """
 
     ids: Text
@@ -32,6 +34,7 @@ class FoundFiles:
     odd: dict[int, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
+    anyones: int = 0
 
 
 class Listing:
@@ -63,7 +66,7 @@ class Listing:
         return names.take(order), np.concatenate(self._arrays)[order]
 
 
-def folder_manifest(root: Path, found: FoundFiles) -> Manifest:
+def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest:
     """Make items of the images of a folder; its first level of folders are the classes."""
     folder = os.fspath(root)
     # What pathlib would make of it: no second slash after the root.
@@ -78,8 +81,14 @@ def folder_manifest(root: Path, found: FoundFiles) -> Manifest:
         labels=first_folders(found.ids),
         stamps=found.stamps,
         refused=found.refused,
-        ignored=found.ignored,
+        ignored=own_ignored(found.ignored, dealing.portion),
+        dealt=dealing.dealt,
     )
+
+
+def own_ignored(ignored: int, portion: Portion) -> int:
+    """Count files that are no images once, for the first portion, and not for each."""
+    return ignored if portion.number == 1 else 0
 
 
 def first_folders(names: Iterable[str]) -> list[str | None] | None:
@@ -88,13 +97,13 @@ def first_folders(names: Iterable[str]) -> list[str | None] | None:
     return found if any(found) else None
 
 
-def scan_folder(root: Path) -> FoundFiles:
-    """List the images below `root`.
+def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
+    """List the images below `root` that are the portion's; the names of others are not kept.
 
     Links to files are followed. A link to a folder is followed inside `root`; one that leads
     outside it, or back to a folder that it lies in, is refused and named.
     """
-    walk = _Walk(root)
+    walk = _Walk(root, dealing)
     walk.enter("", hidden=False)
     ids, stamps = walk.found.sorted()
     return FoundFiles(
@@ -103,6 +112,7 @@ def scan_folder(root: Path) -> FoundFiles:
         odd=_places(ids, walk.odd),
         refused=dict(sorted(walk.refused.items())),
         ignored=walk.ignored,
+        anyones=walk.anyones,
     )
 
 
@@ -112,14 +122,15 @@ def _places(ids: Text, odd: dict[str, str]) -> dict[int, str]:
 
 
 class _Walk:
-    def __init__(self, root: Path) -> None:
-        self.root = os.path.realpath(root)
+    def __init__(self, root: Path, dealing: Dealing) -> None:
+        self.root, self.dealing = os.path.realpath(root), dealing
         self.folder = os.fspath(root)
         self.extensions = image_extensions()
         self.found = Listing()
         self.odd: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.ignored = 0
+        self.anyones = 0
 
     def enter(self, relative: str, *, hidden: bool) -> None:
         try:
@@ -146,13 +157,21 @@ class _Walk:
         if hidden or (extension not in self.extensions and not looping):
             self.ignored += 1
             return
+        name = _identifier(path)
+        mine = self.dealing.takes(name)
+        if not mine and not entry.is_symlink():
+            self.anyones += 1
+            return
         try:
             status = entry.stat()
         except OSError as error:
-            reason = "a loop of links" if error.errno == errno.ELOOP else "a link to nothing"
-            self._refuse(path, reason if entry.is_symlink() else f"{error.strerror}")
+            if mine:
+                reason = "a loop of links" if error.errno == errno.ELOOP else "a link to nothing"
+                self.refused[name] = reason if entry.is_symlink() else f"{error.strerror}"
             return
-        name = _identifier(path)
+        self.anyones += 1
+        if not mine:
+            return
         self.found.add(name, Stamp(status.st_size, status.st_mtime_ns))
         if name != path:
             self.odd[name] = path
@@ -176,7 +195,9 @@ class _Walk:
         return True
 
     def _refuse(self, path: str, reason: str) -> None:
-        self.refused[_identifier(path)] = reason
+        name = _identifier(path)
+        if self.dealing.takes(name):
+            self.refused[name] = reason
 
 
 def _loops(entry: os.DirEntry[str]) -> bool:

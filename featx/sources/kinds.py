@@ -11,8 +11,15 @@ import numpy as np
 from featx.errors import SourceError
 from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
-from featx.sources.files import PARQUET, TABLES, from_list, from_table, read_table
-from featx.sources.folder import Listing, first_folders, folder_manifest, scan_folder
+from featx.portion import Dealing, Portion
+from featx.sources.files import from_list, from_table
+from featx.sources.folder import (
+    Listing,
+    first_folders,
+    folder_manifest,
+    own_ignored,
+    scan_folder,
+)
 from featx.sources.listing import list_remote
 from featx.sources.parquet import from_parquet, holds_images
 from featx.sources.patterns import fixed_part, matching
@@ -20,6 +27,7 @@ from featx.sources.places import ReadFiles, parent, stamp_of
 from featx.sources.remote import is_url
 from featx.sources.saved import from_saved, is_saved
 from featx.sources.shards import Shard
+from featx.sources.tables import PARQUET, TABLES, read_table
 from featx.sources.tar import from_tars
 from featx.sources.text import Prefixed
 
@@ -27,7 +35,7 @@ TARS = (".tar",)
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def from_file(place: str, shown: str | None = None) -> Manifest:
+def from_file(place: str, portion: Portion) -> Manifest:
     """Take a table, a Parquet file or a tar.
 
     Raises
@@ -35,23 +43,23 @@ def from_file(place: str, shown: str | None = None) -> Manifest:
     SourceError
         If it is none of them.
     """
-    name, lower = shown or place, place.lower()
+    lower, dealing = place.lower(), Dealing(portion)
     if lower.endswith(TABLES):
-        return from_table(name, read_table(place))
+        return from_table(place, read_table(place, dealing), dealing)
     if lower.endswith(PARQUET):
         stamp = stamp_of(place)
         if not holds_images(place, stamp):
-            return from_table(name, read_table(place))
-        return from_parquet(name, _base(place), [_shard(place, stamp)])
+            return from_table(place, read_table(place, dealing), dealing)
+        return from_parquet(place, _base(place), [_shard(place, stamp)], portion)
     if lower.endswith((*TARS, *_COMPRESSED)):
-        return from_tars(name, _base(place), [_shard(place, Stamp())])
+        return from_tars(place, _base(place), [_shard(place, Stamp())], portion)
     raise SourceError(
-        f"{name} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
+        f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
         "give the folder that holds the images"
     )
 
 
-def from_folder(root: Path) -> Manifest:
+def from_folder(root: Path, portion: Portion) -> Manifest:
     """Take the images of a folder, or the tars or Parquet files in it, or a saved data set.
 
     Raises
@@ -60,18 +68,21 @@ def from_folder(root: Path) -> Manifest:
         If it holds nothing of the kind.
     """
     if is_saved(root):
-        return from_saved(root)
-    found = scan_folder(root)
-    if len(found.ids):
-        return folder_manifest(root, found)
+        return from_saved(root, portion)
+    dealing = Dealing(portion)
+    found = scan_folder(root, dealing)
+    if found.anyones:
+        return folder_manifest(root, found, dealing)
     folder = os.fspath(root)
     names = (printable(path.relative_to(root).as_posix()) for path in _visible(root))
     shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in names]
-    if made := _containers(folder, f"{folder.rstrip('/')}/", shards, found.ignored - len(shards)):
+    ignored = found.ignored - len(shards)
+    made = _containers(folder, f"{folder.rstrip('/')}/", shards, portion, ignored)
+    if made is not None:
         return made
-    if not found.refused:
+    if not dealing.names:
         raise _nothing(folder, found.ignored)
-    return folder_manifest(root, found)
+    return folder_manifest(root, found, dealing)
 
 
 def _visible(root: Path) -> list[Path]:
@@ -85,7 +96,7 @@ def _visible(root: Path) -> list[Path]:
     )
 
 
-def from_url(url: str) -> Manifest:
+def from_url(url: str, portion: Portion) -> Manifest:
     """Take what lies at a URL: a table, a container, or what a local folder could hold.
 
     Raises
@@ -94,21 +105,23 @@ def from_url(url: str) -> Manifest:
         If it cannot be read, or holds nothing of the kind.
     """
     if url.lower().endswith((*TABLES, *PARQUET, *TARS, *_COMPRESSED)):
-        return from_file(url)
+        return from_file(url, portion)
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
-    images, shards, ignored = Listing(), [], 0
+    images, shards, ignored, dealing = Listing(), [], 0, Dealing(portion)
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
-            images.add(name, stamp)
+            if dealing.takes(name):
+                images.add(name, stamp)
         elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
             shards.append(Shard(base + name, name, stamp))
         else:
             ignored += 1
     ids, stamps = images.sorted()
-    if not len(ids):
-        if made := _containers(url, base, shards, ignored):
+    if not dealing.names:
+        made = _containers(url, base, shards, portion, ignored)
+        if made is not None:
             return made
         raise _nothing(url, ignored)
     places = Prefixed(base, ids)
@@ -119,11 +132,12 @@ def from_url(url: str) -> Manifest:
         read=ReadFiles(places, stamps=stamps),
         labels=first_folders(ids),
         stamps=stamps if np.any(stamps) else None,
-        ignored=ignored + len(shards),
+        ignored=own_ignored(ignored + len(shards), portion),
+        dealt=dealing.dealt,
     )
 
 
-def from_pattern(text: str) -> Manifest:
+def from_pattern(text: str, portion: Portion) -> Manifest:
     """Take the tars, the Parquet files or the images that a pattern stands for.
 
     Raises
@@ -135,10 +149,11 @@ def from_pattern(text: str) -> Manifest:
     base = fixed_part(text)
     if all(place.lower().endswith((*TARS, *PARQUET)) for place in places):
         shards = [Shard(place, place.removeprefix(base)) for place in places]
-        if made := _containers(text, base, shards, 0):
+        made = _containers(text, base, shards, portion, 0)
+        if made is not None:
             return made
     if _all_images(places):
-        return from_list(places)
+        return from_list(places, portion)
     raise SourceError(
         f"{text} matches files that are neither all tars, all Parquet nor all images, the first "
         f"{places[0]}"
@@ -150,8 +165,11 @@ def _all_images(places: Iterable[str]) -> bool:
     return all(Path(place).suffix.lower() in extensions for place in places)
 
 
-def _containers(name: str, base: str, shards: Sequence[Shard], ignored: int) -> Manifest | None:
+def _containers(
+    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int
+) -> Manifest | None:
     """Items of containers of one kind; None if there are no containers."""
+    ignored = own_ignored(ignored, portion)
     tars = [shard for shard in shards if shard.name.lower().endswith(TARS)]
     others = [shard for shard in shards if not shard.name.lower().endswith(TARS)]
     if tars and others:
@@ -160,8 +178,8 @@ def _containers(name: str, base: str, shards: Sequence[Shard], ignored: int) -> 
             "name those to be read, as in FOLDER/*.tar"
         )
     if tars:
-        return from_tars(name, base, tars, ignored)
-    return from_parquet(name, base, others, ignored) if others else None
+        return from_tars(name, base, tars, portion, ignored)
+    return from_parquet(name, base, others, portion, ignored) if others else None
 
 
 def _nothing(name: str, ignored: int) -> SourceError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError
 from featx.manifest import Manifest, Stamp
+from featx.portion import Dealing, Portion
 from featx.sources.arrow import (
     classes_of,
     describing,
@@ -29,7 +30,7 @@ from featx.sources.columns import (
     table_text,
 )
 from featx.sources.places import Recent, open_file, parent, require_same
-from featx.sources.shards import Shard, gather, item_ids, row_stamps, shard_of
+from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.text import Prefixed, Text
 
 _MAX_GROUP = 2 << 30  # bytes of images in one row group; two of them are held
@@ -110,25 +111,29 @@ def holds_images(place: str, stamp: Stamp) -> bool:
     return "path" not in schema.names or found == "image" or found in features_of(schema)
 
 
-def from_parquet(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -> Manifest:
-    """Take the rows of Parquet files, in their order.
+def from_parquet(
+    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int = 0
+) -> Manifest:
+    """Take the rows of the Parquet files of a portion, in their order.
 
     An id is that of the column ``id``, else the file and the row in it.
 
     Raises
     ------
     SourceError
-        If no file has a column of images.
+        If no file has a column of images, or there is no row; a portion may have none.
     """
-    found = gather(shards, _look)
+    dealing = Dealing(portion)
+    found = gather(deal_files(shards, dealing), _look)
     kept = tuple(shard for shard, _ in found.pairs)
     files = [file for _, file in found.pairs]
     counts = [sum(file.group_rows) for file in files]
-    if not sum(counts):
+    if not sum(counts) and portion.is_whole:
         raise SourceError(f"{name} has no rows")
     classes = {column: names for file in files for column, names in file.classes.items()}
     try:
-        table = pa.concat_tables([f.table for f in files], promote_options="permissive")
+        tables = [f.table for f in files] or [pa.table({})]
+        table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         why = " ".join(str(error).split())[:200]
         raise SourceError(f"{name}: its files do not go together: {why}") from None
@@ -149,11 +154,13 @@ def from_parquet(name: str, base: str, shards: Sequence[Shard], ignored: int = 0
             np.array(groups, np.int64).reshape(-1, 2),
         ),
         labels=table_labels(frame),
-        split=table_split(name, frame) or named_splits([s.name for s in kept], counts),
+        split=table_split(name, frame)
+        or named_splits([s.name for s in kept], counts, (s.name for s in shards)),
         columns=table_columns(name, frame),
         stamps=row_stamps(kept, counts),
         refused=found.refused,
         ignored=ignored,
+        dealt=dealing.dealt,
     )
 
 

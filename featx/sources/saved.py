@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError, MissingExtraError, SourceError
 from featx.manifest import Manifest, Stamp
+from featx.portion import Dealing, Portion
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame
 from featx.sources.columns import (
     named_splits,
@@ -42,11 +43,14 @@ class ReadSaved:
         The column of images of each.
     starts
         int64: number of the first item of each.
+    rows
+        The row in its split of each of those.
     """
 
     parts: tuple[Shard, ...]
     columns: tuple[str, ...]
     starts: NDArray[np.int64]
+    rows: tuple[int, ...]
     opened: Recent[Any] = field(default_factory=lambda: Recent(8), repr=False, compare=False)
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
@@ -54,7 +58,7 @@ class ReadSaved:
         at = shard_of(self.starts, item)
         part, column = self.parts[at], self.columns[at]
         found = self.opened.get(at, lambda: self._open(part))
-        row = found[item - int(self.starts[at])]
+        row = found[self.rows[at] + item - int(self.starts[at])]
         return image_bytes(row[column][0].as_py(), part.place), part.stamp
 
     def _open(self, part: Shard) -> Any:
@@ -71,8 +75,10 @@ def is_saved(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in _MARKS)
 
 
-def from_saved(folder: Path) -> Manifest:
+def from_saved(folder: Path, portion: Portion) -> Manifest:
     """Take the rows of a saved data set; the splits of a `DatasetDict` become the split.
+
+    A portion has a stretch of the rows of each split.
 
     An id is the split, if there are several, and the column ``id`` or else the number of the row.
 
@@ -88,11 +94,13 @@ def from_saved(folder: Path) -> Manifest:
     parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         raise SourceError(f"{folder} has no rows")
+    dealing = Dealing(portion)
+    spans = [dealing.takes_rows(name, len(part)) for name, part in parts.items()]
     shards: list[Shard] = []
     images: list[str] = []
     tables: list[pa.Table] = []
     classes: dict[str, list[str]] = {}
-    for name, part in parts.items():
+    for (name, part), span in zip(parts.items(), spans, strict=True):
         place = folder / name if name else folder
         schema = part.features.arrow_schema
         shards.append(Shard(os.fspath(place), name, _stamp(place)))
@@ -102,32 +110,38 @@ def from_saved(folder: Path) -> Manifest:
             for column, feature in part.features.items()
             if type(feature).__name__ == "ClassLabel" and feature.names
         }
-        tables.append(_columns(part, describing(schema, images[-1])))
-    counts = [len(part) for part in parts.values()]
+        tables.append(_columns(part.select(span), describing(schema, images[-1])))
+    counts = [len(span) for span in spans]
     frame = to_frame(pa.concat_tables(tables, promote_options="permissive"), classes)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{folder}: some splits have columns beside the images, others none")
-    ids = _ids(os.fspath(folder), frame, shards, counts)
+    ids = _ids(os.fspath(folder), frame, shards, spans)
     return Manifest(
         name=os.fspath(folder),
         ids=ids,
         paths=Prefixed(f"{folder}/", ids),
-        read=ReadSaved(tuple(shards), tuple(images), np.cumsum([0, *counts], dtype=np.int64)[:-1]),
+        read=ReadSaved(
+            tuple(shards),
+            tuple(images),
+            np.cumsum([0, *counts], dtype=np.int64)[:-1],
+            tuple(span.start for span in spans),
+        ),
         labels=table_labels(frame),
-        split=table_split(os.fspath(folder), frame) or named_splits(list(parts), counts),
+        split=table_split(os.fspath(folder), frame) or named_splits(list(parts), counts, parts),
         columns=table_columns(os.fspath(folder), frame),
         stamps=row_stamps(shards, counts),
+        dealt=dealing.dealt,
     )
 
 
-def _ids(place: str, frame: Any, shards: list[Shard], counts: list[int]) -> Text:
+def _ids(place: str, frame: Any, shards: list[Shard], spans: list[range]) -> Text:
     if "id" in frame.columns:
         whole = table_text(place, frame, "id")
     else:
-        whole = Text.of(str(k) for n in counts for k in range(n))
+        whole = Text.of(str(k) for span in spans for k in span)
     if len(shards) == 1:
         return whole
-    edges = np.cumsum([0, *counts])
+    edges = np.cumsum([0, *(len(span) for span in spans)])
     pieces = [
         (shard, Text.of(whole[int(a) : int(b)]))
         for shard, a, b in zip(shards, edges[:-1], edges[1:], strict=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featx.errors import SourceError, UnreachableError
 from featx.manifest import Stamp
+from featx.portion import Dealing
 from featx.sources.places import stamp_of
 from featx.sources.text import Text
 
@@ -42,6 +43,12 @@ class Gathered(Generic[T]):
 
     pairs: list[tuple[Shard, T]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+
+
+def deal_files(shards: Sequence[Shard], dealing: Dealing) -> list[Shard]:
+    """Give the containers of a portion; the others are not opened."""
+    mine = dealing.takes_of(shard.name for shard in shards)
+    return [shard for shard in shards if shard.name in mine]
 
 
 def gather(shards: Sequence[Shard], look: Callable[[Shard], T]) -> Gathered[T]:

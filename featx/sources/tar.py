@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from featx.errors import SourceError
 from featx.manifest import Manifest, Stamp
+from featx.portion import Dealing, Portion
 from featx.sources.columns import named_splits, table_columns, table_labels, table_split
 from featx.sources.folder import first_folders
 from featx.sources.places import Parts
-from featx.sources.shards import Shard, gather, item_ids, row_stamps, shard_of
+from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.tarindex import NOTES, TarIndex, index_tar
 from featx.sources.text import Prefixed, Text
 
@@ -48,8 +49,10 @@ class ReadMembers:
         return self.parts.read(shard.place, offset, size, shard.stamp), shard.stamp
 
 
-def from_tars(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -> Manifest:
-    """Take the images of tars, in their order.
+def from_tars(
+    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int = 0
+) -> Manifest:
+    """Take the images of the tars of a portion, in their order.
 
     Parameters
     ----------
@@ -61,14 +64,15 @@ def from_tars(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -
     Raises
     ------
     SourceError
-        If there is no image in any of them.
+        If there is no image in any of them; a portion may have none.
     """
-    found = gather(shards, lambda shard: index_tar(shard.place, shard.stamp))
+    dealing = Dealing(portion)
+    found = gather(deal_files(shards, dealing), lambda shard: index_tar(shard.place, shard.stamp))
     refused = dict(found.refused)
     for shard, index in found.pairs:
         refused |= {f"{shard.name}/{key}": why for key, why in index.refused.items()}
     counts = [len(index.table) for _, index in found.pairs]
-    if not sum(counts) and not refused:
+    if not sum(counts) and not refused and portion.is_whole:
         raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
     notes = _notes(name, [index for _, index in found.pairs])
@@ -87,11 +91,13 @@ def from_tars(name: str, base: str, shards: Sequence[Shard], ignored: int = 0) -
             _numbers([index for _, index in found.pairs], "size"),
         ),
         labels=labels,
-        split=table_split(name, notes) or named_splits([s.name for s in kept], counts),
+        split=table_split(name, notes)
+        or named_splits([s.name for s in kept], counts, (s.name for s in shards)),
         columns=table_columns(name, notes),
         stamps=row_stamps(kept, counts),
         refused=refused,
         ignored=ignored + sum(index.ignored for _, index in found.pairs),
+        dealt=dealing.dealt,
     )
 
 
