@@ -163,7 +163,7 @@ def compare(
     if out is not None:
         require_writable(Path(out), "table", *caches)
     if plot is not None:
-        require_png(plot)
+        require_png(plot, out)
     chosen = [get_head(head) for head in heads]
     columns = Columns(label=label, groups=groups)
     shared, excluded = _shared(caches, columns, chosen[0])

@@ -66,12 +66,12 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def require_png(path: str | os.PathLike[str]) -> Path:
+def require_png(path: str | os.PathLike[str], *read: object) -> Path:
     """Refuse a plot that is no PNG or cannot be written, before any work is done for it."""
     place = Path(path)
     if place.suffix.lower() != ".png":
         raise FitError(f"plot {place}: the suffix is {place.suffix!r}; expected .png")
-    require_writable(place, "plot")
+    require_writable(place, "plot", *read)
     return place
 
 

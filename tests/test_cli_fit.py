@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
     featx.extract(found / "photos", found / "c.h5", **tiny)
     featx.fit(found / "c.h5", out=found / "m.featx")
     (found / "table.csv").write_text("path\nphotos/none.jpg\n")
+    (found / "no.png").write_text("a note")
     return found
 
 
@@ -133,10 +134,18 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
         (["fit", "c.h5", "--out", "no/m.featx"], "does not exist"),
         (["fit", "c.h5", "--out", "./c.h5"], "would replace a file of this same command"),
         (["fit", "c.h5", "--report", "c.h5"], "would replace a file of this same command"),
+        (["fit", "c.h5", "--out", "n", "--report", "./n"], "would replace a file of this same"),
         (["compare", "c.h5", "--out", "c.h5"], "would replace a file of this same command"),
+        (["compare", "c.h5", "--out", "n.png", "--plot", "n.png"], "would replace a file of this"),
         (["extract", "table.csv", "table.csv", "--force"], "would replace a file of this same"),
         (["predict", "m.featx", "table.csv", "--out", "table.csv"], "would replace a file of this"),
         (["report", "m.featx", "--out", "m.featx"], "would replace a file of this same command"),
+        (["fit", "c.h5", "--out", "photos/red/000.png"], "featx did not write; move it away"),
+        (["fit", "c.h5", "--report", "table.csv"], "featx did not write"),
+        (["compare", "c.h5", "--out", "table.csv"], "featx did not write"),
+        (["compare", "c.h5", "--plot", "no.png"], "featx did not write"),
+        (["predict", "m.featx", "photos", "--out", "table.csv"], "featx did not write"),
+        (["report", "m.featx", "--out", "c.h5"], "featx did not write"),
         (["evaluate", "c.h5", "c.h5"], "is not a whole featx model"),
         (["predict", "m.featx", "photos", "--out", "p.doc"], "names no format"),
         (["predict", "m.featx", "nowhere", "--out", "p.csv"], "may not run|no such folder"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +25,16 @@ TEMPORARY = ".tmp"
 """Suffix of a file that is being written."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_BEGINNINGS = {
+    "model": rb"PK.{28}meta\.json",
+    "report": rb"<!doctype html>",
+    "plot": rb"\x89PNG",
+    "ONNX file": rb"\x08",
+    "predictions": rb'id,|\{"id"|PAR1',
+    "table": rb"cache,",
+}
+"""How the files begin that a command replaces without being told to."""
 
 
 class _Sink:
@@ -196,7 +207,7 @@ def require_writable(path: Path, what: str, *read: object) -> None:
     ------
     CacheError
         If `path` is a folder, unless of a cache in parts, or a device or pipe, or one of `read`,
-        or its folder is missing or read-only.
+        or a file that featx did not write, or its folder is missing or read-only.
     """
     if path.is_dir() and what != "cache":
         raise CacheError(f"{what} {path} is a folder; give the name of a file")
@@ -207,8 +218,9 @@ def require_writable(path: Path, what: str, *read: object) -> None:
         )
     _require_plain(path, what)
     names = [Path(name) for name in read if isinstance(name, str | os.PathLike)]
-    if path.is_file() and any(_same(path, name) for name in names):
+    if any(_same(path, name) for name in names):
         raise CacheError(f"{what} {path} would replace a file of this same command; name another")
+    _require_ours(path, what)
     folder = path.parent
     if not folder.is_dir():
         raise CacheError(f"{what} {path}: the folder {folder} does not exist; create it first")
@@ -222,9 +234,26 @@ def require_writable(path: Path, what: str, *read: object) -> None:
 
 def _same(path: Path, name: Path) -> bool:
     try:
-        return path.samefile(name)
+        # Two targets of one command need not exist.
+        return path.samefile(name) if path.exists() else path.resolve() == name.resolve()
     except (OSError, ValueError):  # nothing is there, or the name is no path, as a long URL
         return False
+
+
+def _require_ours(path: Path, what: str) -> None:
+    """Refuse to replace a picture, or a table written by hand; a cache has --force for that."""
+    if what not in _BEGINNINGS or not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            first = file.read(64)
+    except OSError as error:
+        raise CacheError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    if first and not re.match(_BEGINNINGS[what], first, re.DOTALL):
+        raise CacheError(
+            f"{what} {path} would replace a file that featx did not write; move it away, or name "
+            "another"
+        )
 
 
 def _require_plain(path: Path, what: str) -> None:
