@@ -122,6 +122,21 @@ def test_the_interval_of_a_perfect_score_is_not_a_point():
         assert 0.85 < found[name]["low"] < 0.99
 
 
+@pytest.mark.parametrize(("classes", "brier"), [(2, 1.0), (3, 2.0)])
+def test_no_interval_of_a_bounded_loss_passes_its_bound(classes, brier):
+    """On few rows the studentised bootstrap did: a Brier score of up to 29."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        true = rng.integers(0, classes, 5)
+        table = rng.dirichlet(np.full(classes, 0.03), 5)
+        found = evaluate(
+            true, table.argmax(1), probabilities=table, classes=range(classes), n_boot=200
+        )
+        assert found["brier"]["high"] <= brier
+        assert found["log_loss"]["high"] <= -np.log(np.finfo(float).eps)
+        assert found["calibration_error"]["high"] <= 1
+
+
 def test_rows_of_one_group_widen_the_interval():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 30)

@@ -132,7 +132,7 @@ def _ranking(
                 found[name] = m.over_classes(make, codes, ranked)
     if probabilities is not None:
         table = np.asarray(probabilities, dtype=np.float64)
-        found |= {name: m.Mean(each) for name, each in m.losses(codes, table).items()}
+        found |= m.losses(codes, table)
         found["calibration_error"] = m.calibration_error(codes, table)
     return found
 

@@ -127,9 +127,10 @@ def over_classes(make: Callable[..., Metric], true: Codes, scores: Floats) -> Me
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of a loss that each row has; it knows its own standard error."""
+    """The mean of a loss that each row has, and is `most` at most; it knows its standard error."""
 
     losses: Floats
+    most: float = np.inf
 
     def __call__(self, w: Floats) -> Floats:
         """Give the mean for each weighting."""
@@ -142,18 +143,19 @@ class Mean:
         return np.asarray(np.sqrt(np.maximum(spread, 0) / n))
 
 
-def losses(true: Codes, probabilities: Floats) -> dict[str, Floats]:
-    """Give each row's log loss and Brier score.
+def losses(true: Codes, probabilities: Floats) -> dict[str, Mean]:
+    """Make the mean log loss and Brier score.
 
     The Brier score is that of the second class for two classes, and the sum over classes for more.
     """
     rows = np.arange(len(true))
-    certain = np.clip(probabilities[rows, true], np.finfo(np.float64).eps, 1.0)
+    least = np.finfo(np.float64).eps
+    certain = np.clip(probabilities[rows, true], least, 1.0)
     wanted = np.zeros_like(probabilities)
     wanted[rows, true] = 1
     squares = ((probabilities - wanted) ** 2).sum(axis=1)
-    brier = squares / 2 if probabilities.shape[1] == 2 else squares
-    return {"log_loss": -np.log(certain), "brier": brier}
+    brier = Mean(squares / 2, 1.0) if probabilities.shape[1] == 2 else Mean(squares, 2.0)
+    return {"log_loss": Mean(-np.log(certain), float(-np.log(least))), "brier": brier}
 
 
 def calibration_error(true: Codes, probabilities: Floats) -> Metric:

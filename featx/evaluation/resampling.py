@@ -16,6 +16,8 @@ Kind = Literal["share", "positive", "below-one", "biased"]
 CELLS_AT_ONCE = 4_000_000
 """Weights held at a time, so that many rows cost time and not memory."""
 
+_LARGEST = 600.0  # exp() of much more is no finite number
+
 
 def draw_weights(
     n: int, n_boot: int, seed: int, groups: NDArray[Any] | None = None
@@ -66,7 +68,7 @@ def interval(
         The metric on bootstrap samples; NaN where it is undefined.
     kind
         ``share`` for a metric in [0, 1], ``positive`` for a loss, ``below-one`` for R2,
-        ``biased`` for one that noise alone lifts above zero.
+        ``biased`` for one in [0, 1] that noise alone lifts above zero.
     units
         Independent rows (or groups) behind it.
     bias
@@ -95,7 +97,8 @@ def interval(
     if kind == "below-one":
         mirrored = _on_log_scale(1 - value, error, z)
         return {"value": value, "low": 1 - mirrored["high"], "high": 1 - mirrored["low"]}
-    return {"value": value, "low": max(0.0, value - bias - z * error), "high": value + z * error}
+    high = max(value, min(1.0, value + z * error))
+    return {"value": value, "low": max(0.0, value - bias - z * error), "high": high}
 
 
 def balanced_rows(support: NDArray[Any]) -> float:
@@ -110,7 +113,9 @@ def balanced_rows(support: NDArray[Any]) -> float:
     return float(len(there) ** 2 / (1 / there).sum())
 
 
-def mean_interval(value: float, samples: Floats, error: float, errors: Floats) -> dict[str, float]:
+def mean_interval(
+    value: float, samples: Floats, error: float, errors: Floats, most: float = math.inf
+) -> dict[str, float]:
     """Make a mean loss with its 95 % interval: the studentised bootstrap, on a log scale.
 
     Losses are skewed: samples without the rare large ones have a small mean and a small error, and
@@ -120,6 +125,8 @@ def mean_interval(value: float, samples: Floats, error: float, errors: Floats) -
     ----------
     samples, errors
         The mean and its standard error on bootstrap samples.
+    most
+        What the loss of a row is at most; on few rows the studentised bootstrap may pass it.
     """
     usable = np.isfinite(samples) & (errors > 0) & (samples > 0)
     if value <= 0 or error <= 0 or usable.sum() < 2:
@@ -130,7 +137,7 @@ def mean_interval(value: float, samples: Floats, error: float, errors: Floats) -
     return {
         "value": value,
         "low": value * float(np.exp(-high)),
-        "high": value * float(np.exp(-low)),
+        "high": max(value, min(most, value * float(np.exp(min(-low, _LARGEST))))),
     }
 
 
