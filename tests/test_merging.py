@@ -337,6 +337,30 @@ def test_two_caches_at_most_are_open_at_a_time(
     assert 0 < most[0] - before <= 2  # one that is read, and the one that is written
 
 
+def test_a_note_of_a_shard_that_cannot_be_read(tmp_path: Path, shell: Shell) -> None:
+    paths = three(tmp_path)
+    for text, words in (("no JSON", "provenance is no JSON object"), ("[1]", "is no JSON object")):
+        with h5py.File(paths[1], "r+") as file:
+            del file["provenance"]
+            file.create_dataset("provenance", data=text, dtype=h5py.string_dtype())
+        with pytest.raises(CacheFormatError, match=words):
+            merge(paths, tmp_path / "m.h5")
+        done = shell("info", paths[1])
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    for note in ({"held": [1], "of": 10**12}, {"held": [0], "of": 3}, {"held": 3}, [1], "1/3"):
+        told = note | {"names": 3, "listing": ""} if isinstance(note, dict) else note
+        assert Dealt.from_dict(told) is None
+
+
+def test_ids_that_share_a_hash_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "featx.cache.held.hash_column", lambda ids: np.zeros(ids.shape[0], np.uint64)
+    )
+    assert merge(three(tmp_path), tmp_path / "m.h5").rows == 15
+    with pytest.raises(CacheError, match="the id 'ü4' stands in"):
+        merge([tmp_path / "m.h5", make(tmp_path / "x.h5", range(4, 5))], tmp_path / "n.h5")
+
+
 def test_targets_that_cannot_be(tmp_path: Path) -> None:
     paths = three(tmp_path)
     (tmp_path / "full").mkdir()

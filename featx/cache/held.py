@@ -29,8 +29,6 @@ class Held:
     ----------
     state
         Of its file, to see that it is the same when it is opened again.
-    hashes
-        uint64, shape (n_rows,): of the ids.
     """
 
     path: Path
@@ -39,7 +37,6 @@ class Held:
     n_rows: int
     widths: list[int]
     told: Told
-    hashes: NDArray[np.uint64]
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -60,8 +57,13 @@ class Held:
         return self.whole.spec
 
 
-def hold(path: Path) -> Held:
+def hold(path: Path) -> tuple[Held, NDArray[np.uint64]]:
     """Look at a cache.
+
+    Returns
+    -------
+    held
+    hashes : of the ids, shape (n_rows,)
 
     Raises
     ------
@@ -72,7 +74,7 @@ def hold(path: Path) -> Held:
     with rows_of(path) as (whole, stored):
         hashes = hash_column(stored.column("ids"))
         told = Told(path, stored.columns, whole.classes)
-        return Held(path, state, whole, len(stored), stored.widths, told, hashes)
+        return Held(path, state, whole, len(stored), stored.widths, told), hashes
 
 
 def file_state(path: Path) -> tuple[int, ...]:

@@ -38,17 +38,21 @@ class ManyRows:
     """
 
     def __init__(self, paths: Sequence[Path], partial: bool) -> None:
-        held = [hold(path) for path in paths]
+        found = [hold(path) for path in paths]
+        held = [one for one, _ in found]
         self._as_it_is = len(paths) == 1 and paths[0].is_dir()
         self.dealt = held[0].dealt if self._as_it_is else require_whole(held, partial)
-        self._all = sorted(held, key=_by_shard)
+        found.sort(key=lambda pair: _by_shard(pair[0]))
+        self._all = [one for one, _ in found]
         # A shard that was dealt nothing has no rows, and its precision was never decided.
         self._held = [one for one in self._all if one.n_rows]
         if not self._held:
             raise CacheError(f"there are no rows in {listed(paths)}")
         self._require_alike()
         self._starts = np.cumsum([0, *(one.n_rows for one in self._held)])
-        self._require_unique_ids()
+        hashes = np.concatenate([hashes for _, hashes in found])
+        del found
+        self._require_unique_ids(hashes)
         told = [one.told for one in self._held]
         self._united = unite_columns(told)
         labels, self._classes = unite_labels(told)
@@ -89,16 +93,20 @@ class ManyRows:
             if one.widths != first.widths:
                 raise CacheError(f"{one.path} has other features than {first.path}")
 
-    def _require_unique_ids(self) -> None:
-        hashes = np.concatenate([one.hashes for one in self._held])
-        order = np.argsort(hashes, kind="stable")
-        for k in np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]).tolist():
-            (a, first), (b, second) = (self._id(int(order[j])) for j in (k, k + 1))
-            if first == second:  # two ids may share a hash
+    def _require_unique_ids(self, hashes: NDArray[np.uint64]) -> None:
+        """Refuse an id that two caches have; `hashes` are those of all rows in their order."""
+        ordered = np.sort(hashes)
+        twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        seen: dict[str, Held] = {}
+        # Two ids may share a hash, so that the ids themselves decide.
+        for row in np.flatnonzero(np.isin(hashes, twice)).tolist() if len(twice) else ():
+            one, item = self._id(row)
+            if item in seen:
                 raise CacheError(
-                    f"the id {first!r} stands in {a.path} and in {b.path}; merge caches of "
-                    "different images, and run shards again whose images moved"
+                    f"the id {item!r} stands in {seen[item].path} and in {one.path}; merge caches "
+                    "of different images, and run shards again whose images moved"
                 )
+            seen[item] = one
 
     def _id(self, row: int) -> tuple[Held, str]:
         k = int(np.searchsorted(self._starts, row, "right")) - 1
