@@ -21,7 +21,7 @@ from featx.fitting import opened
 from featx.heads import Head, get_head
 from featx.measuring import Scores, json_ready, score_rows
 from featx.plotting import draw_leaderboard, require_png
-from featx.samples import Columns, Samples, load_samples
+from featx.samples import Columns, Samples, load_samples, require_seed
 from featx.selection import make_folds, search
 from featx.selection.checks import Warn, check_groups
 from featx.selection.splits import Folds
@@ -160,6 +160,7 @@ def compare(
     """
     if not caches or not heads:
         raise FitError("there is nothing to compare; name a cache and a head at least")
+    require_seed(seed)
     if out is not None:
         require_writable(Path(out), "table", *caches)
     if plot is not None:

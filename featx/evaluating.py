@@ -17,7 +17,7 @@ from featx.fitting import opened
 from featx.heads import HEADS, Head
 from featx.measuring import joined, json_ready
 from featx.model import Model, load_model
-from featx.samples import Columns, Samples, load_samples
+from featx.samples import Columns, Samples, load_samples, require_seed
 from featx.selection.checks import Warn, check_groups, warn
 
 _BATCH = 8192
@@ -93,6 +93,7 @@ def evaluate(
     >>> featx.evaluate("cells.featx", "new.h5").test["accuracy"]["value"]  # doctest: +SKIP
     0.91
     """
+    require_seed(seed)
     chosen = model if isinstance(model, Model) else load_model(model)
     with opened(cache) as file:
         chosen.require_cache(file)

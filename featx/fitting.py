@@ -25,7 +25,7 @@ from featx.probing import probe, require_protocol
 from featx.publishing import fit_command, keep_for_report, report_data
 from featx.references import make_references
 from featx.reporting import write_report
-from featx.samples import Columns, Samples, load_samples
+from featx.samples import Columns, Samples, load_samples, require_seed
 from featx.selection import SplitPlan
 from featx.selection.checks import check_groups
 from featx.streamed import measurement
@@ -88,6 +88,9 @@ class FitOptions:
     cost: str | None = None
     abstain: float | None = None
     memory: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
 
     @classmethod
     def of(cls, **options: Any) -> FitOptions:

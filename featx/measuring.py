@@ -248,8 +248,26 @@ class Measurement:
             scores=scores,
             metrics=self._evaluate(test, scores),
             baseline=known,
-            warnings=[*notes, *found.warnings, *self._few_labels(train), *self._few_tests(test)],
+            warnings=[
+                *notes,
+                *found.warnings,
+                *self._few_labels(train),
+                *self._unseen(train, test),
+                *self._few_tests(test),
+            ],
         )
+
+    def _unseen(self, train: Rows, test: Rows) -> list[Warn]:
+        """Classes that a split of the source keeps from training."""
+        if self.samples.task != "classification":
+            return []
+        y = self.samples.y
+        names = np.setdiff1d(y[test], y[train])
+        if not len(names):
+            return []
+        rows, shown = int(np.isin(y[test], names).sum()), ", ".join(map(str, names[:5]))
+        text = f"{rows} test rows are of classes without a training row ({shown}), and count wrong"
+        return [warn("unknown-classes", text)]
 
     def _few_labels(self, train: Rows) -> list[Warn]:
         names = self.samples.names

@@ -150,6 +150,18 @@ class Samples:
         return replace(self, split=None)
 
 
+def require_seed(seed: int) -> None:
+    """Refuse a seed that NumPy or scikit-learn would refuse.
+
+    Raises
+    ------
+    FitError
+        If it is no whole number of 32 bits.
+    """
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise FitError(f"the seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")
+
+
 def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
     """Take what a fit needs from a cache; features stay in the file until `Samples.take`.
 
@@ -273,10 +285,12 @@ def _suited(
                 f"use a classifier: {_named('classification')}"
             )
         found = values.astype(np.float64)
+        _require_finite(found, what)
         return found, np.isnan(found), "regression"
     if not numbers:
         names = np.array([str(v) for v in values], dtype=str)
         return names, names == "", "classification"
+    _require_finite(values, what)
     missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
     known = values[~missing]
     if not np.array_equal(known, np.rint(known)):
@@ -287,6 +301,16 @@ def _suited(
         )
     names = np.array(["" if gone else str(int(v)) for v, gone in zip(values, missing, strict=True)])
     return names, missing, "classification"
+
+
+def _require_finite(values: NDArray[Any], what: str) -> None:
+    """Refuse an infinite label; NaN is one that is missing."""
+    odd = np.isinf(values)
+    if odd.any():
+        raise FitError(
+            f"{what} are infinite in {int(odd.sum())} of {len(values)} rows, first in row "
+            f"{int(odd.argmax())} of the cache; leave them empty, or write numbers"
+        )
 
 
 def _named(task: str) -> str:
@@ -315,4 +339,12 @@ def _weights(cache: Cache, column: str | None) -> NDArray[np.float64] | None:
     values = column_of(cache, column, "--weights-column")
     if values.dtype.kind not in "biuf":
         raise FitError(f"--weights-column {column!r} holds text (as {values[0]!r}), not numbers")
-    return values.astype(np.float64)
+    weights = values.astype(np.float64)
+    odd = ~(np.isfinite(weights) & (weights >= 0))
+    if odd.any():
+        row = int(odd.argmax())
+        raise FitError(
+            f"--weights-column {column!r} holds {weights[row]:g} for {cache.ids[row]!r} "
+            f"({int(odd.sum())} such rows); a weight is a number of 0 or more"
+        )
+    return weights

@@ -49,6 +49,7 @@ def cache(folder: Path, tiny: dict[str, Any]) -> Iterator[Cache]:
                 "part": PARTS[k // 2 % 6],
                 "wrong": "trian",
                 "rare": "few" if k < 3 else "many",
+                "endless": np.inf if k == 7 else k,
             }
         )
     write_table(folder / "table.csv", rows)
@@ -219,6 +220,10 @@ def test_weights_reach_the_fit(cache: Cache) -> None:
         ({"groups": "one"}, "one group"),
         ({"groups": "half"}, "class 'blue' lies in so few groups"),
         ({"weights_column": "patient"}, "holds text"),
+        ({"weights_column": "value"}, "holds -0.756802 for 'red/004.png' .* 0 or more"),
+        ({"weights_column": "endless"}, "holds inf for 'blue/007.png'"),
+        ({"label": "endless"}, "infinite in 1 of 60 rows, first in row 7"),
+        ({"label": "endless", "head": "ridge-reg"}, "infinite in 1 of 60 rows, first in row 7"),
         ({"label": "one"}, "only class 'same'"),
         ({"label": "rare"}, "class 'few' has 2 rows, and 5 folds need 5"),
         ({"split": "wrong"}, "'trian'; did you mean train"),
@@ -233,6 +238,19 @@ def test_bad_input_is_one_line(cache: Cache, options: dict[str, Any], message: s
     with pytest.raises(FitError, match=message) as caught:
         fit(cache, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_class_that_the_split_keeps_from_training_is_named(cache: Cache) -> None:
+    result = fit(cache, "logreg", label="count", split="part")
+    assert "unknown-classes" not in [w["code"] for w in result.warnings]
+    every = samples_of(cache, label="count", split="part")
+    kept = every.keep((every.split == "test") | (every.y != "2"), "for the test")
+    kept = kept.keep(kept.split != "", "without split")
+    found = Measurement(get_head("logreg"), kept, SplitPlan(split="part")).run()
+    note = next(w["message"] for w in found.warnings if w["code"] == "unknown-classes")
+    rows = int(((kept.split == "test") & (kept.y == "2")).sum())
+    assert rows
+    assert note.startswith(f"{rows} test rows are of classes without a training row (2)")
 
 
 def test_cache_without_labels(folder: Path, tiny: dict[str, Any]) -> None:

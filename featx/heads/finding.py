@@ -51,7 +51,12 @@ def _import(path: str) -> Any:
         raise FitError(f"head {path!r} cannot be imported: {error}") from error
     if isinstance(found, Head | BaseEstimator) or not callable(found):
         return found
-    return found()
+    try:
+        return found()
+    except Exception as error:  # the user's own code, or no maker of estimators at all
+        raise FitError(
+            f"head {path!r} cannot be made without arguments: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _own_head(estimator: Any, name: str) -> Head:
