@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from featx.cache import ExtractSpec, open_cache
+from featx.cache import Cache, ExtractSpec, open_cache, split
 from featx.cache.assemble import Description, describes, write_cache
 from featx.cache.durable import durable_h5, require_writable, write_bytes
 from featx.cache.fingerprint import spec_difference
@@ -184,17 +184,71 @@ def test_describes_sees_every_change(cache: Path) -> None:
         assert not describes(replace(told, **change), cache)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["features", "taps/mid", "ids", "labels", "row_digest"])
-def test_verify_finds_a_flipped_byte(cache: Path, name: str) -> None:
-    with h5py.File(cache, "r") as file:
+def flip(file_path: Path, name: str) -> None:
+    """Change one bit of what is stored of a dataset."""
+    with h5py.File(file_path, "r") as file:
         offset = file[name].id.get_chunk_info(0).byte_offset
-    data = bytearray(cache.read_bytes())
+    data = bytearray(file_path.read_bytes())
     data[offset + 40] ^= 1
-    cache.write_bytes(data)
+    file_path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["features", "taps/mid", "ids", "labels", "row_digest", "id_index"]
+)
+def test_verify_finds_a_flipped_byte(cache: Path, name: str) -> None:
+    flip(cache, name)
     with open_cache(cache) as found:
         result = found.verify()
     assert not result.ok
     assert any("damaged" in p or "checksum" in p for p in result.problems)
+
+
+READS: list[tuple[str, Callable[[Cache], object]]] = [
+    ("features", lambda cache: np.asarray(cache.X)),
+    ("features", lambda cache: cache.X[3]),
+    ("features", lambda cache: cache.X[[5, 2]]),
+    ("features", lambda cache: cache.X[:9]),
+    ("taps/mid", lambda cache: cache.tap("pool,mid")[:2]),
+    ("ids", lambda cache: cache.ids),
+    ("id_index", lambda cache: cache.row("ü3")),
+    ("labels", lambda cache: cache.y),
+    ("labels", lambda cache: cache.info()),
+    ("split", lambda cache: cache.split),
+    ("split", lambda cache: cache.info()),
+    ("content", lambda cache: cache.content_digests),
+    ("columns/age", lambda cache: cache.columns),
+    ("columns/kind", lambda cache: cache.columns),
+]
+
+
+@pytest.mark.parametrize(("name", "read"), READS)
+def test_reading_damaged_bytes_names_the_file_and_what_to_do(
+    cache: Path, name: str, read: Callable[[Cache], object]
+) -> None:
+    flip(cache, name)
+    with (
+        open_cache(cache) as found,
+        pytest.raises(CacheFormatError, match=rf"c\.h5 is damaged in /{name}; `featx verify"),
+    ):
+        read(found)
+
+
+def test_damaged_part_of_a_folder_is_named(cache: Path) -> None:
+    split(cache, cache.with_name("parts"), rows=500)
+    part = min(cache.with_name("parts").glob("part-00001*"))
+    flip(part, "features")
+    with open_cache(cache.with_name("parts")) as found:
+        assert found.X[:500].shape == (500, 7)
+        with pytest.raises(CacheFormatError, match=r"part-00001.* is damaged in /features"):
+            np.asarray(found.X)
+
+
+def test_labels_beyond_the_classes_are_refused(cache: Path) -> None:
+    with h5py.File(cache, "r+") as file:
+        file["labels"][7] = 2
+    with open_cache(cache) as found, pytest.raises(CacheFormatError, match="beyond the 2 classes"):
+        assert found.labels
 
 
 def test_verify_names_the_rows_that_changed_places(cache: Path) -> None:

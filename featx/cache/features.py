@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from featx.cache.format import values_of
+
 
 class Beside:
     """Matrices of the same rows side by side, to be read like one."""
@@ -21,11 +23,16 @@ class Beside:
         self.chunks = parts[0].chunks
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.concatenate([part[key] for part in self._parts], axis=-1)
+        return np.concatenate([values_of(part, key) for part in self._parts], axis=-1)
 
 
 class Features:
     """The matrix of one tap, read from the file by rows when it is indexed.
+
+    Raises
+    ------
+    CacheFormatError
+        When rows are read that are damaged.
 
     Examples
     --------
@@ -53,12 +60,12 @@ class Features:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return np.asarray(self._dataset[start:stop])
+                return np.asarray(values_of(self._dataset, slice(start, stop)))
             rows = np.arange(start, stop, step)
         if isinstance(rows, (int, np.integer)):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of {len(self)}")
-            return np.asarray(self._dataset[int(rows) % len(self)])
+            return np.asarray(values_of(self._dataset, int(rows) % len(self)))
         if rows is Ellipsis:
             return np.asarray(self)
         wanted = np.asarray(rows)
@@ -81,13 +88,13 @@ class Features:
         chunks = rows[order] // step
         for at in np.split(order, np.flatnonzero(np.diff(chunks)) + 1) if len(rows) else []:
             start = int(rows[at[0]]) // step * step
-            found[at] = self._dataset[start : start + step][rows[at] - start]
+            found[at] = values_of(self._dataset, slice(start, start + step))[rows[at] - start]
         return found
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("features lie in a file; reading them makes a copy")
-        return np.asarray(self._dataset[...], dtype)
+        return np.asarray(values_of(self._dataset), dtype)
 
     def batches(self, n: int = 4096) -> Iterator[NDArray[Any]]:
         """Iterate over consecutive blocks of `n` rows; the last may be shorter."""

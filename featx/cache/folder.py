@@ -14,7 +14,7 @@ import h5py
 from featx.cache.distrust import open_file, open_index
 from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import ID_INDEX, INDEX, read_text
+from featx.cache.format import ID_INDEX, INDEX, read_text, values_of
 from featx.cache.joined import Joined
 from featx.cache.parts import Part, read_parts
 from featx.errors import CacheError, CacheFormatError
@@ -100,7 +100,7 @@ class Folder:
     def read(self, name: str, k: int, key: Any) -> Any:
         """Read from one dataset of part `k`, which stays open meanwhile."""
         with self._lock:
-            return self.part(k)[name][key]
+            return values_of(self.part(k)[name], key)
 
     def part(self, k: int) -> h5py.File:
         """Open part `k`, or give it when it is open.

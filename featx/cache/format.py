@@ -134,15 +134,35 @@ def create_column(file: h5py.File, name: str, values: NDArray[Any] | Sequence[st
         fill(dataset, slice(None), values)
 
 
+def values_of(dataset: Any, key: Any = ...) -> Any:
+    """Read from a dataset of a file, or of a folder of parts.
+
+    Raises
+    ------
+    CacheFormatError
+        If the bytes are not those that were written.
+    """
+    try:
+        return dataset[key]
+    except OSError as error:
+        if isinstance(error, CacheFormatError):
+            raise
+        path = dataset.file.filename
+        raise CacheFormatError(
+            f"{path} is damaged in {dataset.name}; `featx verify {path}` lists what, and `featx "
+            "extract` computes it again"
+        ) from None
+
+
 def read_text(dataset: h5py.Dataset) -> list[str]:
     """Read a column of text.
 
     Raises
     ------
     CacheFormatError
-        If it is not UTF-8.
+        If it is damaged, or not UTF-8.
     """
-    values = dataset[...]
+    values = values_of(dataset)
     try:
         return [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
     except UnicodeDecodeError:

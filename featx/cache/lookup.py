@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.format import BLOCK_ROWS, ID_INDEX, create_rows
+from featx.cache.format import BLOCK_ROWS, ID_INDEX, create_rows, values_of
 
 _LISTED = 20  # wrong entries that are named
 
@@ -76,7 +76,7 @@ def find_rows(
         if not block:
             continue
         first = block[0][0]
-        there = ids[first : block[-1][0] + 1]
+        there = values_of(ids, slice(first, block[-1][0] + 1))
         for row, at in block:  # two ids may share a hash: the id itself decides
             if there[row - first] == names[at]:
                 found[at] = row
@@ -87,7 +87,8 @@ def _scan(ids: h5py.Dataset, names: list[bytes]) -> NDArray[np.int64]:
     """Search a column without an index."""
     rows: dict[bytes, int] = dict.fromkeys(names, -1)
     for start in range(0, ids.shape[0], BLOCK_ROWS):
-        for row, item in enumerate(ids[start : start + BLOCK_ROWS].tolist(), start):
+        names_here = values_of(ids, slice(start, start + BLOCK_ROWS)).tolist()
+        for row, item in enumerate(names_here, start):
             if item in rows:
                 rows[item] = row
     return np.array([rows[item] for item in names], np.int64)
@@ -105,10 +106,10 @@ def _candidates(index: h5py.Dataset, hashes: NDArray[np.uint64]) -> Iterable[tup
         if low >= high or first >= last:
             continue
         if high - low <= BLOCK_ROWS:
-            yield from _match(index[low:high], hashes, first, last)
+            yield from _match(values_of(index, slice(low, high)), hashes, first, last)
             continue
         middle = (low + high) // 2
-        pivot = index[middle, 0]
+        pivot = values_of(index, (middle, 0))
         # Equal hashes may lie on both sides.
         todo.append((middle, high, int(np.searchsorted(hashes, pivot, "left")), last))
         todo.append((low, middle, first, int(np.searchsorted(hashes, pivot, "right"))))

@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 from featx.cache.distrust import json_object, json_text
 from featx.cache.features import Beside, Features
 from featx.cache.folder import Folder, open_trusted
-from featx.cache.format import ID_INDEX, INDEX, read_text, tap_names, vector_datasets
+from featx.cache.format import (
+    ID_INDEX,
+    INDEX,
+    read_text,
+    tap_names,
+    values_of,
+    vector_datasets,
+)
 from featx.cache.lookup import find_rows
 from featx.cache.summary import as_html, summary
 from featx.cache.text import Text
 from featx.cache.verify import Verification, verify_file
-from featx.errors import CacheError, nearest
+from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
 
 if TYPE_CHECKING:
@@ -153,7 +160,7 @@ class Cache:
     @cached_property
     def content_digests(self) -> NDArray[np.bytes_]:
         """SHA-256 of the bytes of each image, in hexadecimal: S64, shape (n_samples,)."""
-        return np.asarray(self._file["content"][...])
+        return np.asarray(values_of(self._file["content"]))
 
     @cached_property
     def classes(self) -> list[str] | None:
@@ -166,7 +173,12 @@ class Cache:
 
         Where rows have several: int8, one column a class, 0 and 1, and -1 in rows without labels.
         """
-        return self._file["labels"][...] if "labels" in self._file else None
+        if "labels" not in self._file:
+            return None
+        y, classes = values_of(self._file["labels"]), self.classes
+        if classes is not None and y.ndim == 1 and len(y) and not y.max() < len(classes):
+            raise CacheFormatError(f"{self.path}: /labels go beyond the {len(classes)} classes")
+        return np.asarray(y)
 
     @cached_property
     def split(self) -> Text | None:
@@ -248,7 +260,7 @@ def _column(dataset: h5py.Dataset) -> NDArray[Any]:
         known: dict[str, str] = {}  # rows with the same text share it
         texts = (known.setdefault(text, text) for text in Text.read(dataset))
         return np.fromiter(texts, dtype=object, count=len(dataset))
-    return np.asarray(dataset[...])
+    return np.asarray(values_of(dataset))
 
 
 def open_cache(path: str | os.PathLike[str]) -> Cache:

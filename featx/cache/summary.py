@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from featx.cache.durable import size_text
-from featx.cache.format import BLOCK_ROWS
+from featx.cache.format import BLOCK_ROWS, values_of
 
 if TYPE_CHECKING:
     from featx.cache.reader import Cache
@@ -40,7 +40,7 @@ def _class_counts(classes: list[str] | None, file: h5py.File) -> dict[str, int]:
         return {}
     labels, counts = file["labels"], np.zeros(len(classes), np.int64)
     for start in range(0, labels.shape[0], BLOCK_ROWS):
-        block = labels[start : start + BLOCK_ROWS]
+        block = values_of(labels, slice(start, start + BLOCK_ROWS))
         if block.ndim == 2:  # rows may have several
             counts += (block == 1).sum(axis=0)
         else:
@@ -54,7 +54,9 @@ def _split_counts(file: h5py.File) -> dict[str, int]:
     if "split" in file:
         split = file["split"]
         for start in range(0, split.shape[0], BLOCK_ROWS):
-            names, found = np.unique(split[start : start + BLOCK_ROWS], return_counts=True)
+            names, found = np.unique(
+                values_of(split, slice(start, start + BLOCK_ROWS)), return_counts=True
+            )
             counts.update(dict(zip((n.decode() for n in names), found.tolist(), strict=True)))
     return {name: counts[name] for name in sorted(counts)}
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from featx.cache.format import BLOCK_ROWS
+from featx.cache.format import BLOCK_ROWS, values_of
 from featx.errors import CacheFormatError
 
 
@@ -41,11 +41,11 @@ class Text(Sequence[str]):
         Raises
         ------
         CacheFormatError
-            If it is not UTF-8.
+            If it is damaged, or not UTF-8.
         """
         data, ends = bytearray(), np.empty(dataset.shape[0], np.int64)
         for start in range(0, len(ends), BLOCK_ROWS):
-            values = dataset[start : start + BLOCK_ROWS].tolist()
+            values = values_of(dataset, slice(start, start + BLOCK_ROWS)).tolist()
             lengths = np.fromiter(map(len, values), np.int64, len(values))
             stop = start + len(values)
             ends[start:stop] = len(data) + np.cumsum(lengths)

@@ -92,7 +92,10 @@ def _problems(file: h5py.File, spec: ExtractSpec, start: int = 0) -> list[str]:
 
 
 def _index_problems(file: h5py.File, ids: h5py.Dataset) -> list[str]:
-    return index_problems(file[ID_INDEX], ids) if ID_INDEX in file else []
+    try:
+        return index_problems(file[ID_INDEX], ids) if ID_INDEX in file else []
+    except OSError:
+        return []  # its checksum is among the problems already
 
 
 def _unreadable(file: h5py.File, vectors: set[str]) -> list[str]:
