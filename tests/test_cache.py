@@ -189,7 +189,7 @@ def flip(file_path: Path, name: str) -> None:
     with h5py.File(file_path, "r") as file:
         offset = file[name].id.get_chunk_info(0).byte_offset
     data = bytearray(file_path.read_bytes())
-    data[offset + 40] ^= 1
+    data[offset + 4] ^= 1
     file_path.write_bytes(data)
 
 

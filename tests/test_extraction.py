@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import picture, save_pictures
 from PIL import Image
+from test_cache import flip
 
 import featx
 from featx.cache import open_cache
@@ -256,6 +257,19 @@ def test_damaged_rows_alone_are_computed_again(photos: Path, tmp_path: Path, tin
         file["features"][[2, 7]] = 0
     result = extract(photos, cache, **tiny)
     assert (result.embedded, result.reused, result.difference.damaged) == (2, 10, 2)
+    assert_right(cache, photos, 12)
+
+
+@pytest.mark.parametrize("name", ["labels", "classes", "paths", "id_index"])
+def test_damage_outside_the_rows_is_mended_without_embedding(
+    photos: Path, tmp_path: Path, tiny: Options, name: str
+) -> None:
+    cache = tmp_path / "c.h5"
+    extract(photos, cache, **tiny)
+    flip(cache, name)
+    with open_cache(cache) as found:
+        assert found.verify().problems == (f"/{name} fails its checksum",)
+    assert extract(photos, cache, **tiny).reused == 12
     assert_right(cache, photos, 12)
 
 

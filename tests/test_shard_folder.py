@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_cache import SPEC, make_cache, make_rows
+from test_cache import SPEC, flip, make_cache, make_rows
 from test_merge import described
 
 import featx
@@ -214,6 +214,13 @@ def test_verify_finds_an_id_that_two_rows_have(tmp_path: Path) -> None:
     twice = [*rows[:3], type(rows[0])(rows[1].item, rows[3].content, (1, 1), rows[3].vectors)]
     problems = open_cache(make_cache(tmp_path / "c.h5", twice)).verify().problems
     assert problems == ("rows 1 and 3 have the same id ü1",)
+
+
+@pytest.mark.parametrize("name", ["ids", "labels", "classes", "stamps", "row_digest"])
+def test_split_refuses_a_damaged_cache(file: Path, tmp_path: Path, name: str) -> None:
+    flip(file, name)
+    with pytest.raises(CacheFormatError, match=rf"{file.name} is damaged in /{name}"):
+        split(file, tmp_path / "none")
 
 
 def test_verify_says_which_part_and_which_row(folder: Path) -> None:

@@ -19,6 +19,7 @@ from featx.cache.format import (
     BLOCK_ROWS,
     CONTENT_DTYPE,
     DIGEST_DTYPE,
+    ID_INDEX,
     column_dtype,
     row_digest,
 )
@@ -75,7 +76,7 @@ class Description:
 
 
 def describes(description: Description, path: Path) -> bool:
-    """Tell whether a cache already holds exactly these rows with this description."""
+    """Tell whether a cache already holds exactly these rows with this description, undamaged."""
     file, _ = open_trusted(path)
     wanted = description.datasets()
     with file:
@@ -85,7 +86,13 @@ def describes(description: Description, path: Path) -> bool:
         names |= {f"{group}/{name}" for group in groups for name in file.get(group, ())}
         if names != set(wanted):
             return False
-        return all(_same(file[name], values) for name, values in wanted.items())
+        try:
+            index = file.get(ID_INDEX, ())
+            for start in range(0, len(index), BLOCK_ROWS):
+                index[start : start + BLOCK_ROWS]
+            return all(_same(file[name], values) for name, values in wanted.items())
+        except OSError:
+            return False  # to be written again
 
 
 def _same(dataset: h5py.Dataset, values: NDArray[Any] | Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featx.cache.distrust import json_text
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.folder import Folder, open_trusted
-from featx.cache.format import BLOCK_ROWS, read_text, vector_datasets
+from featx.cache.format import BLOCK_ROWS, read_text, values_of, vector_datasets
 from featx.cache.verify import same_digests
 from featx.cache.writing import Whole
 from featx.errors import CacheError, CacheFormatError
@@ -85,7 +85,8 @@ class Stored:
         for name, (dtype, tail) in self.columns.items():
             digest.update(repr((name, dtype.str, tail)).encode())
             for start in range(rows.start, rows.stop, BLOCK_ROWS):
-                values = self._file[name][start : min(start + BLOCK_ROWS, rows.stop)]
+                here = slice(start, min(start + BLOCK_ROWS, rows.stop))
+                values = values_of(self._file[name], here)
                 text = b"\0".join(values.tolist()) if values.dtype.kind == "O" else values.tobytes()
                 digest.update(text)
         return digest.hexdigest()
