@@ -86,7 +86,7 @@ class Manifest:
             where = "twice" if self.dealt else f"in rows {rows[0] + 1} and {rows[1] + 1}"
             raise SourceError(
                 f"{self.name}: id {self.ids[rows[0]]!r} stands {where}; ids must be unique: "
-                "give each row its own in a column `id`"
+                "give each row its own in a column `id`, or rename one of two files"
             )
 
 
@@ -138,6 +138,8 @@ def load_manifest(source: Source, portion: Portion = WHOLE) -> Manifest:
     if path.is_dir():
         return from_folder(path, portion)
     if path.exists():
+        if not path.is_file():
+            raise SourceError(f"{text} is a pipe or a device; write what it gives to a file first")
         return from_file(text, portion)
     if is_pattern(text):
         return from_pattern(text, portion)
@@ -163,6 +165,8 @@ def read_file(path: str) -> tuple[bytes, Stamp]:
         raise ImageError("file not found") from None
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a zero byte, which no name of a file can hold
+        raise ImageError(f"cannot be read: {error}") from None
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def test_links(tmp_path: Path) -> None:
         "nothing.png": "a link to nothing",
         "self.png": "a loop of links",
     }
+
+
+def test_links_into_each_others_folders_end(tmp_path: Path) -> None:
+    """Each is followed once on a way; five folders would give 4 ** 64 ways."""
+    names = "abcde"
+    for name in names:
+        (tmp_path / name).mkdir()
+        picture(ord(name)).save(tmp_path / name / "x.png")
+        for other in names.replace(name, ""):
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    found = load_manifest(tmp_path)
+    ways = sum(math.perm(5, k) for k in range(1, 6))
+    assert len(found) == ways
+    assert "a/to-b/to-c/x.png" in found.ids
+    assert found.refused["a/to-b/to-a"] == "a loop of links"
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
@@ -108,12 +124,28 @@ def test_numbers_as_labels(tmp_path: Path) -> None:
         ("path,label\na,b\n,c\n", "empty in row 2"),
         ("path,split\na,tests\n", "'tests' in row 1"),
         ("path,a/b\nx,1\n", "slash"),
+        ("path, label\nx, a\n", "column ' label' has a space around its name; write 'label'"),
+        ("path,label\nx,1\ny,inf\n", "`label` in row 2 is infinite"),
+        ("path,label\nx,1.5\ny,-inf\n", "`label` in row 2 is infinite"),
+        ("path,label\nx,a,more\ny,b,more\n", "more fields than the header has names"),
     ],
 )
 def test_bad_tables_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(SourceError, match=message):
         load_manifest(tmp_path / "t.csv")
+
+
+def test_lists_as_labels_are_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"path": ["x", "y"], "label": [["a"], ["b", "c"]]}).to_parquet(tmp_path / "t.pq")
+    with pytest.raises(SourceError, match=r"`label` in row 1 is a list; write several .* as a\|b"):
+        load_manifest(tmp_path / "t.pq")
+
+
+def test_a_name_with_a_zero_byte_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"path\nx\0.png\n")
+    with pytest.raises(ImageError, match="null byte"):
+        load_manifest(tmp_path / "t.csv").read(0)
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
@@ -123,6 +155,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         load_manifest("digit")
     with pytest.raises(SourceError, match="holds no images"):
         load_manifest(tmp_path)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(SourceError, match="is a pipe or a device"):
+        load_manifest(tmp_path / "pipe.csv")
     with pytest.raises(SourceError, match="list of paths is empty"):
         load_manifest([])
 

@@ -26,27 +26,49 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
     Raises
     ------
     SourceError
-        If one cannot be stored under its name.
+        If one cannot be stored under its name, or is not quite called as one with a meaning.
     """
     odd = [str(name) for name in table.columns if "/" in str(name) or not str(name).strip(". ")]
     if odd:
         raise SourceError(f"{place}: column {odd[0]!r} cannot be kept; rename it without a slash")
+    known = (*RESERVED, "group")
+    names = (str(name) for name in table.columns)
+    if spaced := [name for name in names if name not in known and name.strip() in known]:
+        raise SourceError(
+            f"{place}: column {spaced[0]!r} has a space around its name; write "
+            f"{spaced[0].strip()!r}, or another name"
+        )
     return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
 
 
-def table_labels(table: pd.DataFrame) -> Labels | None:
-    """Class names, several where written as ``a|b``, or floats where a number is not whole."""
+def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
+    """Class names, several where written as ``a|b``, or floats where a number is not whole.
+
+    Raises
+    ------
+    SourceError
+        If one is infinite, or a list.
+    """
     if "label" not in table.columns:
         return None
     column = table["label"]
     if pd.api.types.is_float_dtype(column):
         values = column.to_numpy(np.float64, na_value=np.nan)
+        _refuse(place, table, np.isinf(values), "is infinite; write a number, or leave it empty")
         known = values[~np.isnan(values)]
         if known.size and not np.all(known == np.rint(known)):
             return np.asarray(values)
         return shared(None if np.isnan(v) else str(int(v)) for v in values)
+    lists = np.array([not pd.api.types.is_scalar(value) for value in column], bool)
+    _refuse(place, table, lists, "is a list; write several labels as a|b")
     names = shared(None if missing(v) or v == "" else printable(str(v)) for v in column)
     return split_labels(names) or names
+
+
+def _refuse(place: str, table: pd.DataFrame, odd: NDArray[np.bool_], why: str) -> None:
+    if odd.any():
+        row = table.index[int(odd.argmax())] + 1
+        raise SourceError(f"{place}: column `label` in row {row} {why} ({odd.sum()} such rows)")
 
 
 def table_split(place: str, table: pd.DataFrame) -> list[str] | None:

@@ -58,7 +58,7 @@ def from_table(place: str, table: pd.DataFrame, dealing: Dealing) -> Manifest:
         ids=table_text(place, table, "id") if "id" in table.columns else written,
         paths=files,
         read=ReadFiles(files),
-        labels=table_labels(table),
+        labels=table_labels(place, table),
         split=table_split(place, table),
         columns=columns,
         dealt=dealing.dealt,

@@ -101,7 +101,7 @@ def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
     """List the images below `root` that are the portion's; the names of others are not kept.
 
     Links to files are followed. A link to a folder is followed inside `root`; one that leads
-    outside it, or back to a folder that it lies in, is refused and named.
+    outside it, or back to a folder on the way to it, is refused and named.
     """
     walk = _Walk(root, dealing)
     walk.enter("", hidden=False)
@@ -178,20 +178,19 @@ class _Walk:
 
     def _may_follow(self, path: str, *, hidden: bool) -> bool:
         target = os.path.realpath(os.path.join(self.folder, path))  # noqa: PTH118
-        here = os.path.realpath(os.path.dirname(os.path.join(self.folder, path)))  # noqa: PTH118,PTH120
+        parents = [path[:k] for k, letter in enumerate(path) if letter == os.sep]
         if hidden:
             self.ignored += 1
             return False
         if os.path.commonpath([target, self.root]) != self.root:
             self._refuse(path, "a link to a folder outside the source")
             return False
-        if os.path.commonpath([target, here]) == target:
-            self._refuse(path, "a loop of links")
-            return False
-        # Two links that lead into each other's folders would nest for ever.
-        if path.count(os.sep) > 64:
-            self._refuse(path, "links nested more than 64 deep")
-            return False
+        # By links the way may have led through several folders: into none of them again.
+        for parent in ("", *parents):
+            lying = os.path.realpath(os.path.join(self.folder, parent))  # noqa: PTH118
+            if os.path.commonpath([target, lying]) == target:
+                self._refuse(path, "a loop of links")
+                return False
         return True
 
     def _refuse(self, path: str, reason: str) -> None:

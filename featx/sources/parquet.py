@@ -153,7 +153,7 @@ def from_parquet(
             np.cumsum([0, *rows], dtype=np.int64)[:-1],
             np.array(groups, np.int64).reshape(-1, 2),
         ),
-        labels=table_labels(frame),
+        labels=table_labels(name, frame),
         split=table_split(name, frame)
         or named_splits([s.name for s in kept], counts, (s.name for s in shards)),
         columns=table_columns(name, frame),

@@ -126,7 +126,7 @@ def from_saved(folder: Path, portion: Portion) -> Manifest:
             np.cumsum([0, *counts], dtype=np.int64)[:-1],
             tuple(span.start for span in spans),
         ),
-        labels=table_labels(frame),
+        labels=table_labels(os.fspath(folder), frame),
         split=table_split(os.fspath(folder), frame) or named_splits(list(parts), counts, parts),
         columns=table_columns(os.fspath(folder), frame),
         stamps=row_stamps(shards, counts),

@@ -87,7 +87,12 @@ def _text_blocks(place: str, data: bytes | None, types: dict[str, Any]) -> Itera
         low_memory=False,
         chunksize=_BLOCK_ROWS,
     ) as blocks:
-        yield from blocks
+        for block in blocks:
+            if not isinstance(block.index, pd.RangeIndex):  # pandas took a column for names of rows
+                raise SourceError(
+                    f"{place}: rows have more fields than the header has names; name every column"
+                )
+            yield block
 
 
 def _types(place: str, data: bytes | None) -> dict[str, Any]:

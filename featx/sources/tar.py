@@ -77,7 +77,7 @@ def from_tars(
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
     notes = _notes(name, [index for _, index in found.pairs])
     kept = tuple(shard for shard, _ in found.pairs)
-    labels = table_labels(notes)
+    labels = table_labels(name, notes)
     if labels is None:
         labels = first_folders(key for _, i in found.pairs for key in Text(i.table["name"]))
     return Manifest(
