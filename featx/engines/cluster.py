@@ -84,6 +84,8 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
             "num_cpus": max(cpu_cores(), options.workers or 1),
             "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
+            # Ray runs workers at 15, behind all else on a machine that is this command's own.
+            "_system_config": {"worker_niceness": 0},
         }
     else:
         _require_cluster(address)
