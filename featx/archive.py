@@ -118,7 +118,9 @@ def _check_digests(path: Path, members: dict[str, bytes]) -> None:
 
 def dump(value: Any) -> bytes:
     """Write JSON as bytes."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1).encode()
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    # Bytes of a name that is no UTF-8 become what JSON writes for them.
+    return text.encode(errors="backslashreplace")
 
 
 def load(path: str | os.PathLike[str], name: str, data: bytes) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typer.testing import CliRunner
 
 import featx
 from featx.cli import app
+from featx.cli.app import say_failures
 
 Shell = Callable[..., Result]
 CODE = ("--batch-size", "8", "--threads", "1")
@@ -93,6 +97,15 @@ def test_predict_with_a_broken_image_ends_with_3(
     assert len(pd.read_csv(folder / "p.csv")) == 21
 
 
+def test_twenty_failures_are_named_and_where_the_others_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say_failures({f"{k}\x1b.png": "odd\x07" for k in range(25)}, "labels.csv")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == r"failed: 0\x1b.png: odd\x07"
+    assert lines[20:] == ["failed: and 5 more; labels.csv lists them"]
+
+
 def test_stopped_prediction_goes_on_where_it_was(
     shell: Shell, folder: Path, tiny: dict[str, Any]
 ) -> None:
@@ -135,6 +148,8 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
         (["fit", "c.h5", "--head", "os:system"], "cannot be made without arguments: TypeError"),
         (["fit", "m.featx"], "m.featx"),
         (["fit", "none.h5"], "no such cache"),
+        (["info", "x" * 300], "x: File name too long|no such cache"),  # as pathlib has it
+        (["extract", "x" * 300, "n.h5"], "x: File name too long|no such folder"),
         (["fit", "c.h5", "--out", "no/m.featx"], "does not exist"),
         (["fit", "c.h5", "--out", "./c.h5"], "would replace a file of this same command"),
         (["fit", "c.h5", "--report", "c.h5"], "would replace a file of this same command"),
@@ -169,3 +184,36 @@ def test_known_errors_are_one_line_and_status_1(
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("featx: ")
     assert re.search(message, lines[0])
+
+
+def test_a_full_disk_behind_stdout_is_one_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "featx", "info", str(folder / "c.h5"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "featx: the result cannot be printed: No space left on device\n"
+
+
+def test_a_terminal_without_the_letters_gets_them_escaped(folder: Path) -> None:
+    copied = shutil.copy(folder / "c.h5", folder / "\xe9\x1b[31m.h5")
+    done = subprocess.run(
+        [sys.executable, "-m", "featx", "verify", copied],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\\xe9\\x1b[31m.h5: 40 rows, ok\n")
+
+
+def test_a_model_of_a_cache_whose_name_is_no_utf8(folder: Path, shell: Shell) -> None:
+    odd = os.fsdecode(os.fsencode(folder) + b"/caf\xe9")
+    shutil.copy(folder / "c.h5", odd + ".h5")
+    done = shell("fit", odd + ".h5", "--out", odd + ".featx", "--report", odd + ".html")
+    assert done.exit_code == 0, done.stderr
+    assert featx.load_model(odd + ".featx").figures["cache"] == odd + ".h5"
+    assert Path(odd + ".html").stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -14,6 +15,9 @@ __all__ = ["app", "caches", "heads", "main", "models", "networks"]
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal has no letters for must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="featx: %(message)s", stream=sys.stderr)
     logging.getLogger("featx").setLevel(logging.INFO)
     # A cluster's stop is like Ctrl-C: what is done is kept.

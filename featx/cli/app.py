@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 DONE, ERROR, USAGE, SOME_FAILED = 0, 1, 2, 3
 _INTERRUPTED = 130
-_LISTED = 20  # failed images named on stderr; all of them are in the cache
+_LISTED = 20  # failed images named on stderr
 
 Source = Annotated[
     str,
@@ -46,6 +47,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(**arguments)
         except FeatxError as error:
             print(f"featx: {one_line(str(error))}", file=sys.stderr)
+            raise typer.Exit(ERROR) from None
+        except OSError as error:  # of the machine, not of featx: no permission, a name too long
+            if error.errno == errno.EPIPE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"featx: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
             # Threads may still be inside the network: leave without waiting for them.
@@ -75,23 +82,30 @@ def whole(name: str, text: str) -> int:
         raise typer.BadParameter(f"--{name} takes auto or a whole number; got {text!r}") from None
 
 
-def say_failures(failures: dict[str, str]) -> None:
-    """Name on stderr the images that failed, each with its reason."""
+def say_failures(failures: dict[str, str], where: str) -> None:
+    """Name on stderr the images that failed, each with its reason, and `where` the others are."""
     for name, reason in list(failures.items())[:_LISTED]:
-        print(f"failed: {one_line(name)}: {reason}", file=sys.stderr)
+        print(f"failed: {one_line(f'{name}: {reason}')}", file=sys.stderr)
     if len(failures) > _LISTED:
         more = len(failures) - _LISTED
-        print(f"failed: and {more} more; the cache lists them under failed/", file=sys.stderr)
+        print(f"failed: and {more} more; {one_line(where)} lists them", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
     """Return `text` with line breaks and control characters escaped."""
-    return text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(found: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the result on stdout, as `text` or as one JSON object."""
-    if as_json:
-        print(json.dumps(found, allow_nan=False))
-    else:
-        print(text)
+    shown = "\n".join(map(one_line, text.split("\n")))
+    try:
+        print(json.dumps(found, allow_nan=False) if as_json else shown, flush=True)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has read enough
+            raise
+        # What is left in its buffer would fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise FeatxError(f"the result cannot be printed: {error.strerror}") from None

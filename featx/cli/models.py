@@ -43,7 +43,7 @@ def predict(
     from featx.model import load_model
 
     result = load_model(model).predict(source, out=out, cache=cache, **options)
-    say_failures(result.failures)
+    say_failures(result.failures, str(out))
     found = result.to_dict()
     failures = found.pop("failures")
     labels = ", ".join(f"{name} ({n})" for name, n in found["labels"].items())

@@ -50,7 +50,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     try:
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
             Path(name).chmod(0o644)
             Path(name).replace(place)
