@@ -538,7 +538,7 @@ def test_blocks_of_a_table_have_the_types_of_the_whole(
     frame.to_csv(path, index=False)
     whole = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"path": str})
     blocks = tables.read_table(str(path), Dealing())
-    assert repr(table_labels(blocks)) == repr(table_labels(whole))
+    assert repr(table_labels("t", blocks)) == repr(table_labels("t", whole))
     wanted = table_columns("t", whole)["more"]
     found = table_columns("t", blocks)["more"]
     assert found.dtype == wanted.dtype
