@@ -7,7 +7,8 @@ The policy, whatever a file's name says:
 * colour becomes 8-bit RGB: grey is repeated, CMYK is converted, 16-bit is scaled by 1/257 (never
   clipped), floats must lie in [0, 1], alpha is composed on white;
 * the EXIF orientation is applied;
-* a truncated file or one of more than `MAX_PIXELS` pixels is refused.
+* a file that is truncated, that its decoder finds damaged among the pixels, or that has more than
+  `MAX_PIXELS` of them is refused.
 
 JPEG scans are decoded by libjpeg-turbo through simplejpeg, which gives Pillow's pixels bit for bit
 in less time; everything else, and every JPEG that simplejpeg does not take, is decoded by Pillow.
@@ -19,6 +20,7 @@ import contextlib
 import io
 import threading
 import warnings
+import zlib
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -42,6 +44,9 @@ _LARGE = 40_000_000
 _large_picture = threading.BoundedSemaphore(1)  # bounds memory: one very large picture at a time
 _OVERSAMPLING = 2  # --decode fast keeps at least twice the pixels that are needed
 _EXIF_ORIENTATION = 0x0112
+
+# Of libjpeg's warnings those after which the pixels are made up; Pillow passes over them.
+_DAMAGED = ("bad Huffman code", "premature end of data segment")
 
 # Plugins that start another program, or that cannot decode at all.
 _UNSAFE_FORMATS = {"EPS", "WMF", "HDF5", "GRIB", "BUFR", "MPEG"}
@@ -112,7 +117,10 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
             smallest = _OVERSAMPLING * need if mode == "fast" and need else 0
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 return _decode_jpeg(data, image, smallest)
-            return _decode_pillow(image)
+            pixels = _decode_pillow(image)
+            if image.format == "PNG":
+                _check_png(data)
+            return pixels
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -126,6 +134,21 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
         raise ImageError(f"cannot be decoded: {reason[:200]}") from None
 
 
+def _check_png(data: bytes) -> None:
+    """Refuse changed pixels: Pillow skips the checksums of the chunks that hold them."""
+    view, at = memoryview(data), 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        kind = bytes(view[at + 4 : at + 8])
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT" and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(
+            view[end - 4 : end], "big"
+        ):
+            raise ImageError("damaged or cut off: the checksum of its pixels is wrong")
+        at = end
+
+
 def _decode_jpeg(data: bytes, image: Image.Image, smallest: int) -> Pixels:
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     scale: dict[str, Any] = {}
@@ -135,7 +158,9 @@ def _decode_jpeg(data: bytes, image: Image.Image, smallest: int) -> Pixels:
         scale = {name: min(int(np.ceil(v)), 65535) for name, v in scale.items()}
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **scale)
-    except ValueError:  # an odd or damaged file: Pillow decides, and words the reason
+    except ValueError as error:  # an odd or broken file: Pillow decides, and words the reason
+        if any(sign in str(error) for sign in _DAMAGED):
+            raise ImageError(f"damaged: {error}") from None
         if smallest:
             image.draft("RGB", (scale["min_width"], scale["min_height"]))
         return _decode_pillow(image)

@@ -114,6 +114,33 @@ def test_truncated_empty_and_foreign_bytes_are_refused() -> None:
         decode(b"%PDF-1.7 nothing to see")
 
 
+def test_png_with_a_changed_byte_is_refused() -> None:
+    """Pillow alone draws other pixels."""
+    data = bytearray(encode(picture(1), "PNG", compress_level=0))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        decode(bytes(data))
+    whole = encode(picture(1), "PNG")
+    with pytest.raises(ImageError, match="cut off|truncated"):
+        decode(whole[: whole.rindex(b"IEND") - 6])
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_jpeg_whose_scan_is_damaged_is_refused(mode: str) -> None:
+    data = bytearray(encode(picture(2, (120, 160)), "JPEG", restart_marker_blocks=5))
+    at = data.rindex(b"\xff\xd3")
+    del data[at - 20 : at - 10]
+    Image.open(io.BytesIO(data)).load()
+    with pytest.raises(ImageError, match="damaged: Corrupt JPEG data"):
+        decode(bytes(data), mode, 30)  # type: ignore[arg-type]
+
+
+def test_bytes_after_the_picture_do_no_harm() -> None:
+    for fmt in ("JPEG", "PNG"):
+        data = encode(picture(4), fmt)
+        np.testing.assert_array_equal(decode(data + b"more"), decode(data))
+
+
 def test_postscript_never_reaches_ghostscript() -> None:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(ImageError, match="not an image"):
