@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +120,7 @@ class ExtractOptions:
                 raise FeatxError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         if self.workers is not None and self.workers < 1:
             raise FeatxError(f"workers must be 1 or more, got {self.workers}")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
             raise FeatxError(f"gpus_per_worker must be 0 or more, got {self.gpus_per_worker}")
         if self.max_failed is not None and self.max_failed < 0:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")

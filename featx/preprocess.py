@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -46,7 +47,7 @@ class View:
             elif re.fullmatch(r"scale\d+(\.\d+)?", part) and 1 <= float(part[5:]) <= 8:
                 found["scale"] = float(part[5:])
             else:
-                known = (*VIEW_SETS, *_TURNS, *_POSITIONS, "scale1.2")
+                known = dict.fromkeys((*VIEW_SETS, *_TURNS, *_POSITIONS, "scale1.2"))
                 raise FeatxError(
                     f"unknown view {part!r}{nearest(part, known)}; known are sets "
                     f"({', '.join(VIEW_SETS)}), turns ({', '.join(_TURNS)}), positions "
@@ -119,8 +120,16 @@ class Preprocess:
             object.__setattr__(self, name, size)
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
-        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
-            raise FeatxError(f"mean {self.mean} and std {self.std} must pair up, with std above 0")
+        if (
+            len(self.mean) != len(self.std)
+            or len(self.mean) not in (1, 3)
+            or not all(map(math.isfinite, (*self.mean, *self.std)))
+            or min(self.std) <= 0
+        ):
+            raise FeatxError(
+                f"mean {self.mean} and std {self.std} must be as many numbers, one or three, with "
+                "std above 0"
+            )
         for name, allowed in (("resize", ResizeMode), ("interpolation", Interpolation)):
             value = getattr(self, name)
             if value not in get_args(allowed):

@@ -28,7 +28,11 @@ def test_input_size_keeps_the_share_of_the_crop() -> None:
         ({"resize": "stretch"}, "crop, squash, pad"),
         ({"crop_pct": 1.5}, "crop_pct"),
         ({"std": (0.0, 1.0, 1.0)}, "above 0"),
-        ({"views": "hflop"}, "did you mean hflip"),
+        ({"views": "hflop"}, r"did you mean hflip[,?]"),
+        ({"views": "non"}, r"did you mean none\?"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "must be as many numbers"),
+        ({"std": (0.5, 0.5, float("inf"))}, "must be as many numbers"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "one or three"),
     ],
 )
 def test_bad_values_are_named(change: dict[str, object], message: str) -> None:

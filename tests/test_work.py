@@ -159,6 +159,7 @@ def test_chunks_hold_every_item_once_in_whole_batches() -> None:
     [
         ({"engine": "spark"}, "engine must be one of local, ray; got 'spark'"),
         ({"gpus_per_worker": -1.0}, "gpus_per_worker must be 0 or more"),
+        ({"gpus_per_worker": float("nan")}, "gpus_per_worker must be 0 or more"),
     ],
 )
 def test_options_of_the_engine_are_checked(options: dict[str, Any], message: str) -> None:

@@ -83,7 +83,7 @@ def extract(
     from featx.printing import extract_text
 
     result = run(source, cache, **options)
-    say_failures(result.failures, f"failed/ in {cache}")
+    say_failures(result.failures, "a run" if dry_run else f"failed/ in {cache}")
     found = result.to_dict()
     failures = found.pop("failures")
     show(found, as_json, extract_text(found))
