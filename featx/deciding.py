@@ -155,15 +155,18 @@ def _out_of_fold(head: Head, samples: Samples, measured: Measured, folds: int, s
     predicted, probabilities = y.copy(), np.zeros((len(y), len(classes)))
     for rest, held in make_folds(y, folds=folds, groups=groups, seed=seed)[0]:
         weights = None if samples.weights is None else samples.weights[train][rest]
-        # The sigmoid needs folds of its own inside the rest.
+        # The sigmoid, and the last step of a stack, need folds of their own inside the rest.
         inner, _ = make_folds(
             y[rest],
-            folds=min(folds, int(np.unique(y[rest], return_counts=True)[1].min())),
+            folds=max(2, min(folds, int(np.unique(y[rest], return_counts=True)[1].min()))),
             groups=None if groups is None else groups[rest],
             seed=seed,
         )
+        pipeline = head.build(seed, len(rest))
+        if head.parts:
+            pipeline.set_params(clf__cv=inner)
         fitted = refit(
-            head.build(seed, len(rest)),
+            pipeline,
             measured.found.best_params,
             (X[rest], y[rest], weights),
             inner,

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 from coloured import save_coloured
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.ensemble import StackingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from featx import evaluate, fit, load_model, open_cache
 from featx.archive import dump, read_archive, write_archive
 from featx.cli import app
-from featx.deciding import Wanted, decide
+from featx.deciding import Wanted, choose, decide
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
 from featx.extraction import extract
+from featx.heads import Head, get_head
 from featx.measuring import Scores
 from featx.printing import figures_text
+from featx.samples import Samples
+from featx.selection import SplitPlan
+from featx.streamed import measurement
 
 CLASSES = ["blue", "red"]
 
@@ -190,3 +198,50 @@ def test_evaluation_and_report_follow_the_rule(
 def test_evaluation_without_a_rule_says_none(folder: Path) -> None:
     fit(folder / "c.h5", "logreg", folder / "none.featx")
     assert evaluate(folder / "none.featx", folder / "c.h5").decisions == {}
+
+
+class Torn(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Keeps the groups (first feature) that were asked about after other rows of them taught."""
+
+    groups: ClassVar[set[float]] = set()
+
+    def fit(self, X: Any, y: Any = None) -> Torn:
+        self.taught_ = set(X[:, 0])
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        self.fit(X)
+        return X
+
+    def transform(self, X: Any) -> Any:
+        Torn.groups |= self.taught_ & set(X[:, 0])
+        return X
+
+
+def test_thresholds_of_a_stack_are_chosen_with_groups_kept_together() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 4)
+    X = np.c_[groups, rng.normal(size=(80, 3))].astype(np.float32)
+    samples = Samples(
+        rows=np.arange(80),
+        y=np.where(X[:, 1] > 0, "red", "blue"),
+        task="classification",
+        tap="tap",
+        ids=np.arange(80).astype(str),
+        digests=np.arange(80).astype("S"),
+        groups=groups,
+        features=X,  # type: ignore[arg-type]
+    )
+    part = get_head(Pipeline([("mark", Torn()), ("clf", LogisticRegression())]))
+    named = [("one", part.build()["clf"])]
+    stack = Head(
+        "stack",
+        "classification",
+        "",
+        lambda seed, n: Pipeline([("clf", StackingClassifier(named, LogisticRegression()))]),
+        parts=(part,),
+    )
+    measured = measurement(stack, samples, SplitPlan(folds=3), False).run()
+    Torn.groups.clear()
+    choose(Wanted.of(abstain=0.4), stack, samples, measured, 3, 0)
+    assert not Torn.groups

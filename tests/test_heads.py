@@ -4,13 +4,16 @@ import warnings
 
 import numpy as np
 import pytest
-import skops.io
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.preprocessing import MinMaxScaler, Normalizer
 from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import FitError
+from featx.headfile import dump_head, load_head
 from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
+from featx.heads.norms import norm_name
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +40,15 @@ def test_every_head_fits_without_a_warning_and_takes_each_value_of_its_grid(name
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
-def test_skops_saves_every_head_without_trusting_anything_of_featx(name, rows):
+def test_every_head_is_saved_without_trusting_anything_of_featx(name, rows):
     X, y = rows
-    fitted = HEADS[name].build(0, len(y)).fit(X, y.astype(float) if "reg" in name else y)
-    data = skops.io.dumps(fitted)
-    foreign = [t for t in skops.io.get_untrusted_types(data=data) if "sklearn" not in t]
-    assert not foreign
-    again = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
-    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+    for scale in HEADS[name].grid.get("scale", [None]):
+        blank = HEADS[name].build(0, len(y))
+        if scale is not None:
+            blank.set_params(scale=clone(scale))
+        fitted = blank.fit(X, y.astype(float) if HEADS[name].task == "regression" else y)
+        again = load_head(dump_head(fitted), name)
+        np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
 
 
 def test_the_head_scales_inside_its_pipeline(rows):
@@ -86,9 +90,23 @@ def test_what_is_no_head_is_refused(what, reason):
         get_head(what)
 
 
-@pytest.mark.parametrize("norm", [n for n in NORMS if n != "none"])
-def test_normalisations_keep_float32(norm, rows):
-    assert make_norm(norm).fit_transform(rows[0]).dtype == np.float32
+@pytest.mark.parametrize("then", ["columns", "rows", "nothing"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_normalisations_keep_float32_and_are_known_by_name(norm, then, rows):
+    made = make_norm(norm, then)
+    if made == "passthrough":
+        return
+    Z = made.fit_transform(rows[0])
+    assert Z.dtype == np.float32
+    alone = norm == "none" and then == "rows"
+    assert norm_name(make_norm(norm, then)) == ("l2" if alone else norm)
+    wide, long = then == "columns", then == "rows"
+    assert np.allclose(Z.std(axis=0), 1) == (wide or (norm == "standard" and not long))
+    assert np.allclose(np.linalg.norm(Z, axis=1), 1) == (long or (norm == "l2" and not wide))
+
+
+def test_a_step_of_another_kind_has_no_name():
+    assert norm_name(MinMaxScaler()) is None
 
 
 def test_preparation_joins_the_grid_and_fixed_parameters_leave_it():
@@ -97,5 +115,13 @@ def test_preparation_joins_the_grid_and_fixed_parameters_leave_it():
     fixed = head.with_params(clf__C=0.5, clf__class_weight="balanced")
     assert set(fixed.grid) == {"scale", "pca"}
     assert fixed.build()["clf"].get_params()["class_weight"] == "balanced"
+    assert set(get_head("svm-rbf").with_preparation(pca=[None, 5]).grid) == {
+        "scale",
+        "pca",
+        "clf__C",
+    }
+    alone = get_head("svm-rbf").with_preparation(["l2"])
+    assert set(alone.grid) == {"clf__C"}
+    assert isinstance(alone.build()["scale"], Normalizer)
     with pytest.raises(FitError, match="did you mean standard"):
         get_head("svm").with_preparation(["standrad"])

@@ -14,7 +14,6 @@ from PIL import Image
 import featx
 from featx.errors import FitError, ModelError
 from featx.evaluation import evaluate
-from featx.selection import search
 
 NAMES = ("blue", "green", "red")
 
@@ -162,12 +161,3 @@ def test_figures_are_scikit_learns() -> None:
     got = [found["per_class"][name]["average_precision"]["value"] for name in "abcd"]
     assert got == pytest.approx(each.tolist())
     assert [found["per_class"][n]["support"] for n in "abcd"] == true.sum(axis=0).tolist()
-
-
-def test_a_rare_label_is_calibrated_on_folds_that_hold_it() -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(60, 5)).astype(np.float32)
-    y = (X[:, :2] > 0).astype(int)
-    y = np.column_stack([y, np.arange(60) < 2])  # two rows alone
-    found = search("svm", X, y, grid={"clf__C": [0.1]})
-    assert found.estimator.predict_proba(X).shape == (60, 3)

@@ -30,7 +30,9 @@ def test_it_is_what_scikit_learn_fits_on_the_same_folds(rows: tuple[Any, Any]) -
     head = over_taps(get_head("stack"), {"a": 5, "b": 7})
     found = search(head, X, y, folds=folds)
     assert set(found.best_params) == {
-        f"clf__{tap}:{name}__clf__C" for tap in "ab" for name in ("svm", "svm-rbf", "logreg")
+        f"clf__{tap}:{name}"
+        for tap in "ab"
+        for name in ("svm__clf__C", "svm-rbf__clf__C", "svm-rbf__scale", "logreg__clf__C")
     }
     plain = head.build(0, len(y)).set_params(**found.best_params, clf__cv=folds).fit(X, y)
     np.testing.assert_allclose(found.estimator.predict_proba(X), plain.predict_proba(X), atol=1e-6)

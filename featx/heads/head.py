@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline
 
-from featx.heads.norms import make_norm
+from featx.heads.norms import Then, make_norm
 
 Task = Literal["classification", "regression"]
 Grid = Mapping[str, Sequence[Any]]
@@ -42,6 +42,9 @@ class Head:
         Fixed parameters, set after ``make``.
     parts
         The heads that a stack combines, each with its own grid; empty for every other head.
+    then
+        What follows each normalisation that is searched (`make_norm`). Not the columns where a
+        kernel goes by distances: standardised, one that hardly varies would count like any other.
 
     Examples
     --------
@@ -58,6 +61,7 @@ class Head:
     large: Callable[[int, int], Pipeline] | None = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Head, ...] = field(default=(), repr=False)
+    then: Then = "columns"
 
     def build(self, seed: int = 0, n_samples: int = 1000) -> Pipeline:
         """Make the unfitted pipeline for ``n_samples`` training rows."""
@@ -78,14 +82,14 @@ class Head:
         return dataclasses.replace(self, grid=grid, params={**self.params, **params})
 
     def with_preparation(
-        self, norms: Sequence[str] = ("standard",), pca: Sequence[float | None] = (None,)
+        self, norms: Sequence[str] | None = None, pca: Sequence[float | None] = (None,)
     ) -> Head:
         """Return this head with normalisations and PCA in its search.
 
         Parameters
         ----------
         norms
-            Names out of ``NORMS``.
+            Names out of ``NORMS``; those of the head when None.
         pca
             Share of variance (below 1) or number of components to keep; None for no PCA.
 
@@ -100,12 +104,13 @@ class Head:
         >>> sorted(get_head("svm").with_preparation(["standard", "l2"]).grid)
         ['clf__C', 'scale']
         """
-        scales = [make_norm(name) for name in norms]
         projections = ["passthrough" if k is None else PCA(k, random_state=0) for k in pca]
-        steps = {"scale": scales, "pca": projections}
+        steps: dict[str, list[Any]] = {"pca": projections}
+        if norms is not None:
+            steps["scale"] = [make_norm(name, self.then) for name in norms]
+        prepared = self.with_params(**{k: v[0] for k, v in steps.items() if len(v) == 1})
         several = {k: v for k, v in steps.items() if len(v) > 1}
-        fixed = {k: v[0] for k, v in steps.items() if len(v) == 1}
-        return self.with_params(**fixed).with_grid({**several, **self.grid})
+        return prepared.with_grid({**prepared.grid, **several})
 
 
 def _fresh(value: Any) -> Any:

@@ -4,45 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
 from featx.errors import FitError, nearest
 
 
-def _l2() -> Pipeline:
-    # Columns are standardised after the rows, so that one grid of C fits every normalisation.
-    return make_pipeline(Normalizer(), StandardScaler())
-
-
-def _signed_power() -> Pipeline:
+def _signed_power() -> Any:
     # The cube root keeps the sign, and skops trusts a numpy ufunc.
-    return make_pipeline(FunctionTransformer(np.cbrt), StandardScaler())
+    return FunctionTransformer(np.cbrt)
 
 
 NORMS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "standard": StandardScaler,
-        "l2": _l2,
+        "l2": Normalizer,
         "signed-power": _signed_power,
         "none": lambda: "passthrough",
     }
 )
+"""What is done to each value, row or column; ``none`` does nothing."""
+
+Then = Literal["columns", "rows", "nothing"]
 
 
-def make_norm(name: str) -> Any:
+def make_norm(name: str, then: Then = "columns") -> Any:
     """Make the unfitted ``scale`` step of this name.
+
+    Parameters
+    ----------
+    then
+        What follows. ``columns`` are standardised after ``l2`` and ``signed-power``, so that one
+        grid of C fits every normalisation of a linear head; ``rows`` get length one, so that one
+        width of a kernel does; or ``nothing``.
 
     Raises
     ------
     FitError
         For a name that is not in ``NORMS``.
+
+    Examples
+    --------
+    >>> make_norm("l2", then="nothing")
+    Normalizer()
     """
     if name not in NORMS:
         known = ", ".join(NORMS)
         hint = nearest(name, NORMS)
         raise FitError(f"no normalisation is called {name!r}{hint} (there are {known})")
+    if then == "columns" and name in ("l2", "signed-power"):
+        return make_pipeline(NORMS[name](), StandardScaler())
+    if then == "rows" and name != "l2":
+        return Normalizer() if name == "none" else make_pipeline(NORMS[name](), Normalizer())
     return NORMS[name]()
+
+
+def norm_name(step: Any) -> str | None:
+    """Name a ``scale`` step that `make_norm` makes; None for any other.
+
+    Examples
+    --------
+    >>> norm_name(make_norm("l2")), norm_name(make_norm("l2", then="nothing"))
+    ('l2', 'l2')
+    """
+    made = ((name, make_norm(name, then)) for name in NORMS for then in get_args(Then))
+    return next((name for name, other in made if repr(other) == repr(step)), None)

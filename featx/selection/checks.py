@@ -39,7 +39,8 @@ def check_rows(X: ArrayLike, y: ArrayLike, task: str = "classification") -> tupl
     Raises
     ------
     FitError
-        For shapes that do not fit, NaN or infinite values, or one class only.
+        For shapes that do not fit, NaN or infinite values, features that are the same in all rows,
+        or one class only.
 
     Examples
     --------
@@ -56,6 +57,11 @@ def check_rows(X: ArrayLike, y: ArrayLike, task: str = "classification") -> tupl
     with np.errstate(over="ignore"):
         X = np.ascontiguousarray(X, dtype=np.float32)
     check_finite(X, "features")
+    if len(X) > 1 and not np.ptp(X, axis=0).any():
+        raise FitError(
+            f"features are the same in all {len(X)} rows, so they tell nothing apart; look at the "
+            "images, or extract another tap"
+        )
     if task == "regression":
         y = np.asarray(y, dtype=np.float64)
         check_finite(y.reshape(len(y), -1), "labels")

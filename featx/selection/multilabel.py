@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
+from numpy.typing import ArrayLike, NDArray
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -14,7 +13,8 @@ from sklearn.pipeline import Pipeline
 from featx.errors import FitError
 from featx.heads import Head
 from featx.selection.candidates import Grids
-from featx.selection.splits import Folds, hold_out_once
+from featx.selection.checks import Warn, warn
+from featx.selection.splits import Folds, hold_out_once, make_folds
 
 
 def check_single_label(head: Head, sample_weight: Any) -> None:
@@ -41,11 +41,11 @@ def each_label(pipeline: Pipeline, listed: Grids) -> tuple[Pipeline, Grids]:
     return wrapped, renamed
 
 
-def whole_labels(rows: Folds, y: NDArray[Any], seed: int) -> Folds:
+def whole_labels(rows: Folds, y: NDArray[Any], groups: ArrayLike | None, seed: int) -> Folds:
     """Give folds that hold out every row once and train each label on both its values.
 
-    The given ones where they do; else folds by the rarest label, as no fold of these can be
-    grouped.
+    The given ones where they do; else two folds by the rarest label, grouped if ``groups`` are
+    given.
 
     Raises
     ------
@@ -57,13 +57,29 @@ def whole_labels(rows: Folds, y: NDArray[Any], seed: int) -> Folds:
     counts = np.minimum((y != 0).sum(axis=0), (y == 0).sum(axis=0))
     rarest = y[:, int(counts.argmin())]
     for seeded in range(seed, seed + 20):
-        folds = list(StratifiedKFold(2, shuffle=True, random_state=seeded).split(y, rarest))
+        folds, _ = make_folds(
+            y, folds=2, groups=groups, seed=seeded, task="multilabel", strata=rarest
+        )
         if _both_values(folds, y):
             return folds
+    together = "" if groups is None else " while groups stay together"
     raise FitError(
-        f"labels of {int(counts.min())} rows are too rare to calibrate probabilities; add images "
-        "of them or leave them out"
+        f"labels of {int(counts.min())} rows are too rare to calibrate probabilities{together}; "
+        "add images of them or leave them out"
     )
+
+
+def label_notes(rows: Folds, y: NDArray[Any]) -> list[Warn]:
+    """Warn of labels that some fold trains without, or with nothing but."""
+    alike = np.any([np.ptp(y[train], axis=0) == 0 for train, _ in rows], axis=0)
+    if not alike.any():
+        return []
+    fewest = int(np.minimum((y != 0).sum(axis=0), (y == 0).sum(axis=0))[alike].min())
+    text = (
+        f"{int(alike.sum())} of {y.shape[1]} labels do not vary in the training rows of a fold "
+        f"(the rarest is on, or off, {fewest} rows); the search knows little of them"
+    )
+    return [warn("label-not-in-fold", text)]
 
 
 def _both_values(folds: Folds, y: NDArray[Any]) -> bool:

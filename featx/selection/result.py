@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.heads.norms import norm_name
 from featx.selection.checks import Warn
 
 
@@ -65,7 +66,7 @@ class SearchResult:
 
 
 def describe(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Make parameters JSON-ready: numbers and text stay, estimators become their text."""
+    """Make parameters JSON-ready: numbers and text stay, estimators become their name or text."""
     return {k: _plain(v) for k, v in params.items()}
 
 
@@ -73,7 +74,7 @@ def _plain(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return " ".join(str(value).split())
+    return norm_name(value) or " ".join(str(value).split())
 
 
 def scored(params: Mapping[str, Any], scores: NDArray[np.float64]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from scipy.linalg import LinAlgWarning
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, SVR
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -33,6 +35,20 @@ Scorer = Callable[..., float]
 Array = NDArray[Any]
 
 KERNEL_CACHE_MB = 1000
+
+ANSWERED: tuple[tuple[str, type[Warning]], ...] = (
+    # It is read from the fitted estimators, and said once for all folds.
+    ("", ConvergenceWarning),
+    ("", LinAlgWarning),
+    # `few_samples` and `label_notes` say it of all rows.
+    ("Only one sample available", UserWarning),
+    ("Label .* is present in all training examples", UserWarning),
+    # Few rows are few landmarks, too.
+    ("n_components > n_samples", UserWarning),
+    # Of scikit-learn's loops, where another thread has reset the filters.
+    ("`sklearn.utils.parallel.delayed`", UserWarning),
+)
+"""How warnings of scikit-learn begin that tell the user nothing, or nothing more."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +109,28 @@ def sweep(
 def in_threads(n_jobs: int | None, tasks: int) -> Iterator[None]:
     """Share the cores among ``tasks`` threads, so that linear algebra does not oversubscribe them.
 
-    Warnings of convergence are silent inside: it is read from the fitted estimator, and reported
-    once for all folds.
+    Warnings that the search answers for itself are silent inside; others come once, at the end.
     """
     cores = joblib.cpu_count()
     threads = max(1, min(n_jobs if n_jobs and n_jobs > 0 else cores, tasks))
     with (
-        warnings.catch_warnings(),
+        # Filters belong to the process, and scikit-learn resets them within its own loops: only a
+        # record holds for all threads at any moment.
+        warnings.catch_warnings(record=True) as caught,
         threadpool_limits(max(1, cores // threads)),
         joblib.parallel_config(backend="threading", n_jobs=threads),
     ):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", LinAlgWarning)
+        for text, category in ANSWERED:
+            warnings.filterwarnings("ignore", text, category)
         yield
+    _pass_on(caught)
+
+
+def _pass_on(caught: list[warnings.WarningMessage]) -> None:
+    others = {(str(w.message), w.category, w.filename, w.lineno): w for w in caught}
+    for (text, category, file, line), one in others.items():
+        if not any(issubclass(category, c) and re.match(t, text) for t, c in ANSWERED):
+            warnings.warn_explicit(one.message, category, file, line)
 
 
 def _score_fold(
@@ -151,12 +176,17 @@ def _with(clf: Any, candidate: Params) -> Any:
 def _sweep_clf(clfs: list[Any], fold: Fold, scorer: Scorer) -> list[tuple[float, bool]]:
     first = clfs[0]
     # Subclasses may mean something else by the same parameters, so the type is compared exactly.
-    if type(first) in (SVC, SVR) and len(fold.X_train) <= LARGE_ROWS:
-        if all(clf.kernel in ("linear", "rbf") for clf in clfs):
+    if type(_machine(first)) in (SVC, SVR) and len(fold.X_train) <= LARGE_ROWS:
+        if all(_machine(clf).kernel in ("linear", "rbf") for clf in clfs):
             return _sweep_kernel(clfs, fold, scorer)
     if type(first) is LogisticRegression and first.solver == "lbfgs":
         return _sweep_logistic(clfs, fold, scorer)
     return [_fit_score(clf, fold, scorer, fold.X_train, fold.X_held) for clf in clfs]
+
+
+def _machine(clf: Any) -> Any:
+    """Give what is fitted for each label of several, else the classifier itself."""
+    return clf.estimator if type(clf) is OneVsRestClassifier else clf
 
 
 def _fit_score(
@@ -178,18 +208,22 @@ def has_converged(clf: Any) -> bool:
 
 
 def _sweep_kernel(clfs: list[Any], fold: Fold, scorer: Scorer) -> list[tuple[float, bool]]:
-    """Fit on kernel matrices that all values of C share; libsvm reads them as float64."""
+    """Fit on kernel matrices that all values of C, and all labels of a row, share.
+
+    libsvm reads them as float64.
+    """
     train, held = (np.asarray(Z, dtype=np.float32) for Z in (fold.X_train, fold.X_held))
     gram, across = train @ train.T, held @ train.T
     own, other = np.diag(gram).copy(), np.einsum("ij,ij->i", held, held)
     made: dict[Any, tuple[Array, Array]] = {}
     found = []
     for clf in clfs:
-        gamma = None if clf.kernel == "linear" else _gamma(clf.gamma, train)
+        machine = _machine(clf)
+        gamma = None if machine.kernel == "linear" else _gamma(machine.gamma, train)
         if gamma not in made:
             # One kernel at a time: a grid over gamma must not hold several.
             made = {gamma: (_kernel(gram, own, own, gamma), _kernel(across, other, own, gamma))}
-        clf.set_params(kernel="precomputed", cache_size=KERNEL_CACHE_MB)
+        machine.set_params(kernel="precomputed", cache_size=KERNEL_CACHE_MB)
         found.append(_fit_score(clf, fold, scorer, *made[gamma]))
     return found
 
@@ -197,17 +231,21 @@ def _sweep_kernel(clfs: list[Any], fold: Fold, scorer: Scorer) -> list[tuple[flo
 def _gamma(gamma: Any, Z: Array) -> float:
     if gamma == "scale":
         variance = float(Z.var(dtype=np.float64))
-        return 1.0 / (Z.shape[1] * variance) if variance else 1.0
+        # Below, squared distances of float32 are all zero, and so the kernel is the same for any.
+        return 1.0 / (Z.shape[1] * variance) if variance > np.finfo(np.float32).tiny else 1.0
     return 1.0 / Z.shape[1] if gamma == "auto" else float(gamma)
 
 
 def _kernel(products: Array, left: Array, right: Array, gamma: float | None) -> Array:
     if gamma is None:
         return products.astype(np.float64)
-    distances = left[:, None] + right[None, :] - 2 * products
-    np.maximum(distances, 0, out=distances)
-    kernel: Array = np.exp(np.float32(-gamma) * distances).astype(np.float64)
-    return kernel
+    # In place, as the matrix is large: squared distances first, then what the kernel makes of them.
+    values = np.float32(-2) * products
+    values += left[:, None]
+    values += right[None, :]
+    np.maximum(values, 0, out=values)
+    values *= np.float32(-gamma)
+    return np.exp(values, out=values).astype(np.float64)
 
 
 def _sweep_logistic(clfs: list[Any], fold: Fold, scorer: Scorer) -> list[tuple[float, bool]]:

@@ -96,6 +96,11 @@ def _sweep(
             # A score that is undefined comes back as NaN, and is refused below by name.
             python_warnings.simplefilter("ignore", UndefinedMetricWarning)
             found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs)
+    except np.linalg.LinAlgError as error:
+        raise FitError(
+            f"{type(pipeline['clf']).__name__} finds no solution on a fold: its features do not "
+            "vary within classes; add images, or take another head"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise FitError(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 
 from featx.errors import FitError
 from featx.heads import Grid, Head, get_head
 from featx.selection import candidates as grids
 from featx.selection.checks import Warn, check_rows, few_samples
-from featx.selection.multilabel import check_single_label, each_label, whole_labels
+from featx.selection.multilabel import (
+    check_single_label,
+    each_label,
+    label_notes,
+    whole_labels,
+)
 from featx.selection.notes import convergence_notes, edge_notes, size_notes
-from featx.selection.refit import check_weights, refit
+from featx.selection.refit import check_weights, clone_values, refit
 from featx.selection.result import SearchResult
 from featx.selection.splits import Folds, hold_out_once, make_folds
 from featx.selection.stacking import combine
@@ -92,6 +99,7 @@ def search(
     rows, notes = _folds(folds, y, groups, seed, task, strata)
     scoring = scoring or SCORING[task]
     notes += few_samples(y) if task == "classification" else []
+    notes += label_notes(rows, y) if task == "multilabel" else []
     notes += size_notes(head, len(y))
     if head.parts:
         whole = _whole(rows, y, groups, seed)
@@ -106,10 +114,9 @@ def search(
     if one_standard_error:
         best = grids.simplest_within(trials.params, listed, trials.scores, best)
     calibrate = None
-    if probabilities and task == "classification":
-        calibrate = _whole(rows, y, groups, seed)
-    elif probabilities and task == "multilabel":
-        calibrate = whole_labels(rows, y, seed)
+    if probabilities and _lacks_probabilities(pipeline, trials.params[best], task):
+        each_once = whole_labels if task == "multilabel" else _whole
+        calibrate = each_once(rows, y, groups, seed)
     fitted = refit(pipeline, trials.params[best], data, calibrate, n_jobs)
     notes += edge_notes(edges, trials.params[best])
     notes += convergence_notes(trials, fitted.converged)
@@ -150,6 +157,11 @@ def _folds(
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise FitError("the folds given hold no row on one side; give training and held-out rows")
     return list(folds), []
+
+
+def _lacks_probabilities(pipeline: Pipeline, params: Mapping[str, Any], task: str) -> bool:
+    final = clone(pipeline).set_params(**clone_values(params))
+    return task != "regression" and not hasattr(final["clf"], "predict_proba")
 
 
 def _whole(rows: Folds, y: Any, groups: Any, seed: int) -> Folds:
