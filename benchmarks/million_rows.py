@@ -1,11 +1,11 @@
-"""Peak memory of publishing, opening, finding and verifying, from 10,000 to 1,000,000 rows.
+"""Peak memory of each step of the driver, from 10,000 to 1,000,000 rows.
 
     python -m benchmarks.million_rows
     python -m benchmarks.million_rows --width 1280 --rows 10000 100000
     python -m benchmarks.million_rows --folder    # parts with an index in place of one file
 
-Synthetic shards stand for what workers have written; each step runs in a process of its own, whose
-peak is what the kernel says of it. Prints one JSON line.
+Synthetic shards stand for what workers have written, and empty files for a folder of pictures; each
+step runs in a process of its own, whose peak is what the kernel says of it. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache import ExtractSpec, merge, open_cache, split
-from featx.cache.assemble import Description, write_cache
+from featx.cache.assemble import Description, describes, write_cache
+from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
 from featx.cache.shards import SHARD_ROWS, Row, ShardWriter, parts_folder, remove_parts
 
@@ -83,11 +84,11 @@ def publish(place: Path, n: int, width: int) -> None:
     """Assemble the shards in the order of the source, as the driver of a run does."""
     ids = Ids(n)
     known = KnownRows(SPEC, None, parts_folder(place) / SPEC.fingerprint)
-    known.forget_names()
     places: NDArray[np.int32] = np.empty((n, 2), np.int32)
     for start in range(0, n, BLOCK):
         block = ids[start : start + BLOCK]
-        places[start : start + BLOCK] = known.places(np.array([content(i) for i in block]))
+        places[start : start + BLOCK] = known.places(keys_of(content(i) for i in block))
+    known.forget_contents()
     labels = np.arange(n, dtype=np.int32) % 9
     told = Description(ids, ids, labels, [f"class {k}" for k in range(9)])
     write_cache(place, SPEC, told, places, known.files, {"rows": n})
@@ -119,6 +120,41 @@ def verify(place: Path, n: int, width: int) -> None:
     assert found.rows == n
 
 
+def listing(place: Path, n: int, width: int) -> None:
+    """List a folder of files, as every run does first."""
+    from featx.manifest import load_manifest
+
+    folder = place.with_name("source")
+    for k, name in enumerate(Ids(n)):
+        if k < 1000:
+            (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    found = load_manifest(folder)
+    assert len(found) == n
+    shutil.rmtree(folder)
+
+
+def rerun(place: Path, n: int, width: int) -> None:
+    """Find that there is nothing to do, with a listing in memory."""
+    from featx.manifest import Manifest
+    from featx.sources.folder import first_folders
+    from featx.sources.places import ReadFiles
+    from featx.sources.text import Text
+    from featx.sync import describe_rows, difference, untouched_content
+
+    ids = Text.of(Ids(n))
+    stamps = np.ones((n, 2), np.int64)
+    source = Manifest("", ids, ids, ReadFiles(ids), labels=first_folders(ids), stamps=stamps)
+    known = KnownRows(SPEC, place, parts_folder(place) / SPEC.fingerprint)
+    found = untouched_content(source, known)
+    known.forget_names()
+    rows = np.flatnonzero(found != b"")
+    described = describe_rows(source, rows, {})
+    assert not describes(described, place)  # other labels
+    known.forget_contents()
+    assert difference(source, found, place).unchanged == n
+
+
 def convert(place: Path, n: int, width: int) -> None:
     """Split and merge again."""
     other, back = place.with_name("other"), place.with_name("back.h5")
@@ -129,7 +165,7 @@ def convert(place: Path, n: int, width: int) -> None:
 
 
 STEPS: dict[str, Callable[[Path, int, int], None]] = {
-    step.__name__: step for step in (shards, publish, look, find, verify, convert)
+    step.__name__: step for step in (shards, publish, look, find, verify, listing, rerun, convert)
 }
 
 

@@ -179,6 +179,7 @@ def measure_publishing(rows: int, width: int = 1280) -> dict[str, float]:
     """
     from featx.cache.assemble import Description, write_cache
     from featx.cache.fingerprint import ExtractSpec
+    from featx.cache.keys import keys_of
     from featx.cache.known import KnownRows
     from featx.cache.shards import Row, ShardWriter, parts_folder
 
@@ -194,7 +195,8 @@ def measure_publishing(rows: int, width: int = 1280) -> dict[str, float]:
         writer.flush()
         start, spent = time.perf_counter(), time.process_time()
         known = KnownRows(spec, None, parts_folder(path) / spec.fingerprint)
-        write_cache(path, spec, Description(ids, ids), known.places(contents), known.files, {})
+        places = known.places(keys_of(contents.tolist()))
+        write_cache(path, spec, Description(ids, ids), places, known.files, {})
         seconds, spent = time.perf_counter() - start, time.process_time() - spent
         return {"rows_per_second": rows / seconds, "rows_per_core_second": rows / spent}
 

@@ -6,9 +6,10 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.format import CONTENT_DTYPE
+from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.known import KnownRows
 from featx.engines.threads import Outcome, digest_bytes
 from featx.errors import ImageError
@@ -17,6 +18,7 @@ from featx.planning import PROBE_IMAGES
 from featx.progress import Progress
 from featx.runs import Run
 from featx.runtime import Runner
+from featx.sources.picked import pick
 from featx.sync import difference, untouched_content
 
 
@@ -35,19 +37,21 @@ class DryRun(Run):
             self.require_match(old)
         known = self.known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
+        known.forget_names()
         failed = dict(self.manifest.refused)
         show = Progress(len(self.manifest), "dry run", show=self.options.progress)
-        for item in np.flatnonzero(content == b"").tolist():
+        for item in map(int, np.flatnonzero(content == b"")):
             try:
-                content[item] = digest_bytes(self.manifest.read(item)[0])
+                content[item] = keys_of([digest_bytes(self.manifest.read(item)[0])])[0]
             except ImageError as error:
                 failed[self.manifest.ids[item]] = str(error)
             show.update(item + 1)
         show.close()
-        there = np.flatnonzero(content != b"").tolist()
-        new = [item for item in there if content[item] not in known]
+        there = np.flatnonzero(content != b"")
+        new = there[~known.has(pick(content, there))]
         reused = len(there) - len(new)
         self._probe(new, known)
+        known.forget_contents()
         changes = difference(
             self.manifest, content, self.cache if in_place else None, known.damaged
         )
@@ -76,12 +80,12 @@ class DryRun(Run):
             shard=self.options.portion.shown,
         )
 
-    def _probe(self, new: list[int], known: KnownRows) -> None:
+    def _probe(self, new: NDArray[np.int64], known: KnownRows) -> None:
         """Embed a few images for their time alone, so that the plan rests on something."""
-        if not new:
+        if not len(new):
             return
         step = max(1, len(new) // PROBE_IMAGES)
-        outcome = Outcome(np.zeros(len(self.manifest), CONTENT_DTYPE))
+        outcome = Outcome(np.zeros(len(self.manifest), KEY_DTYPE))
         shape = (*self.preprocess.input_size, 3)
         with Runner(self.reader, replace(self.plan, compile="off"), shape) as runner:
             self.first_read = time.perf_counter()

@@ -36,6 +36,8 @@ from featx.progress import Progress
 from featx.provenance import library_versions
 from featx.runs import Run
 from featx.runtime import RuntimePlan
+from featx.runtime.allocator import give_back
+from featx.sources.picked import pick
 from featx.sync import Difference, describe_rows, difference, untouched_content
 
 log = logging.getLogger("featx")
@@ -164,14 +166,19 @@ class _Extraction(Run):
                 f"the first {name}: {reason}"
             )
         spec = self.spec(ran.precision)
-        changes = difference(self.manifest, outcome.content, in_place, known.damaged)
         description = describe_rows(self.manifest, rows, failed)
         idle = in_place is not None and not outcome.embedded and not known.damaged
-        if not (idle and describes(description, self.cache) and self._dealt_alike()):
+        idle = idle and describes(description, self.cache) and self._dealt_alike()
+        damaged, places = known.damaged, None
+        if not idle:
             if spec != known.spec:  # the fast path was abandoned: there were no rows before
                 known = self.known(spec, in_place=False)
-            elsewhere = self.crew is not None
-            places = find_rows(known, outcome.content[rows], elsewhere=elsewhere)
+            content, elsewhere = pick(outcome.content, rows), self.crew is not None
+            places = find_rows(known, content, elsewhere=elsewhere)
+        known.forget_contents()
+        give_back()
+        changes = difference(self.manifest, outcome.content, in_place, damaged)
+        if places is not None:
             provenance = self._provenance(ran, outcome)
             widths = None if len(rows) else self._widths()
             write_cache(self.cache, spec, description, places, known.files, provenance, widths)

@@ -28,6 +28,7 @@ from featx.options import ExtractOptions
 from featx.planning import Plan, make_plan
 from featx.portion import Dealt, keeps
 from featx.runtime import Runner, RuntimePlan, plan_runtime
+from featx.runtime.allocator import give_back
 from featx.runtime.plan import available_devices
 
 log = logging.getLogger("featx")
@@ -59,6 +60,7 @@ class Run:
         if not self.options.force:
             require_own_shards(self.cache, self.options.portion)
         self.manifest = load_manifest(self.source, self.options.portion)
+        give_back()
         self.plan, self.decode = self._plan(old)
         self._load()
         return old
@@ -172,13 +174,15 @@ class Run:
         """Rows of this spec that exist: those of the shards, and of the cache if it counts."""
         shards = parts_folder(self.cache) / spec.fingerprint
         try:
-            return KnownRows(spec, self.cache if in_place else None, shards)
+            known = KnownRows(spec, self.cache if in_place else None, shards)
+            give_back()
+            return known
         except CacheFormatError as error:
             raise CacheFormatError(f"{error}; pass --force to write a new cache") from None
 
     def loop(
         self,
-        pending: list[int],
+        pending: NDArray[np.int64],
         outcome: Outcome,
         known: KnownRows,
         runner: Runner,

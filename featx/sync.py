@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.assemble import Description
-from featx.cache.format import CONTENT_DTYPE
-from featx.cache.known import KnownRows
-from featx.cache.reader import open_cache
+from featx.cache.format import row_blocks
+from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
+from featx.cache.known import KnownRows, rows_by_id
 from featx.labels import Names, class_order, indicator
 from featx.manifest import Labels, Manifest
+from featx.sources.picked import pick
 
 
 @dataclass
@@ -42,18 +42,16 @@ class Difference:
 
 
 def untouched_content(manifest: Manifest, known: KnownRows) -> NDArray[np.bytes_]:
-    """Digest of each item whose id, size and time of change are those of a finished row.
+    """Key of the content of each item whose id, size and time are those of a finished row.
 
     Returns
     -------
-    content : S64, shape (n,)
+    content : `KEY_DTYPE`, shape (n,)
         Empty where the item has to be read: its content decides.
     """
-    content = np.zeros(len(manifest), CONTENT_DTYPE)
-    if manifest.stamps is not None and len(known):
-        for item, name in enumerate(manifest.ids):
-            content[item] = known.untouched(name, manifest.stamps[item])
-    return content
+    if manifest.stamps is None:
+        return np.zeros(len(manifest), KEY_DTYPE)
+    return known.untouched(manifest.ids, manifest.stamps)
 
 
 def difference(
@@ -61,43 +59,49 @@ def difference(
 ) -> Difference:
     """Count what is new, changed, renamed, unchanged and removed against the cache in place.
 
-    A new name is a renamed file when its content is that of a name that is gone.
+    A new name is a renamed file when its content is that of a name that is gone. It needs 33 bytes
+    a row of the cache in place, and 16 more for each that is gone or new.
     """
-    before: dict[str, bytes] = {}
-    if cache is not None:
-        with open_cache(cache) as old:
-            before = dict(zip(old.ids, old.content_digests.tolist(), strict=True))
-    here = set(manifest.ids) | set(manifest.refused)
-    gone = Counter(digest for name, digest in before.items() if name not in here)
-    found = Difference(removed=gone.total(), damaged=damaged)
-    for name, digest in zip(manifest.ids, content.tolist(), strict=True):
-        if not digest:
-            continue
-        if name in before:
-            found.unchanged += before[name] == digest
-            found.changed += before[name] != digest
-        elif gone[digest] > 0:
-            gone[digest] -= 1
-            found.renamed += 1
-            found.removed -= 1
-        else:
-            found.new += 1
+    before = KeyTable(KEY_DTYPE.itemsize) if cache is None else rows_by_id(cache)
+    gone, found = np.ones(len(before), bool), Difference(damaged=damaged)
+    new = [np.empty(0, KEY_DTYPE)]
+    for items in row_blocks(len(manifest)):
+        at, there = before.find(keys_of(name.encode() for name in manifest.ids[items]))
+        gone[at[there]] = False
+        done, digests = content[items] != b"", content[items]
+        same = before.values(at[there & done]).view(KEY_DTYPE)[:, 0] == digests[there & done]
+        found.unchanged += int(same.sum())
+        found.changed += int((~same).sum())
+        new.append(digests[done & ~there])
+    at, there = before.find(keys_of(name.encode() for name in manifest.refused))
+    gone[at[there]] = False
+    left = before.values(gone).view(KEY_DTYPE)[:, 0]
+    came = np.concatenate(new)
+    found.renamed = _in_common(left, came)
+    found.removed, found.new = len(left) - found.renamed, len(came) - found.renamed
     return found
+
+
+def _in_common(some: NDArray[np.bytes_], others: NDArray[np.bytes_]) -> int:
+    """Number of pairs that can be made of equal keys."""
+    keys, counts = np.unique(some, return_counts=True)
+    others, again = np.unique(others, return_counts=True)
+    _, at, place = np.intersect1d(keys, others, assume_unique=True, return_indices=True)
+    return int(np.minimum(counts[at], again[place]).sum())
 
 
 def describe_rows(
     manifest: Manifest, rows: NDArray[np.int64], failed: dict[str, str]
 ) -> Description:
-    """Pick what a cache says about its rows, given as items of the manifest."""
-    picked = rows.tolist()
+    """Pick what a cache says about its rows, given as items of the manifest in ascending order."""
     labels, classes = _encode(manifest.labels)
     return Description(
-        ids=[manifest.ids[i] for i in picked],
-        paths=[manifest.paths[i] for i in picked],
-        labels=None if labels is None else labels[rows],
+        ids=pick(manifest.ids, rows),
+        paths=pick(manifest.paths, rows),
+        labels=None if labels is None else pick(labels, rows),
         classes=classes,
-        split=None if manifest.split is None else [manifest.split[i] for i in picked],
-        columns={name: values[rows] for name, values in manifest.columns.items()},
+        split=None if manifest.split is None else pick(manifest.split, rows),
+        columns={name: pick(values, rows) for name, values in manifest.columns.items()},
         failed=failed,
     )
 
@@ -116,4 +120,5 @@ def _encode(labels: Labels | None) -> tuple[NDArray[Any] | None, list[str] | Non
     single = cast("list[str | None]", labels)
     classes = sorted({label for label in single if label is not None}, key=class_order)
     code = {name: k for k, name in enumerate(classes)}
-    return np.array([-1 if la is None else code[la] for la in single], np.int32), classes
+    codes = (-1 if label is None else code[label] for label in single)
+    return np.fromiter(codes, np.int32, len(single)), classes

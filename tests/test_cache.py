@@ -21,6 +21,7 @@ from featx.cache.assemble import Description, describes, write_cache
 from featx.cache.durable import durable_h5, require_writable, write_bytes
 from featx.cache.fingerprint import spec_difference
 from featx.cache.format import chunk_rows
+from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows, trusted_stamp
 from featx.cache.lock import WriterLock
 from featx.cache.shards import Row, ShardWriter, complete_shards, parts_folder
@@ -64,7 +65,7 @@ def make_cache(path: Path, rows: list[Row], **description: object) -> Path:
     known = KnownRows(SPEC, None, parts_folder(path) / SPEC.fingerprint)
     ids = [row.item for row in rows]
     told = Description(ids, ids, **description)  # type: ignore[arg-type]
-    places = known.places(np.array([row.content for row in rows]))
+    places = known.places(keys_of(row.content for row in rows))
     write_cache(path, SPEC, told, places, known.files, {"command": "test"})
     return path
 
@@ -152,11 +153,9 @@ def test_no_shard_is_left_open_long_and_none_is_lost(tmp_path: Path) -> None:
 
 def test_untouched_needs_id_size_and_time(cache: Path) -> None:
     known = KnownRows(SPEC, cache, parts_folder(cache) / SPEC.fingerprint)
-    row = make_rows(8)[7]
-    assert known.untouched("ü7", np.array(row.stamp)) == row.content
-    assert known.untouched("ü7", np.array([8, 2])) == b""
-    assert known.untouched("ü8", np.array(row.stamp)) == b""
-    assert known.untouched("ü7", np.array([8, 0])) == b""
+    (size, changed), key = make_rows(8)[7].stamp, keys_of([make_rows(8)[7].content])[0]
+    stamps = np.array([(size, changed), (8, 2), (size, changed), (8, 0)])
+    assert known.untouched(["ü7", "ü7", "ü8", "ü7"], stamps).tolist() == [key, b"", b"", b""]
 
 
 def test_a_stamp_as_young_as_its_reading_is_not_trusted() -> None:

@@ -16,6 +16,7 @@ from test_merge import contents
 
 from featx.cache import merge, merging, open_cache, split
 from featx.cache.assemble import Description, write_cache
+from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
 from featx.cache.many import ManyRows
 from featx.cache.shards import ShardWriter, parts_folder, remove_parts
@@ -36,7 +37,7 @@ def make(
     writer.flush()
     known = KnownRows(spec, None, parts_folder(path) / spec.fingerprint)
     ids = [row.item for row in made]
-    places = known.places(np.array([row.content for row in made], "S64"))
+    places = known.places(keys_of(row.content for row in made))
     told = {"host": path.stem, "source": "photos"}
     told |= {} if shard is None else {"shard": shard.to_dict()}  # type: ignore[dict-item]
     write_cache(path, spec, Description(ids, ids, **about), places, known.files, told, [7, 3])

@@ -19,8 +19,9 @@ from featx.cache import open_cache, split
 from featx.cache.assemble import Description, describes, write_cache
 from featx.cache.folder import Folder, holds_cache, target_path
 from featx.cache.format import ID_INDEX, INDEX, create_column
+from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
-from featx.cache.lookup import find_rows, hash_column, hash_ids, write_id_index
+from featx.cache.lookup import find_rows, hash_ids, write_id_index
 from featx.cache.parts import file_digest
 from featx.cache.shards import ShardWriter, parts_folder
 from featx.cache.verify import verify_file
@@ -181,7 +182,7 @@ def test_a_lookup_reads_little_of_the_index(tmp_path: Path) -> None:
     n = 100_000
     with h5py.File(tmp_path / "ids.h5", "w") as file:
         create_column(file, "ids", [f"ü{k}" for k in range(n)])
-        write_id_index(file, hash_column(file["ids"]))
+        write_id_index(file, n, [file["ids"]])
         table, read = file[ID_INDEX], []
 
         class Watched:
@@ -361,7 +362,7 @@ def publish(folder: Path, n: int, **more: Any) -> None:
     known = KnownRows(SPEC, folder, parts_folder(folder) / SPEC.fingerprint)
     ids = [row.item for row in make_rows(n)]
     told = Description(ids, ids, **more)
-    places = known.places(np.array([row.content for row in make_rows(n)]))
+    places = known.places(keys_of(row.content for row in make_rows(n)))
     write_cache(folder, SPEC, told, places, known.files, {"command": "again"})
     assert describes(told, folder)
 
@@ -389,7 +390,7 @@ def test_a_folder_in_place_is_known_row_by_row(folder: Path) -> None:
     known = KnownRows(SPEC, folder, parts_folder(folder) / SPEC.fingerprint)
     assert len(known) == N
     row = make_rows(N)[777]
-    assert known.untouched("ü777", np.array(row.stamp)) == row.content
+    assert known.untouched(["ü777"], np.array([row.stamp])) == keys_of([row.content])
 
 
 def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def open_index(path: Path) -> tuple[h5py.File, ExtractSpec]:
 def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.File, ExtractSpec]:
     try:
         # Nothing ever writes to a published file, so no lock is needed to read it.
-        file = h5py.File(path, "r", locking=False)
+        # Each dataset that is open keeps so many bytes of chunks; HDF5 itself says 8 MiB.
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=2 << 20)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise CacheFormatError(

@@ -175,3 +175,9 @@ def blocks(n_rows: int, row_bytes: int, block_bytes: int = 8 << 20) -> Iterator[
     step = max(chunk, min(BLOCK_ROWS, block_bytes // max(1, row_bytes)) // chunk * chunk)
     for start in range(0, n_rows, step):
         yield slice(start, min(n_rows, start + step))
+
+
+def row_blocks(n_rows: int) -> Iterator[slice]:
+    """Cut rows into stretches whose names are handled at once."""
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield slice(start, min(n_rows, start + BLOCK_ROWS))

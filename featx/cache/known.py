@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -13,85 +12,23 @@ from numpy.typing import NDArray
 
 from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import cache_files
-from featx.cache.format import BLOCK_ROWS, CONTENT_DTYPE
-from featx.cache.shards import complete_shards
+from featx.cache.folder import cache_files, open_trusted
+from featx.cache.format import row_blocks
+from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
+from featx.cache.shards import SHARD_ROWS, complete_shards
 from featx.cache.verify import damaged_rows
 from featx.errors import CacheError, CacheFormatError
 
-_KEY = np.dtype("S16")
+_KEY = KEY_DTYPE.itemsize
+_NUMBER = np.dtype(">i4")  # its bytes sort as it does
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before it was read may change unseen
-
-
-class _Places:
-    """Places of rows, found by a digest of what names them: 24 bytes a row."""
-
-    def __init__(self) -> None:
-        self._new: list[tuple[NDArray[Any], NDArray[np.int32]]] = []
-        self._keys, self._at = np.empty(0, _KEY), np.empty((0, 2), np.int32)
-
-    def add(self, keys: NDArray[Any], number: int, rows: NDArray[np.integer[Any]]) -> None:
-        """Take rows of the file `number`."""
-        at = np.empty((len(rows), 2), np.int32)
-        at[:, 0], at[:, 1] = number, rows
-        self._new.append((keys, at))
-
-    def sort(self) -> None:
-        """Make what was added be found."""
-        if self._new:
-            keys = np.concatenate([self._keys, *(keys for keys, _ in self._new)])
-            at = np.concatenate([self._at, *(at for _, at in self._new)])
-            self._new.clear()
-            order = np.argsort(keys, kind="stable").astype(np.int32)
-            self._keys = keys = keys[order]
-            self._at = at[order]
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def find(self, names: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-        """Tell which names are there, and the place of each."""
-        keys = _keys(names)
-        if not len(self):
-            return np.zeros(len(keys), bool), np.zeros((len(keys), 2), np.int32)
-        # The last of equal ones: the newest, for what is in place is added first.
-        at = np.maximum(np.searchsorted(self._keys, keys, "right") - 1, 0)
-        return self._keys[at] == keys, self._at[at]
-
-
-def _keys(names: Sequence[bytes]) -> NDArray[Any]:
-    digests = b"".join(hashlib.blake2b(name, digest_size=16).digest() for name in names)
-    return np.frombuffer(digests, _KEY)
-
-
-def _name(item: bytes, stamp: Sequence[int]) -> bytes:
-    """What an untouched file is known by: its id, size and time of change."""
-    size, changed = stamp
-    return b"%b\0%d %d" % (item, size, changed)
-
-
-def _raw(contents: NDArray[Any]) -> NDArray[np.uint8]:
-    """Digests as bytes in place of hexadecimal text, uint8, shape (n, 32)."""
-    text = contents.astype(CONTENT_DTYPE).tobytes()
-    try:
-        raw = bytes.fromhex(text.decode("ascii"))
-    except ValueError:
-        raw = b""
-    if raw.hex().encode() != text:
-        raise CacheFormatError("/content holds other things than SHA-256 in hexadecimal")
-    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
-
-
-def _column_keys(dataset: h5py.Dataset) -> NDArray[Any]:
-    found = np.empty(dataset.shape[0], _KEY)
-    for start in range(0, len(found), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        found[rows] = _keys(dataset[rows].tolist())
-    return found
 
 
 class KnownRows:
     """Finished rows by content, and by id for files that have not been touched.
+
+    A row takes 24 bytes, and 20 more until `forget_names`, however long its id is: ids and contents
+    are known by `keys_of` them.
 
     Parameters
     ----------
@@ -110,87 +47,126 @@ class KnownRows:
     """
 
     def __init__(self, spec: ExtractSpec, cache: Path | None, shards: Path) -> None:
-        self.spec = spec
-        self.check = True
+        self.spec, self.shards = spec, shards
         self.files: list[Path] = []
         self.damaged = 0
-        self._by_content, self._by_name = _Places(), _Places()
-        self._content_of: list[NDArray[np.uint8]] = []  # of each file, 32 bytes a row
-        self.shards = shards
-        for path in [] if cache is None else cache_files(cache):
-            self._take(path, is_cache=True)
-        self.refresh()
-        self._by_name.sort()
-        self.check = False
-
-    def _take(self, path: Path, *, is_cache: bool) -> None:
+        self._contents = KeyTable(2 * _NUMBER.itemsize)  # file and row
+        self.forget_names()
+        paths = [] if cache is None else cache_files(cache)
         try:
-            file, spec = open_file(path)
-            with file:
-                self._index(file, spec, path)
-        except CacheFormatError:
-            if is_cache:
-                raise
+            sound = [self._sound_rows(path) for path in paths]
+            self._contents.reserve(sum(map(len, sound)))
+            for path, rows in zip(paths, sound, strict=True):
+                self._index(path, rows)
+            self.refresh()
+            self._names.reserve(sum(map(len, sound)))
+            for path, rows in zip(paths, sound, strict=True):
+                self._index_names(path, rows)
+            self._names.sort()
         except OSError as error:
-            if is_cache:
-                raise CacheFormatError(f"{path}: the names of its rows are damaged") from error
+            if isinstance(error, CacheFormatError):
+                raise
+            raise CacheFormatError(f"{cache}: the names of its rows are damaged") from error
 
-    def _index(self, file: h5py.File, spec: ExtractSpec, path: Path) -> None:
+    def _open(self, path: Path) -> h5py.File:
+        file, spec = open_file(path)
         if spec.fingerprint != self.spec.fingerprint:
+            file.close()
             raise CacheFormatError(f"{path} has another fingerprint than this run")
-        content = _column_keys(file["content"])
-        bad = damaged_rows(file, spec) if self.check else np.zeros(len(content), bool)
-        number, rows = len(self.files), np.flatnonzero(~bad)
-        if self.check:
-            self._index_names(file, number, rows)
-        self.damaged += int(bad.sum())
-        self.files.append(path)
-        self._by_content.add(content[rows], number, rows)
+        return file
 
-    def _index_names(self, file: h5py.File, number: int, rows: NDArray[np.int64]) -> None:
-        """Keep what `untouched` needs of the rows whose stamps prove something."""
-        stamps = file["stamps"][...] if "stamps" in file else np.zeros((len(file["ids"]), 2), int)
-        rows = rows[stamps[rows, 1] != 0]
-        keys, contents = np.empty(len(rows), _KEY), np.empty((len(rows), 32), np.uint8)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            here = rows[start : start + BLOCK_ROWS]
-            span, inside = slice(int(here[0]), int(here[-1]) + 1), here - here[0]
-            names = file["ids"][span][inside].tolist()
-            stop = start + len(here)
-            keys[start:stop] = _keys(list(map(_name, names, stamps[here].tolist())))
-            contents[start:stop] = _raw(file["content"][span][inside])
-        self._by_name.add(keys, number, np.arange(len(rows)))
-        self._content_of.append(contents)
+    def _sound_rows(self, path: Path) -> NDArray[np.bool_]:
+        """Check every row of a file in place."""
+        with self._open(path) as file:
+            sound = ~damaged_rows(file, self.spec)
+        self.damaged += len(sound) - int(sound.sum())
+        return sound
+
+    def _index(self, path: Path, sound: NDArray[np.bool_] | None = None) -> None:
+        """Take the contents of a file: all or, if it is damaged, none of them."""
+        before = len(self._contents)
+        with self._open(path) as file:
+            content = file["content"]
+            try:
+                for rows in row_blocks(len(content)):
+                    kept = slice(None) if sound is None else sound[rows]
+                    places = np.empty((rows.stop - rows.start, 2), _NUMBER)
+                    places[:, 0], places[:, 1] = len(self.files), np.arange(rows.start, rows.stop)
+                    keys = keys_of(content[rows][kept].tolist())
+                    self._contents.add(keys, places[kept].view(np.uint8))
+            except OSError:
+                self._contents.cut(before)
+                raise
+        self.files.append(path)
+
+    def _index_names(self, path: Path, sound: NDArray[np.bool_]) -> None:
+        """Take the names of a file's rows whose stamps prove something: entries of contents."""
+        with self._open(path) as file:
+            for rows in row_blocks(len(sound) if "stamps" in file else 0):
+                stamps = file["stamps"][rows]
+                kept = sound[rows] & (stamps[:, 1] != 0)
+                keys = _name_keys(file["ids"][rows][kept].tolist(), stamps[kept])
+                at, _ = self._contents.find(keys_of(file["content"][rows][kept].tolist()))
+                self._names.add(keys, at.astype(_NUMBER)[:, None].view(np.uint8))
 
     def refresh(self) -> None:
         """Take the shards that have come since; they were read back when they were written."""
+        self.forget_names()  # which name entries that may be others then
         taken = set(self.files)
-        for path in complete_shards(self.shards):
-            if path not in taken:
-                self._take(path, is_cache=False)
-        self._by_content.sort()
+        new = [path for path in complete_shards(self.shards) if path not in taken]
+        self._contents.reserve(SHARD_ROWS * len(new))
+        for path in new:
+            with contextlib.suppress(OSError):
+                self._index(path)
+        self._contents.sort()
 
     def __len__(self) -> int:
-        return len(self._by_content)
+        return len(self._contents)
 
-    def untouched(self, item: str, stamp: NDArray[np.int64]) -> bytes:
-        """Digest of the row of this id if size and time of change still hold, else nothing."""
-        if not stamp[1]:
-            return b""
-        (there,), ((number, row),) = self._by_name.find([_name(item.encode(), stamp.tolist())])
-        return self._content_of[number][row].tobytes().hex().encode() if there else b""
+    def untouched(self, ids: Sequence[str], stamps: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Find the rows of ids whose size and time of change still hold.
+
+        Returns
+        -------
+        content : `KEY_DTYPE`, shape (n,)
+            Key of the content of each row, empty where there is none.
+        """
+        found = np.zeros(len(ids), KEY_DTYPE)
+        for items in row_blocks(len(ids)):
+            names = [name.encode() for name in ids[items]]
+            at, there = self._names.find(_name_keys(names, stamps[items]))
+            there &= stamps[items, 1] != 0
+            entries = self._names.values(at[there]).view(_NUMBER)[:, 0]
+            found[items][there] = self._contents.keys(entries)
+        return found
+
+    def forget_names(self) -> None:
+        """Free what only `untouched` needs."""
+        self._names = KeyTable(_NUMBER.itemsize)
 
     def __contains__(self, content: bytes) -> bool:
         """Whether there is a row of an image with this digest."""
-        return bool(self._by_content.find([content])[0][0])
+        return bool(self.has(keys_of([content]))[0])
+
+    def has(self, content: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Tell for which keys of contents there is a row."""
+        found = np.empty(len(content), bool)
+        for rows in row_blocks(len(content)):
+            found[rows] = self._contents.find(content[rows])[1]
+        return found
 
     def places(self, content: NDArray[np.bytes_]) -> NDArray[np.int32]:
-        """Where the row of each digest lies.
+        """Where the row of each content lies.
+
+        Parameters
+        ----------
+        content
+            `KEY_DTYPE`, shape (n,).
 
         Returns
         -------
         places : int32, shape (n, 2)
-            A file of `files`, and a row in it.
+            A file of `files`, and a row in it: of the newest file where several have it.
 
         Raises
         ------
@@ -198,17 +174,36 @@ class KnownRows:
             If a row is missing.
         """
         found = np.empty((len(content), 2), np.int32)
-        for start in range(0, len(content), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            there, found[rows] = self._by_content.find(content[rows].tolist())
+        for rows in row_blocks(len(content)):
+            at, there = self._contents.find(content[rows])
             if not there.all():
                 raise CacheError("rows that were written are missing; run the same command again")
+            found[rows] = self._contents.values(at).view(_NUMBER)
         return found
 
-    def forget_names(self) -> None:
-        """Free what only `untouched` needs."""
-        self._by_name = _Places()
-        self._content_of.clear()
+    def forget_contents(self) -> None:
+        """Free all but `files`, once every place is known."""
+        self._contents = KeyTable(2 * _NUMBER.itemsize)
+
+
+def rows_by_id(cache: Path) -> KeyTable:
+    """Key of the content of each row of a cache, by the key of its id; 32 bytes a row."""
+    file, _ = open_trusted(cache)
+    with file:
+        table = KeyTable(_KEY, len(file["ids"]))
+        for rows in row_blocks(len(file["ids"])):
+            contents = keys_of(file["content"][rows].tolist())
+            table.add(
+                keys_of(file["ids"][rows].tolist()), contents.view(np.uint8).reshape(-1, _KEY)
+            )
+    table.sort()
+    return table
+
+
+def _name_keys(names: Sequence[bytes], stamps: NDArray[np.int64]) -> NDArray[np.bytes_]:
+    """What an untouched file is known by: its id, size and time of change."""
+    pairs = zip(names, stamps.tolist(), strict=True)
+    return keys_of(b"%b\0%d %d" % (name, size, changed) for name, (size, changed) in pairs)
 
 
 def trusted_stamp(size: int, mtime_ns: int, now_ns: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from featx.cache.format import (
     create_vectors,
     fill,
 )
-from featx.cache.lookup import hash_column, write_id_index
+from featx.cache.lookup import write_id_index
 from featx.cache.parts import Part, file_digest
 from featx.cache.verify import require_sound
 from featx.errors import CacheError, NoSpaceError
@@ -88,7 +88,7 @@ def write_file(path: Path, whole: Whole, rows: Rows) -> None:
         create_header(file, whole.spec)
         _say(file, whole)
         _copy(file, whole.spec, rows, slice(0, len(rows)))
-        write_id_index(file, hash_column(file["ids"]))
+        write_id_index(file, len(rows), [file["ids"]])
 
 
 def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROWS) -> list[Part]:
@@ -112,16 +112,13 @@ def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROW
     there = [_sound(path / name) for name in names]
     missing = [span for span, done in zip(spans, there, strict=True) if not done]
     _require_space(path, path, whole.spec, rows, sum(s.stop - s.start for s in missing))
-    parts, hashes = [], np.empty(len(rows), np.uint64)
+    parts = []
     for name, span, done in zip(names, spans, there, strict=True):
         if not done:
             _write_part(path / name, whole, rows, span)
         size = (path / name).stat().st_size
         parts.append(Part(name, span.start, span.stop, size, file_digest(path / name)))
-        file, _ = open_file(path / name)
-        with file:
-            hashes[span] = hash_column(file["ids"])
-    _write_index(path / INDEX, whole, parts, hashes)
+    _write_index(path / INDEX, whole, parts)
     remove_other_parts(path, names)
     return parts
 
@@ -145,13 +142,11 @@ def _write_part(path: Path, whole: Whole, rows: Rows, span: slice) -> None:
         _copy(file, whole.spec, rows, span)
 
 
-def _write_index(
-    path: Path, whole: Whole, parts: Sequence[Part], hashes: NDArray[np.uint64]
-) -> None:
+def _write_index(path: Path, whole: Whole, parts: Sequence[Part]) -> None:
     def check(temporary: Path) -> None:
         open_index(temporary)[0].close()
 
-    with durable_h5(path, needed=16 * len(hashes) + _RESERVE, check=check) as file:
+    with durable_h5(path, needed=16 * parts[-1].stop + _RESERVE, check=check) as file:
         create_header(file, whole.spec, INDEX_TYPE)
         _say(file, whole)
         create_column(file, "parts", [part.name for part in parts])
@@ -159,7 +154,14 @@ def _write_index(
         create_column(file, "part_rows", spans)
         create_column(file, "part_bytes", np.array([part.n_bytes for part in parts], np.int64))
         create_column(file, "part_digest", np.array([part.digest for part in parts], "S32"))
-        write_id_index(file, hashes)
+        write_id_index(file, parts[-1].stop, _id_columns(path.parent, parts))
+
+
+def _id_columns(path: Path, parts: Sequence[Part]) -> Iterator[h5py.Dataset]:
+    for part in parts:
+        file, _ = open_file(path / part.name)
+        with file:
+            yield file["ids"]
 
 
 def _say(file: h5py.File, whole: Whole) -> None:

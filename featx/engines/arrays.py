@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import load_backbone
-from featx.cache.format import CONTENT_DTYPE
+from featx.cache.keys import KEY_DTYPE
 from featx.cache.shards import Row
 from featx.engines.threads import Job, Outcome, ThreadLoop
 from featx.errors import ImageError
@@ -81,6 +81,6 @@ class Network:
             check=fail,
             n_threads=max(1, min(self.plan.threads, len(manifest))),
         )
-        outcome = Outcome(np.zeros(len(manifest), CONTENT_DTYPE))
-        ThreadLoop(job, range(len(manifest)), outcome).run(lambda _: None)
+        outcome = Outcome(np.zeros(len(manifest), KEY_DTYPE))
+        ThreadLoop(job, np.arange(len(manifest)), outcome).run(lambda _: None)
         return found

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.known import KnownRows
@@ -36,7 +37,7 @@ def embed(run: Run, known: KnownRows, outcome: Outcome, show: Progress) -> Ran:
     here, beside = probe(pending, PROBE_IMAGES if len(devices) > 1 else len(pending))
     shape = (*run.preprocess.input_size, 3)
     with Runner(run.reader, run.plan, shape, run.package_key()) as runner:
-        _embed_here(run, here.tolist(), known, outcome, runner, show)
+        _embed_here(run, here, known, outcome, runner, show)
     ran = Ran.of(runner)
     if len(beside):
         _embed_beside(run, beside, devices, known, outcome, ran, show)
@@ -45,7 +46,7 @@ def embed(run: Run, known: KnownRows, outcome: Outcome, show: Progress) -> Ran:
 
 def _embed_here(
     run: Run,
-    items: list[int],
+    items: NDArray[np.int64],
     known: KnownRows,
     outcome: Outcome,
     runner: Runner,
@@ -93,7 +94,7 @@ def spec_of_run(run: Run, runner: Runner, known: KnownRows) -> ExtractSpec:
 
 def _embed_beside(
     run: Run,
-    items: np.ndarray[tuple[int], np.dtype[np.int64]],
+    items: NDArray[np.int64],
     devices: list[str],
     known: KnownRows,
     outcome: Outcome,

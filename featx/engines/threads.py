@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.keys import keys_of
 from featx.cache.known import trusted_stamp
 from featx.cache.shards import Row
 from featx.errors import ExtractError, ImageError
@@ -33,7 +34,8 @@ STAGES = ("read", "decode", "forward", "write")
 class Outcome:
     """What became of the items.
 
-    ``content`` is S64, shape (n,): the digest of each item that has or will have a row, else empty.
+    ``content`` is S16, shape (n,): `keys_of` the digest of each item that has or will have a row,
+    else empty.
     """
 
     content: NDArray[np.bytes_]
@@ -91,13 +93,13 @@ class _Batch:
 class ThreadLoop:
     """Run one job over pending items; `run` returns when every one is accounted for."""
 
-    def __init__(self, job: Job, pending: Sequence[int], outcome: Outcome) -> None:
+    def __init__(self, job: Job, pending: NDArray[np.int64], outcome: Outcome) -> None:
         self.job = job
         self.outcome = outcome
         self.error: BaseException | None = None
         self.prepare_seconds = 0.0
         self._items = pending
-        self._pending: Iterator[int] = iter(pending)
+        self._pending: Iterator[int] = map(int, pending)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -194,7 +196,7 @@ class ThreadLoop:
         content = digest_bytes(data)
         read = time.perf_counter()
         self._spend("read", read - start)
-        self.outcome.content[item] = content
+        self.outcome.content[item] = keys_of([content])[0]
         if job.known(content):
             with self._lock:
                 self.outcome.reused += 1
@@ -273,7 +275,7 @@ class ThreadLoop:
         runner, start = self.job.runner, time.perf_counter()
         waiting = (len(self.job.manifest) - self.outcome.done) * self._n_views
         wanted = -(-runner.n_to_check(waiting) // self._n_views)
-        drawn = [self._pixels_of(self._items[k]) for k in spread(len(self._items), wanted)]
+        drawn = [self._pixels_of(int(self._items[k])) for k in spread(len(self._items), wanted)]
         sample = [pixels for pixels in drawn if pixels is not None]
         runner.prepare(np.concatenate(sample) if sample else first, waiting)
         self.prepare_seconds = time.perf_counter() - start

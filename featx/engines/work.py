@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.fingerprint import ExtractSpec, spec_difference
-from featx.cache.format import CONTENT_DTYPE
+from featx.cache.keys import KEY_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.shards import SHARD_ROWS, ShardWriter, parts_folder
 from featx.engines.presence import is_open, sign_in
@@ -127,7 +127,7 @@ class Worker:
         self._shards = ShardWriter(
             parts, lambda: run.spec(self._runner.precision), portion=run.options.portion
         )
-        self._outcome = Outcome(np.zeros(len(run.manifest), CONTENT_DTYPE))
+        self._outcome = Outcome(np.zeros(len(run.manifest), KEY_DTYPE))
         self._item_of: dict[str, int] | None = None
         self._looked = 0.0
 
@@ -144,10 +144,10 @@ class Worker:
         mine, start = self._find(chunk), time.perf_counter()
         all_mine = self._outcome
         before = (all_mine.embedded, all_mine.reused, dict(all_mine.busy))
-        here = mine[mine >= 0].tolist()
+        here = mine[mine >= 0]
         loop = self._run.loop(here, all_mine, self._known, self._runner, self._shards.add)
         try:
-            if here:
+            if len(here):
                 loop.run(self._tick)
         finally:
             self._shards.flush()
@@ -184,7 +184,7 @@ class Worker:
     def _found(
         self, chunk: Chunk, mine: NDArray[np.int64]
     ) -> tuple[NDArray[np.bytes_], dict[int, str]]:
-        content, failed = np.zeros(len(mine), CONTENT_DTYPE), {}
+        content, failed = np.zeros(len(mine), KEY_DTYPE), {}
         for place, item in enumerate(mine.tolist()):
             if item < 0:
                 failed[int(chunk.items[place])] = "file not found"

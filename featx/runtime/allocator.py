@@ -55,8 +55,13 @@ def _hold(change: int) -> None:
         elif not _holders:
             for option, value in _BEFORE.items():
                 mallopt(option, value)
-            if (trim := _glibc("malloc_trim")) is not None:
-                trim(0)
+            give_back()
+
+
+def give_back() -> None:
+    """Hand what was freed back to the kernel; glibc keeps the gaps, and 64 MiB at the end."""
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
 
 
 def _glibc(name: str) -> Callable[..., Any] | None:
