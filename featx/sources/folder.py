@@ -17,7 +17,7 @@ from featx.portion import Dealing, Portion
 from featx.sources.places import ReadFiles
 from featx.sources.text import Prefixed, Text, shared
 
-_BLOCK = 65_536  # names that are Python objects at one time
+_BLOCK = 8192  # names that are Python objects at one time
 
 
 @dataclass
@@ -59,11 +59,15 @@ class Listing:
         self._names, self._stamps = [], []
 
     def sorted(self) -> tuple[Text, NDArray[np.int64]]:
-        """Give all names in order, and their stamps."""
+        """Give all names in order, and their stamps; nothing is left here."""
         self._pack()
         names = Text.joined(self._packed)
+        self._packed.clear()
         order = names.order()
-        return names.take(order), np.concatenate(self._arrays)[order]
+        names = names.take(order)
+        stamps = np.concatenate(self._arrays)
+        self._arrays.clear()
+        return names, stamps[order]
 
 
 def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest:
@@ -133,25 +137,31 @@ class _Walk:
         self.anyones = 0
 
     def enter(self, relative: str, *, hidden: bool) -> None:
+        folders = []  # entered when this one is closed, so that few are open at a time
         try:
             with os.scandir(os.path.join(self.folder, relative)) as entries:  # noqa: PTH118 - fast
-                found = list(entries)
+                for entry in entries:
+                    path = f"{relative}{os.sep}{entry.name}" if relative else entry.name
+                    below = hidden or entry.name.startswith(".")
+                    if self._take(entry, path, hidden=below):
+                        folders.append((path, below))
         except OSError as error:
             self._refuse(relative, f"the folder cannot be read: {error.strerror}")
-            return
-        for entry in found:
-            path = f"{relative}{os.sep}{entry.name}" if relative else entry.name
-            self._take(entry, path, hidden=hidden or entry.name.startswith("."))
+        for path, below in folders:
+            self.enter(path, hidden=below)
 
-    def _take(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> None:
+    def _take(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> bool:
+        """Take a file; tell of anything else whether it is a folder to be entered."""
         try:
             is_folder = entry.is_dir()
         except OSError:
             is_folder = False
         if is_folder:
-            if not entry.is_symlink() or self._may_follow(path, hidden=hidden):
-                self.enter(path, hidden=hidden)
-            return
+            return not entry.is_symlink() or self._may_follow(path, hidden=hidden)
+        self._take_file(entry, path, hidden=hidden)
+        return False
+
+    def _take_file(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> None:
         extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - fast
         looping = entry.is_symlink() and not extension and _loops(entry)
         if hidden or (extension not in self.extensions and not looping):
