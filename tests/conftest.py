@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A job that a script left to the background ignores Ctrl-C, and so would what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = '''
 """A network whose vector is a plain function of the pixels, so a misplaced row shows exactly."""
