@@ -134,7 +134,9 @@ def test_a_damaged_row_is_not_passed_on(file: Path, tmp_path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[offset] ^= 1
     part.write_bytes(data)
-    with pytest.raises(CacheFormatError, match=r"part-00001-\w+\.h5 is damaged in /features; .featx verify"):
+    with pytest.raises(
+        CacheFormatError, match=r"part-00001-\w+\.h5 is damaged in /features; .featx verify"
+    ):
         merge(tmp_path / "f", tmp_path / "x.h5")
     assert not (tmp_path / "x.h5").exists()
 
