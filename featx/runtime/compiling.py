@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from featx.runtime.mirroring import mirrored
+
 # Seen on two idle server cores: 12-15 s for EfficientNet-Lite0 and ResNet-50 with some 50 layers
 # each, several times that for the 120 of DenseNet-121; 35-45 % less time an image for the first,
 # 20-45 % for the second. A package also serves later runs, so the decision leans to compiling.
@@ -135,10 +137,12 @@ def compile_library(module: nn.Module, batch_shape: tuple[int, ...], target: Pat
 def exported(
     module: nn.Module, batch_shape: tuple[int, ...], device: str = "cpu"
 ) -> torch.export.ExportedProgram:
-    """Trace `module` for one batch shape of uint8 pictures."""
+    """Trace `module` for one batch shape of uint8 pictures; upside down if that saves copies."""
     images = torch.zeros(batch_shape, dtype=torch.uint8, device=device)
     getattr(module, "n_features", None)  # a reader tries its network once, best before the trace
-    return torch.export.export(module, (images,), strict=False)
+    program = torch.export.export(module, (images,), strict=False)
+    graph = program.module()
+    return torch.export.export(graph, (images,), strict=False) if mirrored(graph) else program
 
 
 def _options() -> dict[str, Any]:

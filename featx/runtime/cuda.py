@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featx.runtime.compiling import quiet
+from featx.runtime.compiling import exported, quiet
 from featx.runtime.fast import Floats, Pixels, true_fp32
 
 log = logging.getLogger("featx")
@@ -103,7 +103,6 @@ def compiled_for_cuda(module: nn.Module, device: str, batch_shape: tuple[int, ..
 
     The compilation itself runs at the first call.
     """
-    images = torch.zeros(batch_shape, dtype=torch.uint8, device=device)
     with quiet(), torch.no_grad():
-        graph = torch.export.export(module, (images,), strict=False).module()
+        graph = exported(module, batch_shape, device).module()
     return torch.compile(graph, dynamic=False, mode="max-autotune-no-cudagraphs")

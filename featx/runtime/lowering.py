@@ -16,7 +16,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from featx.runtime.compiling import exported, quiet
 from featx.runtime.operators import (
@@ -34,6 +34,7 @@ from featx.runtime.operators import (
     product_before,
     takes_picture,
 )
+from featx.runtime.rewriting import Rewriting
 from featx.runtime.rounding import folded, round_keeping_sums
 
 aten = torch.ops.aten
@@ -70,18 +71,18 @@ def lowered(
     return graph_module
 
 
-class _Lowering:
+class _Lowering(Rewriting):
     """The rewriting of one graph."""
 
     def __init__(self, module: fx.GraphModule, dtype: torch.dtype) -> None:
-        self.module, self.graph, self.dtype = module, module.graph, dtype
+        super().__init__(module)
+        self.dtype = dtype
         self.low: set[fx.Node] = set()  # nodes whose value is of the lower precision
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self.exact: set[fx.Node] = set()  # products that stay float32
-        self.n_constants = 0
 
     def run(self) -> None:
-        self._drop_checks()
+        self.drop_checks()
         for node in list(self.graph.nodes):
             if node.target is NORM:
                 self._fold(node)
@@ -89,33 +90,23 @@ class _Lowering:
             self._keep_first_exact()
             for node in list(self.graph.nodes):
                 self._lower(node)
-        self.graph.eliminate_dead_code()
-        self.module.delete_all_unused_submodules()
-        self.graph.lint()
-        self.module.recompile()
-
-    def _drop_checks(self) -> None:
-        """Remove what checks types and shapes of the graph as it was."""
-        for node in list(self.graph.nodes):
-            guard = node.op == "call_module" and node.target == "_guards_fn"
-            if guard or node.target is aten._assert_tensor_metadata.default:
-                self.graph.erase_node(node)
+        self.finish()
 
     def _fold(self, norm: fx.Node) -> None:
         conv, *rest = norm.args
-        parameters = [None if p is None else self._constant(p) for p in rest[:4]]
+        parameters = [None if p is None else self.constant(p) for p in rest[:4]]
         if not isinstance(conv, fx.Node) or conv.target is not CONV or len(conv.users) != 1:
             return
-        weight, bias = self._constant(conv.args[WEIGHT]), argument(conv, BIAS)
-        known = weight is not None and (bias is None or self._constant(bias) is not None)
+        weight, bias = self.constant(conv.args[WEIGHT]), argument(conv, BIAS)
+        known = weight is not None and (bias is None or self.constant(bias) is not None)
         outputs = list(norm.users)
         if not known or parameters[2] is None or parameters[3] is None:
             return
         if any(user.target is not operator.getitem or user.args[1] != 0 for user in outputs):
             return
-        new = folded(weight, self._constant(bias), (*parameters, rest[-1]))  # type: ignore[arg-type]
+        new = folded(weight, self.constant(bias), (*parameters, rest[-1]))  # type: ignore[arg-type]
         with self.graph.inserting_before(conv):
-            constants = [self._add_constant(value) for value in new]
+            constants = [self.add_constant(value) for value in new]
         conv.args = (conv.args[0], *constants, *conv.args[BIAS + 1 :])
         for user in outputs:
             user.replace_all_uses_with(conv)
@@ -165,10 +156,10 @@ class _Lowering:
             self._add_bias_after(node, bias)
 
     def _rounded_kernel(self, conv: fx.Node) -> fx.Node:
-        weight = self._constant(conv.args[WEIGHT])
+        weight = self.constant(conv.args[WEIGHT])
         assert weight is not None  # is_depthwise looked
         with self.graph.inserting_before(conv):
-            rounded = self._add_constant(round_keeping_sums(weight, self.dtype))
+            rounded = self.add_constant(round_keeping_sums(weight, self.dtype))
         self.low.add(rounded)
         return rounded
 
@@ -179,7 +170,7 @@ class _Lowering:
         return not bounded or takes_picture(conv)
 
     def _is_depthwise(self, conv: fx.Node) -> bool:
-        weight = self._constant(conv.args[WEIGHT])
+        weight = self.constant(conv.args[WEIGHT])
         return weight is not None and weight.shape[1] == 1 and weight[0].numel() > 1
 
     def _add_bias_after(self, conv: fx.Node, bias: Any) -> None:
@@ -210,12 +201,12 @@ class _Lowering:
 
     def _cast_once(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
         if (node, dtype) not in self.casts:
-            constant = self._constant(node) if dtype == self.dtype else None
+            constant = self.constant(node) if dtype == self.dtype else None
             with self.graph.inserting_after(node):
                 if constant is None:
                     cast = self._cast(node, dtype)
                 else:
-                    cast = self._add_constant(constant.to(dtype))
+                    cast = self.add_constant(constant.to(dtype))
             if dtype == self.dtype:
                 self.low.add(cast)
             self.casts[node, dtype] = cast
@@ -225,17 +216,3 @@ class _Lowering:
         cast = self.graph.call_function(aten.to.dtype, (node, dtype))
         cast.meta["val"] = node.meta["val"]
         return cast
-
-    def _constant(self, node: Any) -> Tensor | None:
-        if not isinstance(node, fx.Node) or node.op != "get_attr":
-            return None
-        value = operator.attrgetter(str(node.target))(self.module)
-        return value.detach() if isinstance(value, Tensor) else None
-
-    def _add_constant(self, value: Tensor) -> fx.Node:
-        name = f"constant_{self.n_constants}"
-        self.n_constants += 1
-        self.module.register_buffer(name, value)
-        node = self.graph.get_attr(name)
-        node.meta["val"] = value
-        return node
