@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featx.evaluating import evaluate
     from featx.extraction import extract
     from featx.fitting import fit
-    from featx.model import load_model
+    from featx.modelfile import load_model
     from featx.publishing import report
     from featx.transformer import FeatureExtractor
 
@@ -33,7 +33,7 @@ _PUBLIC = {
     "fit": "featx.fitting",
     "list_backbones": "featx.backbones",
     "load_backbone": "featx.backbones",
-    "load_model": "featx.model",
+    "load_model": "featx.modelfile",
     "open_cache": "featx.cache",
     "report": "featx.publishing",
 }

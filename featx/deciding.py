@@ -1,4 +1,4 @@
-"""Thresholds and abstaining: chosen on training rows, kept in a model, applied in prediction."""
+"""Thresholds and abstaining: what is wanted of them, and their choice on training rows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import FitError, ModelError
-from featx.evaluation import abstain_band, evaluate, threshold_for_cost, threshold_for_precision
-from featx.evaluation.resampling import wilson
+from featx.errors import FitError
+from featx.evaluation import abstain_band, threshold_for_cost, threshold_for_precision
 from featx.heads import Head
-from featx.measuring import Measured, Scores, score_rows
+from featx.measuring import Measured
 from featx.samples import Samples
+from featx.scoring import Scores, score_rows
 from featx.selection import make_folds
 from featx.selection.checks import Warn, warn
 from featx.selection.refit import refit
 from featx.streaming import StreamedResult
 
 Labels = NDArray[Any]
-_NUMBER = (int, float)
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,11 @@ def choose(
     """Choose thresholds on out-of-fold predictions of the training rows.
 
     The hyperparameters were chosen on the same rows, so what a threshold promises here is a little
-    too good; what it is worth is measured by `worth` on test rows.
+    too good; what it is worth is measured by `featx.thresholds.worth` on test rows.
 
     Returns
     -------
-    thresholds : JSON-ready, for `decide`
+    thresholds : JSON-ready, for `featx.thresholds.decide`
     warnings : ``precision-not-reached`` for classes that are never answered
 
     Raises
@@ -214,118 +213,3 @@ def _one_precise(precision: float, right: Labels, given: Labels) -> dict[str, fl
         return None
     answered = float(np.mean(given >= best["threshold"]))
     return {"threshold": best["threshold"], "precision": best["precision"], "answered": answered}
-
-
-def decide(
-    thresholds: dict[str, Any], classes: list[str], scores: Scores
-) -> tuple[Labels, NDArray[np.bool_]]:
-    """Apply thresholds to what a head says.
-
-    Parameters
-    ----------
-    thresholds
-        From `choose`; empty for none.
-
-    Returns
-    -------
-    labels : shape (n_samples,)
-        By cost, moved by the threshold; else as predicted.
-    abstained : bool, shape (n_samples,)
-    """
-    p, labels = scores.probabilities, scores.predicted
-    no = np.zeros(len(labels), dtype=bool)
-    if not thresholds or p is None:
-        return labels, no
-    if thresholds["by"] == "cost":
-        at = classes.index(thresholds["positive"])
-        bar = np.inf if thresholds["threshold"] is None else thresholds["threshold"]
-        return np.where(p[:, at] >= bar, classes[at], classes[1 - at]), no
-    if thresholds["by"] == "abstain":
-        return labels, p.max(axis=1) < thresholds["confidence"]
-    bars = {n: np.inf if c is None else c["threshold"] for n, c in thresholds["classes"].items()}
-    return labels, p.max(axis=1) < np.array([bars[str(name)] for name in labels])
-
-
-def worth(
-    thresholds: dict[str, Any],
-    classes: list[str],
-    y: Labels,
-    scores: Scores,
-    groups: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
-    """Measure decisions on rows that chose nothing.
-
-    Parameters
-    ----------
-    thresholds
-        From `choose`.
-    classes
-        In the order of the probabilities.
-    y, scores
-        Of the rows: what is true, and what the head says.
-    groups
-        Numbers of the groups that intervals keep whole.
-
-    Returns
-    -------
-    figures : ``answered``, and of the answered rows ``accuracy`` and the precision of each class;
-        by cost also ``cost`` and ``cost_at_half``, the mean cost of a row with and without the
-        threshold
-    """
-    labels, abstained = decide(thresholds, classes, scores)
-    share, kept = float(np.mean(~abstained)), ~abstained
-    found: dict[str, Any] = {"answered": {"value": share, **wilson(share, len(y))}}
-    if kept.any():
-        some = None if groups is None else groups[kept]
-        if some is not None and len(np.unique(some)) < 2:
-            some = None  # one group has no interval of groups
-        figures = evaluate(y[kept], labels[kept], classes=classes, groups=some)
-        precision = {n: one["precision"] for n, one in figures["per_class"].items()}
-        found |= {"accuracy": figures["accuracy"], "precision": precision}
-    if thresholds["by"] == "cost":
-        found["cost"] = _mean_cost(thresholds, y, labels)
-        found["cost_at_half"] = _mean_cost(thresholds, y, scores.predicted)
-    return found
-
-
-def _mean_cost(thresholds: dict[str, Any], y: Labels, labels: Labels) -> float:
-    called, true = labels == thresholds["positive"], y == thresholds["positive"]
-    false_positive, false_negative = np.mean(called & ~true), np.mean(~called & true)
-    return float(
-        thresholds["false_positive"] * false_positive
-        + thresholds["false_negative"] * false_negative
-    )
-
-
-def check_thresholds(where: str, thresholds: Any, classes: list[str]) -> None:
-    """Refuse thresholds of a model file that `decide` could not apply.
-
-    Raises
-    ------
-    ModelError
-        If they are no such thing.
-    """
-    if thresholds == {}:
-        return
-    if not isinstance(thresholds, dict) or not _sound(thresholds, classes):
-        raise ModelError(f"{where} is damaged: meta.json has no proper 'thresholds'")
-
-
-def _sound(found: dict[str, Any], classes: list[str]) -> bool:
-    by = found.get("by")
-    if by == "abstain":
-        return isinstance(found.get("confidence"), _NUMBER)
-    if by == "cost":
-        bar = found.get("threshold", "")
-        sound = bar is None or isinstance(bar, _NUMBER)
-        return sound and len(classes) == 2 and found.get("positive") in classes
-    bars = found.get("classes")
-    return (
-        by == "precision"
-        and isinstance(bars, dict)
-        and set(bars) == set(classes)
-        and all(
-            c is None or (isinstance(c, dict) and isinstance(c.get("threshold"), _NUMBER))
-            for c in bars.values()
-        )
-    )

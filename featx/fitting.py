@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,168 +14,21 @@ from numpy.typing import NDArray
 
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache, open_cache
-from featx.deciding import Wanted, choose, require_decidable, worth
-from featx.errors import FitError, nearest
+from featx.deciding import choose, require_decidable
+from featx.fitoptions import FitOptions, FitResult, usable_samples
 from featx.headfile import dump_head
 from featx.heads import Head, get_head, over_taps
-from featx.measuring import Measured, json_ready
-from featx.model import Model, describe_model, digest_seen, save_model
+from featx.measuring import Measured
+from featx.model import Model, digest_seen
+from featx.modelfile import describe_model, save_model
 from featx.probing import probe, require_protocol
 from featx.publishing import fit_command, keep_for_report, report_data
 from featx.references import make_references
 from featx.reporting import write_report
-from featx.samples import Columns, Samples, load_samples, require_seed
-from featx.selection import SplitPlan
+from featx.samples import Samples
 from featx.selection.checks import check_groups
 from featx.streamed import measurement
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How `fit` works; every field is an option of ``featx fit``.
-
-    Parameters
-    ----------
-    tap
-        Whose features are used, several side by side as ``a,b``; when None the first of the cache,
-        and all of them for a stack.
-    label
-        Column taken as the label.
-    groups
-        Column whose groups stay on one side; a column called ``group`` when None.
-    split
-        ``auto`` (the manifest's split, else a stratified quarter is held out), a column, or the
-        share of test rows.
-    folds
-        Folds of the search, and outer folds when `nested`.
-    repeats
-        How many splits are measured; the model is that of the first.
-    nested
-        Measure every row by outer folds, each with a search of its own; the model is then fitted
-        on all rows.
-    weights_column
-        Column with the weight of each row in fitting.
-    seed
-        Of every shuffle.
-    one_standard_error
-        Choose the simplest candidate within one standard error of the best.
-    protocol
-        Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
-    precision_at
-        Answer a class only above the probability that gives it this precision.
-    cost
-        ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
-    abstain
-        Abstain below the confidence that leaves this share of errors among the answers.
-    memory
-        ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
-        does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
-    """
-
-    tap: str | None = None
-    label: str | None = None
-    groups: str | None = None
-    split: str | float = "auto"
-    folds: int = 5
-    repeats: int = 1
-    nested: bool = False
-    weights_column: str | None = None
-    seed: int = 0
-    one_standard_error: bool = False
-    protocol: str | None = None
-    precision_at: float | None = None
-    cost: str | None = None
-    abstain: float | None = None
-    memory: str = "auto"
-
-    def __post_init__(self) -> None:
-        require_seed(self.seed)
-
-    @classmethod
-    def of(cls, **options: Any) -> FitOptions:
-        """Build from keyword arguments; an unknown one is named with the nearest known."""
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise FitError(f"fit has no option {name!r}{nearest(name, known)}")
-        return cls(**options)
-
-    @property
-    def plan(self) -> SplitPlan:
-        """How rows are held out."""
-        return SplitPlan(
-            split=self.split,
-            folds=self.folds,
-            repeats=self.repeats,
-            nested=self.nested,
-            seed=self.seed,
-            groups=self.groups,
-        )
-
-    @property
-    def wanted(self) -> Wanted:
-        """What decisions shall be worth."""
-        return Wanted.of(self.precision_at, self.cost, self.abstain)
-
-    @property
-    def columns(self) -> Columns:
-        """Which columns play which part."""
-        split = self.plan.split
-        named = None if split == "auto" else str(split)
-        return Columns(self.tap, self.label, self.groups, self.weights_column, named)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A fitted head and what it is worth; `to_dict` is the JSON of ``featx fit --json``.
-
-    Parameters
-    ----------
-    head
-        Its name.
-    chosen
-        Parameters, score in the search, and how they were chosen.
-    test
-        Metrics on rows that nothing saw, each ``{"value", "low", "high"}``: a 95 % bootstrap
-        interval; with repeats the mean over them and the corrected resampled t interval of Nadeau
-        and Bengio (2003).
-    baseline
-        The same of the majority class, or of the mean.
-    warnings
-        ``{"code", "message"}`` each.
-    model
-        Ready to predict; saved where `path` says. Reference images are added where it is saved.
-        None where a protocol took the place of a head.
-    decisions
-        Thresholds, how they were chosen, and what they are worth on the test rows.
-    """
-
-    head: str
-    chosen: dict[str, Any]
-    test: dict[str, Any]
-    baseline: dict[str, Any]
-    warnings: list[dict[str, str]]
-    n_train: int
-    n_test: int
-    cv: dict[str, Any]
-    classes: list[str]
-    confusion: list[list[int]]
-    per_class: dict[str, Any]
-    cache: str
-    fingerprint: str
-    tap: str
-    excluded: dict[str, int]
-    measured_by: str
-    seconds: float
-    path: str | None = None
-    decisions: dict[str, Any] = field(default_factory=dict)
-    model: Model | None = field(default=None, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; ``model`` is the file."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
-        ready: dict[str, Any] = json_ready(found | {"model": found.pop("path")})
-        return ready
+from featx.thresholds import worth
 
 
 def fit(
@@ -201,7 +53,7 @@ def fit(
     report
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
     **options
-        The fields of `FitOptions`.
+        The fields of `featx.fitoptions.FitOptions`.
 
     Raises
     ------
@@ -230,7 +82,7 @@ def fit(
     if report is not None:
         require_writable(Path(report), "report", getattr(cache, "path", cache), out)
     with opened(cache) as file:
-        samples = usable(load_samples(file, chosen.columns, found), chosen)
+        samples = usable_samples(file, found, chosen)
         found = over_taps(found, samples.widths)
         if wanted:
             require_decidable(wanted, samples, chosen.nested)
@@ -267,15 +119,6 @@ def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
         return
     with open_cache(cache) as file:
         yield file
-
-
-def usable(samples: Samples, options: FitOptions) -> Samples:
-    """Leave out rows without a part in the split, and a manifest's split that was overruled."""
-    if options.plan.split == "auto" and options.split != "auto":
-        return samples.overruled()
-    if samples.split is None:
-        return samples
-    return samples.keep(samples.split != "", "without split")
 
 
 def _model(

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from featx.errors import FitError
-from featx.evaluation import baseline, evaluate
-from featx.evaluation.resampling import wilson
+from featx.evaluation import baseline, evaluate, over_repeats
 from featx.heads import Head
 from featx.samples import Samples
+from featx.scoring import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 
 Rows = NDArray[np.intp]
-
-_SHARES = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "micro_f1",
-    "roc_auc",
-    "average_precision",
-)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a fitted head says of some rows.
-
-    Parameters
-    ----------
-    predicted
-        Shape (n_samples,): class names, or numbers; 0 and 1, a column a class, for multilabel.
-    probabilities
-        Shape (n_samples, n_classes), or None.
-    """
-
-    predicted: NDArray[Any]
-    probabilities: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,35 +49,6 @@ class Measured:
     warnings: list[Warn] = field(default_factory=list)
 
 
-def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Scores:
-    """Predict labels and, where the head gives them, probabilities of all `classes`."""
-    if has_several(estimator):
-        return _several(estimator, X)
-    if not classes or not hasattr(estimator, "predict_proba"):
-        return Scores(np.asarray(estimator.predict(X)))
-    given = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-    # A class without training rows has probability zero, and its column stays.
-    probabilities = np.zeros((len(X), len(classes)))
-    probabilities[:, [classes.index(str(name)) for name in estimator.classes_]] = given
-    return Scores(np.asarray(classes)[probabilities.argmax(axis=1)], probabilities)
-
-
-def has_several(estimator: Any) -> bool:
-    """Whether a fitted head says several labels a row."""
-    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    return bool(getattr(last, "multilabel_", False) or getattr(last, "outputs_2d_", False))
-
-
-def _several(estimator: Any, X: NDArray[np.float32]) -> Scores:
-    if not hasattr(estimator, "predict_proba"):
-        return Scores(np.asarray(estimator.predict(X), dtype=np.int8))
-    given = estimator.predict_proba(X)
-    if isinstance(given, list):  # neighbours give a table for each label
-        given = np.stack([table[:, 1] for table in given], axis=1)
-    probabilities = np.asarray(given, dtype=np.float64)
-    return Scores((probabilities > 0.5).astype(np.int8), probabilities)
-
-
 class Measurement:
     """Who may see which rows, and what came of it."""
 
@@ -132,8 +76,9 @@ class Measurement:
             return first
         share = len(first.test) / len(first.train)
         rows = min(len(self.samples), len(done) * len(first.test))
-        first.metrics.update(_repeated([m.metrics for m in done], share, rows))
-        first.baseline.update(_repeated([m.baseline for m in done], share, rows))
+        for figures in ("metrics", "baseline"):
+            rounds = [_values(getattr(one, figures)) for one in done]
+            getattr(first, figures).update(over_repeats(rounds, share, rows))
         return first
 
     def _once(self, seed: int) -> Measured:
@@ -279,61 +224,18 @@ class Measurement:
         return [warn("few-test-rows", f"{len(test)} test rows leave every figure uncertain")]
 
 
-def json_ready(value: Any) -> Any:
-    """Replace what JSON has no number for by None: the end of an interval may be infinite."""
-    if isinstance(value, dict):
-        return {key: json_ready(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def joined(parts: list[Scores]) -> Scores:
-    """Put the scores of consecutive batches together."""
-    given = [p.probabilities for p in parts if p.probabilities is not None]
-    return Scores(
-        np.concatenate([p.predicted for p in parts]), np.concatenate(given) if given else None
-    )
-
-
 def _batches(at: Rows, n: int = 8192) -> Iterator[Rows]:
     for start in range(0, len(at), n):
         yield at[start : start + n]
 
 
-def _figures(several: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """For each metric that every repeat has, its figures."""
-    names = [k for k, v in several[0].items() if isinstance(v, dict) and "low" in v]
-    return {
-        name: [one[name] for one in several] for name in names if all(name in o for o in several)
-    }
-
-
-def _repeated(several: list[dict[str, Any]], share: float, rows: int) -> dict[str, Any]:
-    """Mean over repeats, with the corrected resampled t interval.
-
-    The repeats share rows, so their spread alone is too narrow; Nadeau and Bengio 2003
-    (https://doi.org/10.1023/A:1024068626366) add test rows / training rows to 1 / repeats. Shares
-    get Wilson's interval of that error, and never one narrower than `rows` rows allow.
-    """
-    found = {}
-    for name, figures in _figures(several).items():
-        values = np.array([f["value"] for f in figures])
-        n, mean = len(values), float(values.mean())
-        error = float(np.sqrt((1 / n + share) * values.var(ddof=1)))
-        z = float(stats.t.ppf(0.975, n - 1))
-        if name in _SHARES and 0 <= mean <= 1:
-            effective = min(rows, mean * (1 - mean) / error**2) if error else rows
-            found[name] = {"value": mean, **wilson(mean, max(effective, 1e-9), z)}
-            continue
-        low = mean - z * error
-        low = low if name == "r2" else max(0.0, low)
-        found[name] = {"value": mean, "low": low, "high": mean + z * error}
-    return found
+def _values(figures: dict[str, Any]) -> dict[str, float]:
+    """Metrics that have an interval, without it."""
+    return {k: v["value"] for k, v in figures.items() if isinstance(v, dict) and "low" in v}
 
 
 def _averaged(several: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {k: float(np.mean([f[k] for f in figures])) for k in ("value", "low", "high")}
-        for name, figures in _figures(several).items()
-    }
+    """Average figures and the ends of their intervals, of the metrics that every round has."""
+    names = [n for n in _values(several[0]) if all(n in one for one in several)]
+    ends = ("value", "low", "high")
+    return {n: {k: float(np.mean([one[n][k] for one in several])) for k in ends} for n in names}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline
+from featx.fitoptions import FitOptions, FitResult, usable_samples
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
-from featx.samples import Samples, load_samples
+from featx.samples import Samples
 from featx.selection import Split, leak_warnings, make_split
 from featx.selection.checks import Warn, check_groups, warn
-
-if TYPE_CHECKING:
-    from featx.fitting import FitOptions, FitResult
 
 _ALLOWED = ("tap", "label", "groups", "split", "seed", "protocol")
 _DRAWS_VALIDATION = ("kornblith", "clip", "dinov2-logreg")
@@ -67,12 +65,10 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
     FitError
         If the protocol cannot be run on these rows.
     """
-    from featx.fitting import FitResult, usable
-
     start, protocol = time.perf_counter(), get_protocol(str(options.protocol))
     # Classes are read as any classifier reads them; errors name the protocol.
     reader = replace(get_head("logreg"), name=protocol.name)
-    samples = usable(load_samples(cache, options.columns, reader), options)
+    samples = usable_samples(cache, reader, options)
     split = _split(samples, protocol, options)
     X = samples.take(np.arange(len(samples)))
     found = run_protocol(protocol.name, X, samples.y, split, seed=options.seed)

@@ -17,8 +17,10 @@ from featx.archive import REPORT
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
-from featx.measuring import Measured, json_ready
-from featx.model import Model, load_model
+from featx.evaluation import json_ready
+from featx.measuring import Measured
+from featx.model import Model
+from featx.modelfile import load_model
 from featx.portion import Dealt
 from featx.references import image_reader
 from featx.reporting import (

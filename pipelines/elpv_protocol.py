@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 import featx
+from featx.evaluation import over_repeats
 from featx.selection import make_folds, make_split
-from featx.selection.repeated import summarise
 from featx.selection.sweep import in_threads
 from pipelines.elpv_kernels import Kernels, Setting, mean_kernels, prepare, scores_of
 from pipelines.places import cache_of
@@ -239,11 +239,12 @@ def _one(
 
 
 def figures(y: Array, scores: Array) -> dict[str, float]:
-    """Accuracy at a score of zero, the area under the ROC curve, and the majority's accuracy."""
+    """Accuracy at a score of zero, the area under the ROC curve, the majority's accuracy, rows."""
     return {
         "accuracy": float(np.mean((scores > 0) == y)),
         "roc_auc": float(roc_auc_score(y, scores)),
         "majority": float(max(np.mean(y), 1 - np.mean(y))),
+        "n_test": len(y),
     }
 
 
@@ -255,8 +256,11 @@ def summary(rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         share = float(np.mean([r["n_test"] / r["n_train"] for r in mine]))
         for cells in mine[0]["test"]:
             each = [r["test"][cells] for r in mine]
-            mean = summarise(each, share)
-            majority = float(np.mean([e["majority"] for e in each]))
+            tested = float(np.mean([e["n_test"] for e in each]))
+            n_rows = round(tested * min(1 + 1 / share, len(each)))
+            mean = over_repeats(each, share, n_rows)
+            majority = mean.pop("majority")["value"]
+            mean.pop("n_test")
             line = dict(zip(("recipe", "split", "label"), key, strict=True))
             table.append({**line, "cells": cells, **mean, "majority": majority})
     return table

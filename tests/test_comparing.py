@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.stats import multivariate_normal
 
 from featx import compare
-from featx.comparing import Entry, pareto_front
 from featx.errors import FitError
 from featx.extraction import extract
+from featx.leaderboard import Entry, pareto_front
 from featx.plotting import draw_leaderboard
 from featx.transferability import evidence, logme
 

@@ -19,16 +19,17 @@ from typer.testing import CliRunner
 from featx import evaluate, fit, load_model, open_cache
 from featx.archive import dump, read_archive, write_archive
 from featx.cli import app
-from featx.deciding import Wanted, choose, decide
+from featx.deciding import Wanted, choose
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
 from featx.extraction import extract
 from featx.heads import Head, get_head
-from featx.measuring import Scores
 from featx.printing import figures_text
 from featx.samples import Samples
+from featx.scoring import Scores
 from featx.selection import SplitPlan
 from featx.streamed import measurement
+from featx.thresholds import decide
 
 CLASSES = ["blue", "red"]
 

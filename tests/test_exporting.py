@@ -23,7 +23,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from featx import fit, load_model, open_cache
-from featx.deciding import decide
 from featx.errors import MissingExtraError, ModelError
 from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
@@ -32,10 +31,11 @@ from featx.extraction import extract
 from featx.heads import HEADS, get_head
 from featx.heads.stack import over_taps
 from featx.images import draw
-from featx.measuring import Scores, score_rows
 from featx.model import Model
 from featx.preprocess import Preprocess
+from featx.scoring import Scores, score_rows
 from featx.selection import search
+from featx.thresholds import decide
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
 FEW = {"batch_size": 8, "threads": 1, "progress": False, "compile": "off"}

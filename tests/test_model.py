@@ -28,7 +28,8 @@ from featx.errors import DriftError, ExtractError, ModelError
 from featx.extraction import extract
 from featx.headfile import dump_head, load_head
 from featx.heads import HEADS
-from featx.model import Model, save_model
+from featx.model import Model
+from featx.modelfile import save_model
 from featx.selection import search
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.datasets import load_digits, make_classification
+from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -18,7 +18,6 @@ from featx.errors import FitError
 from featx.heads import HEADS, get_head
 from featx.selection import (
     SplitPlan,
-    cross_evaluate,
     leak_warnings,
     make_folds,
     make_split,
@@ -308,13 +307,6 @@ def test_bad_input_is_one_line_that_says_what_to_do(call, reason, rows):
     with pytest.raises(FitError, match=reason) as caught:
         call(*rows)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_digits_reach_98_percent():
-    X, y = load_digits(return_X_y=True)
-    found = cross_evaluate("svm-rbf", X, y, SplitPlan(nested=True))
-    assert found.metrics["accuracy"]["value"] >= 0.98
 
 
 def test_heads_selection_and_evaluation_load_neither_torch_nor_h5py():

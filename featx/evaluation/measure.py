@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,15 @@ def evaluate(
     found["confusion"] = table.tolist()
     found["classes"] = [str(name) for name in names]
     return found
+
+
+def json_ready(value: Any) -> Any:
+    """Replace what JSON has no number for by None: the end of an interval may be infinite."""
+    if isinstance(value, dict):
+        return {key: json_ready(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_lengths(true: NDArray[Any], predicted: NDArray[Any], *others: Any) -> None:

@@ -26,7 +26,7 @@ from featx.exporting.layers import (
     Votes,
 )
 from featx.heads import HEADS
-from featx.measuring import has_several
+from featx.scoring import has_several
 
 Maker = Callable[[Any], nn.Module | None]
 

@@ -1,18 +1,15 @@
 """Selection: splits, search, refit - who may see which rows. Knows neither torch nor h5py."""
 
 from featx.selection.checks import check_rows, few_samples, leak_warnings
-from featx.selection.repeated import CrossResult, cross_evaluate
 from featx.selection.result import SearchResult, describe
 from featx.selection.splits import Split, SplitPlan, make_folds, make_split, strata_of
 from featx.selection.tuning import search
 
 __all__ = [
-    "CrossResult",
     "SearchResult",
     "Split",
     "SplitPlan",
     "check_rows",
-    "cross_evaluate",
     "describe",
     "few_samples",
     "leak_warnings",

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from featx.errors import FeatxError
-from featx.model import Model, load_model
+from featx.model import Model
+from featx.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
 from featx.serve.embedding import Embedder

@@ -1,0 +1,232 @@
+"""From the columns of a cache to its labelled rows, for a head that takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.reader import Cache
+from featx.errors import FitError, nearest
+from featx.heads import HEADS, Head
+from featx.labels import MISSING, table_of
+from featx.samples import Samples
+
+GROUP = "group"
+"""The column that keeps rows together without being asked for."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a cache play which part; each is the name of a column, or None.
+
+    Parameters
+    ----------
+    tap
+        Whose features are used, several side by side as ``a,b``; when None the first, and all of
+        them for a stack.
+    label
+        Taken in place of the labels.
+    groups
+        Rows of one group stay on one side; a column called ``group`` when None.
+    weights
+        Weight of each row in fitting.
+    split
+        Says ``train``, ``validation`` or ``test``; the manifest's split when None.
+    """
+
+    tap: str | None = None
+    label: str | None = None
+    groups: str | None = None
+    weights: str | None = None
+    split: str | None = None
+
+
+def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
+    """Take what a fit needs from a cache; features stay in the file until `Samples.take`.
+
+    Raises
+    ------
+    FitError
+        If there are no labels, they do not suit the head, or there is no such column or tap.
+    """
+    tap, widths = _tap(cache, columns.tap, head)
+    several = _several(cache, columns.label, head)
+    if several is None:
+        y, missing, task = _labels(cache, columns.label, head)
+    else:
+        y, missing, task = several[0], several[0][:, 0] == MISSING, "multilabel"
+    every = Samples(
+        rows=np.arange(len(cache)),
+        y=y,
+        task=task,
+        tap=tap,
+        ids=np.array(cache.ids, dtype=object),
+        digests=cache.content_digests,
+        groups=_groups(cache, columns.groups),
+        split=_split(cache, columns.split),
+        weights=_weights(cache, columns.weights),
+        features=cache.tap(tap),
+        names=() if several is None else several[1],
+        widths=widths,
+    )
+    found = every.keep(~missing, "without label")
+    if not len(found):
+        where = "labels" if columns.label is None else f"column {columns.label!r}"
+        raise FitError(f"{where} of {cache.path} are empty in all {len(cache)} rows")
+    return found
+
+
+def _tap(cache: Cache, asked: str | None, head: Head) -> tuple[str, dict[str, int]]:
+    """Which taps are used, by name (several with commas), and how wide each is."""
+    every = cache.taps if head.parts else cache.taps[:1]
+    names = every if asked is None else [asked] if asked in cache.taps else asked.split(",")
+    for k, name in enumerate(names):
+        if name not in cache.taps:
+            raise FitError(
+                f"{cache.path} has no tap {name!r}{nearest(name, cache.taps)}; it has "
+                f"{', '.join(cache.taps)}"
+            )
+        if name in names[:k]:
+            raise FitError(f"tap {name!r} is named twice")
+    return ",".join(names), {name: cache.tap(name).shape[1] for name in names}
+
+
+def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:
+    """Give a column of the source, for the option `what`.
+
+    Raises
+    ------
+    FitError
+        If there is none of this name.
+    """
+    if name not in cache.columns:
+        known = ", ".join(cache.columns) or "none"
+        raise FitError(
+            f"{what} {name!r}: {cache.path} has no such column"
+            f"{nearest(name, cache.columns)} (it has {known})"
+        )
+    return cache.columns[name]
+
+
+def _labels(
+    cache: Cache, column: str | None, head: Head
+) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
+    if column is not None:
+        return _suited(column_of(cache, column, "--label"), head, f"column {column!r}")
+    if cache.y is None:
+        also = f", or name one of its columns with --label: {', '.join(cache.columns)}"
+        raise FitError(
+            f"{cache.path} has no labels; extract a folder of class folders or a table with a "
+            f"column `label`{also if cache.columns else ''}"
+        )
+    if cache.classes is None:
+        return _suited(cache.y, head, "labels")
+    names = np.array([*cache.classes, ""], dtype=object)[cache.y]
+    return _suited(names, head, "labels")
+
+
+def _several(
+    cache: Cache, column: str | None, head: Head
+) -> tuple[NDArray[np.int8], tuple[str, ...]] | None:
+    """A column a class and their names, where rows have several labels; None where they do not."""
+    if column is None:
+        if cache.y is None or cache.y.ndim == 1:
+            return None
+        table, classes, what = cache.y, cache.classes or [], "labels"
+        if table.shape[1] != len(classes):
+            raise FitError(f"{cache.path} has {table.shape[1]} label columns, {len(classes)} names")
+    else:
+        values, what = column_of(cache, column, "--label"), f"column {column!r}"
+        found = None if values.dtype.kind in "biuf" else table_of([str(v) for v in values])
+        if found is None:
+            return None
+        table, classes = found
+    if head.task == "regression":
+        raise FitError(
+            f"head {head.name} predicts a number, and {what} are several names a row; use a "
+            f"classifier: {_named('classification')}"
+        )
+    used = np.flatnonzero((table == 1).any(axis=0))
+    if len(used) < 2:
+        raise FitError(f"{what} name {len(used)} class; several labels a row need two or more")
+    return table[:, used], tuple(classes[k] for k in used)
+
+
+def _suited(
+    values: NDArray[Any], head: Head, what: str
+) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
+    """Labels, where they are missing, and the task; or why this head cannot take them."""
+    numbers = values.dtype.kind in "iuf"
+    if head.task == "regression":
+        if not numbers:
+            raise FitError(
+                f"head {head.name} predicts a number, and {what} are names (as {values[0]!r}); "
+                f"use a classifier: {_named('classification')}"
+            )
+        found = values.astype(np.float64)
+        _require_finite(found, what)
+        return found, np.isnan(found), "regression"
+    if not numbers:
+        names = np.array([str(v) for v in values], dtype=str)
+        return names, names == "", "classification"
+    _require_finite(values, what)
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    known = values[~missing]
+    if not np.array_equal(known, np.rint(known)):
+        odd = known[known != np.rint(known)][0]
+        raise FitError(
+            f"head {head.name} predicts classes, and {what} are numbers (as {odd:g}); use a "
+            f"regression head: {_named('regression')}"
+        )
+    names = np.array(["" if gone else str(int(v)) for v, gone in zip(values, missing, strict=True)])
+    return names, missing, "classification"
+
+
+def _require_finite(values: NDArray[Any], what: str) -> None:
+    """Refuse an infinite label; NaN is one that is missing."""
+    odd = np.isinf(values)
+    if odd.any():
+        raise FitError(
+            f"{what} are infinite in {int(odd.sum())} of {len(values)} rows, first in row "
+            f"{int(odd.argmax())} of the cache; leave them empty, or write numbers"
+        )
+
+
+def _named(task: str) -> str:
+    return ", ".join(name for name, head in HEADS.items() if head.task == task)
+
+
+def _groups(cache: Cache, column: str | None) -> NDArray[Any] | None:
+    if column is None:
+        return cache.columns.get(GROUP)
+    return column_of(cache, column, "--groups")
+
+
+def _split(cache: Cache, column: str | None) -> NDArray[Any] | None:
+    if column is not None and column != "split":
+        return np.array([str(v) for v in column_of(cache, column, "--split")], dtype=object)
+    if cache.split is not None and any(cache.split):
+        return np.array(cache.split, dtype=object)
+    if column is not None:
+        raise FitError(f"--split split: {cache.path} has no split; give a share, as --split 0.25")
+    return None
+
+
+def _weights(cache: Cache, column: str | None) -> NDArray[np.float64] | None:
+    if column is None:
+        return None
+    values = column_of(cache, column, "--weights-column")
+    if values.dtype.kind not in "biuf":
+        raise FitError(f"--weights-column {column!r} holds text (as {values[0]!r}), not numbers")
+    weights = values.astype(np.float64)
+    odd = ~(np.isfinite(weights) & (weights >= 0))
+    if odd.any():
+        row = int(odd.argmax())
+        raise FitError(
+            f"--weights-column {column!r} holds {weights[row]:g} for {cache.ids[row]!r} "
+            f"({int(odd.sum())} such rows); a weight is a number of 0 or more"
+        )
+    return weights
