@@ -22,7 +22,8 @@ class Progress:
     def __init__(self, total: int, label: str, *, show: bool = True) -> None:
         self.total, self.label = total, label
         self.done = 0
-        self._start = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when images had come, and how many
         self._bar: Any = None
         self._show = show and total > 0
         if self._show and (sys.stderr.isatty() or _in_notebook()):
@@ -35,20 +36,21 @@ class Progress:
     def update(self, done: int) -> None:
         """Show that `done` images are done in all."""
         step, self.done = done - self.done, done
+        if self._first is None and done:
+            self._first = time.monotonic(), done
         if self._bar is not None:
             self._bar.update(step)
         elif self._show and time.monotonic() - self._said > _LOG_SECONDS:
             self._said = time.monotonic()
-            rate = done / (self._said - self._start)
-            left = (self.total - done) / rate if rate else float("inf")
-            log.info(
-                "%s: %d of %d images, %.1f img/s, about %s left",
-                self.label,
-                done,
-                self.total,
-                rate,
-                duration(left),
-            )
+            log.info("%s: %d of %d images%s", self.label, done, self.total, self._pace())
+
+    def _pace(self) -> str:
+        """Say how fast it goes, and how long yet, without the time until the first images came."""
+        if self._first is None or self.done == self._first[1]:
+            return ""
+        rate = (self.done - self._first[1]) / (time.monotonic() - self._first[0])
+        left = duration((self.total - self.done) / rate)
+        return f", {rate:.1f} img/s, about {left} left"
 
     def close(self) -> None:
         """Leave the bar as it is and end its line."""
