@@ -18,7 +18,7 @@ from featx.cache.shards import parts_folder
 from featx.engines import gathering
 from featx.engines.gathering import find_rows
 from featx.engines.presence import Room
-from featx.engines.work import Assignment, Chunk, RunOverError, Worker, chunk_size, cut
+from featx.engines.work import Assignment, Chunk, RunOverError, Worker, cut
 from featx.errors import CacheError, ExtractError, FeatxError, WeightsError
 from featx.extraction import extract
 from featx.options import ExtractOptions
@@ -149,10 +149,19 @@ def test_what_a_worker_refuses(task: Assignment, tmp_path: Path) -> None:
 def test_chunks_hold_every_item_once_in_whole_batches() -> None:
     ids = [str(k) for k in range(1000)]
     pending = np.arange(0, 1000, 3)
-    chunks = list(cut(pending, ids, chunk_size(len(pending), 2, 48)))
+    chunks = list(cut(pending, ids, 2, 48))
     assert [len(c.items) for c in chunks] == [96, 96, 96, 46]
     assert np.concatenate([c.items for c in chunks]).tolist() == pending.tolist()
     assert [name for c in chunks for name in c.ids] == [ids[k] for k in pending]
+
+
+def test_the_last_chunks_shrink_so_that_workers_end_together() -> None:
+    sizes = [len(c.items) for c in cut(np.arange(10_000), range(10_000), 4, 32)]  # type: ignore[arg-type]
+    assert sum(sizes) == 10_000
+    assert all(size % 32 == 0 for size in sizes[:-1])
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 160
+    assert max(sizes[-4:]) == 64
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from featx.engines.gathering import Gathering
 from featx.engines.presence import Room
 from featx.engines.processes import run_workers
 from featx.engines.threads import Outcome
-from featx.engines.work import Assignment, Ran, chunk_size, cut, probe
+from featx.engines.work import Assignment, Ran, cut, probe
 from featx.errors import CacheError, ExtractError
 from featx.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.progress import Progress
@@ -111,7 +111,6 @@ def _embed_beside(
         progress=False,
     )
     gathering = Gathering(run, outcome)
-    size = chunk_size(len(items), len(devices), ran.batch_size)
     with Room(run.cache) as room:
         task = Assignment(
             run.source,
@@ -122,6 +121,6 @@ def _embed_beside(
             room.path,
         )
         tasks = [replace(task, options=replace(options, device=device)) for device in devices]
-        chunks = cut(items, run.manifest.ids, size)
+        chunks = cut(items, run.manifest.ids, len(devices), ran.batch_size)
         tick = lambda: show.update(outcome.done)  # noqa: E731
         run_workers(tasks, known, chunks, gathering.take, tick, room)

@@ -127,6 +127,8 @@ def _send_home(desks: Sequence[_Desk]) -> None:
     """End the workers: idle ones at once; busy ones see that their room is closed."""
     deadline = time.monotonic() + _STOP_SECONDS
     for desk in desks:
+        if desk.chunk is None:
+            desk.process.terminate()  # a second of clearing up, for what the system clears up
         desk.pipe.close()
     for desk in desks:
         desk.process.join(max(0.0, deadline - time.monotonic()))

@@ -32,7 +32,7 @@ from featx.engines.work import (
     Ran,
     RunOverError,
     Worker,
-    chunk_size,
+    chunk_of,
     cut,
     probe,
 )
@@ -58,12 +58,11 @@ def embed(run: Run, crew: Crew, known: KnownRows, outcome: Outcome, show: Progre
     ran = Ran(run.plan.precision, compiled=False, batch_size=run.plan.batch_size)
     if not len(pending):
         return ran
-    size = chunk_size(len(pending), crew.workers, ran.batch_size)
     with Room(run.cache) as room:
         task = _assignment(run, room)
         if not (run.plan.precision == "fp32" or run.plan.precision_asked or len(known)):
             first, pending = probe(pending, PROBE_IMAGES)
-            chunk = next(cut(first, run.manifest.ids, PROBE_IMAGES))
+            chunk = chunk_of(first, run.manifest.ids)
             ran = _decide(crew, task, known, chunk, Gathering(run, outcome))
         if not len(pending):
             return ran
@@ -71,7 +70,7 @@ def embed(run: Run, crew: Crew, known: KnownRows, outcome: Outcome, show: Progre
         task = replace(task, options=options, spec=run.spec(ran.precision))
         stream = _Stream(crew, room, show)
         gathering = Gathering(run, outcome)
-        chunks = cut(pending, run.manifest.ids, size)
+        chunks = cut(pending, run.manifest.ids, crew.workers, ran.batch_size)
         with contextlib.closing(stream.run(task, known, chunks)) as parts:
             for part in parts:
                 gathering.take(part)

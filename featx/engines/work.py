@@ -203,11 +203,25 @@ def _require_same(wanted: ExtractSpec, here: ExtractSpec) -> None:
         )
 
 
-def cut(pending: NDArray[np.int64], ids: Sequence[str], size: int) -> Iterator[Chunk]:
-    """Cut the pending items, int64 of shape (n,), into chunks."""
-    for first in range(0, len(pending), size):
-        items = pending[first : first + size]
-        yield Chunk(items, [ids[item] for item in items.tolist()])
+def chunk_of(items: NDArray[np.int64], ids: Sequence[str]) -> Chunk:
+    """Make a chunk of some items, by their numbers in `ids`."""
+    return Chunk(items, [ids[item] for item in items.tolist()])
+
+
+def cut(
+    pending: NDArray[np.int64], ids: Sequence[str], n_workers: int, batch_size: int
+) -> Iterator[Chunk]:
+    """Cut the pending items, int64 of shape (n,), into chunks of whole batches.
+
+    The last ones are smaller and smaller, so that workers end at about the same time (guided
+    self-scheduling: Polychronopoulos and Kuck 1987).
+    """
+    first, size = 0, chunk_size(len(pending), n_workers, batch_size)
+    while (left := len(pending) - first) > 0:
+        least = max(_LEAST_ITEMS, -(-left // (2 * n_workers)))
+        step = min(size, -(-least // batch_size) * batch_size)
+        yield chunk_of(pending[first : first + step], ids)
+        first += step
 
 
 def probe(pending: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
