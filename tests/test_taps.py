@@ -368,5 +368,7 @@ def test_an_unknown_layer_or_pool_names_the_nearest() -> None:
     default = Tap.at("avgpool")
     with pytest.raises(UnknownLayerError, match=r"net has no layer 'layr1'; did you mean layer1"):
         select_taps(["layr1"], None, ["layer1", "avgpool"], default, "net")
+    with pytest.raises(UnknownLayerError, match="write --layer layer1 --layer avgpool"):
+        select_taps(["layer1,avgpool"], None, ["layer1", "avgpool"], default, "net")
     with pytest.raises(UnknownLayerError, match=r"unknown pool 'averge'.*did you mean avg"):
         select_taps([], "averge", ["avgpool"], default, "net")

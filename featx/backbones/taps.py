@@ -132,6 +132,9 @@ def select_taps(
     for pattern in patterns:
         matched = match_layers(pattern, names)
         if not matched:
+            if "," in pattern:
+                each = " ".join(f"--layer {name.strip()}" for name in pattern.split(","))
+                raise UnknownLayerError(f"{pattern!r} names several layers; write {each}")
             raise UnknownLayerError(
                 f"{network} has no layer {pattern!r}{nearest(pattern, names)}; "
                 f"`featx layers {network}` lists them"
