@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from featx.leaderboard import Comparison, Entry
 
 _FRONT, _OTHER = "#1b6ca8", "#9a9a9a"
+_MARKERS = "osD^vPX*"
+_APART = 9  # points between the heads of one tap
 
 
 def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
@@ -46,20 +48,46 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     # Not pyplot: it keeps figures alive and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter
 
     timed = all(row.ms_per_image is not None for row in found.rows)
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for row in found.rows:
-        _draw(axes, row, float(row.ms_per_image or 0) if timed else float(row.bytes_per_image))
-    base = found.baseline[found.metric]["value"]
-    axes.axhline(base, color=_OTHER, linewidth=1, linestyle=":", label="baseline")
     axes.set_xscale("log")
+    heads = sorted({row.head for row in found.rows})
+    costs = [float((r.ms_per_image if timed else r.bytes_per_image) or 0) for r in found.rows]
+    for row, cost in zip(found.rows, costs, strict=True):
+        k = heads.index(row.head)
+        # Heads of one tap cost the same: they stand side by side.
+        shift = _APART * (k - (len(heads) - 1) / 2)
+        _draw(axes, row, cost, _MARKERS[k % len(_MARKERS)], shift)
+        if row.pareto:
+            _name(axes, row, cost, shift, "left" if cost**2 <= min(costs) * max(costs) else "right")
+    base = found.baseline[found.metric]["value"]
+    axes.axhline(base, color=_OTHER, linewidth=1, linestyle=":")
+    axes.annotate(
+        "baseline",
+        (1, base),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    axes.margins(x=0.15, y=0.08)
+    axes.autoscale_view()
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.set_xlabel("ms per image, extraction of all taps" if timed else "bytes per image")
     axes.set_ylabel(f"{found.metric}, 95 % interval")
     axes.set_title(f"{found.n_samples:,} rows, {found.folds} outer folds; named: Pareto front")
-    axes.legend(loc="lower right", frameon=False)
+    shapes = [
+        Line2D([], [], marker=_MARKERS[k % len(_MARKERS)], color=_OTHER, linestyle="", label=head)
+        for k, head in enumerate(heads)
+    ]
+    figure.legend(handles=shapes, loc="outside lower center", ncols=6, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
     write_bytes(place, file.getvalue())
@@ -75,24 +103,33 @@ def require_png(path: str | os.PathLike[str], *read: object) -> Path:
     return place
 
 
-def _draw(axes: Any, row: Entry, cost: float) -> None:
+def _draw(axes: Any, row: Entry, cost: float, marker: str, shift: float) -> None:
+    from matplotlib.transforms import offset_copy
+
+    aside = offset_copy(axes.transData, fig=axes.figure, x=shift, units="points")
+    axes.update_datalim([(cost, row.score["low"]), (cost, row.score["high"])])
     score, colour = row.score, _FRONT if row.pareto else _OTHER
     spread = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
     axes.errorbar(
         cost,
         score["value"],
         yerr=spread,
-        fmt="o",
+        fmt=marker,
+        transform=aside,
         color=colour,
         markerfacecolor=colour if row.pareto else "white",
         capsize=3,
         zorder=3 if row.pareto else 2,
     )
-    if row.pareto:
-        axes.annotate(
-            f"{Path(row.cache).stem} {row.tap} {row.head}",
-            (cost, score["value"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+
+
+def _name(axes: Any, row: Entry, cost: float, shift: float, side: str) -> None:
+    """Write a line's name above its interval, towards the middle of the picture."""
+    axes.annotate(
+        f"{Path(row.cache).stem} {row.tap} {row.head}",
+        (cost, row.score["high"]),
+        xytext=(shift + (-4 if side == "left" else 4), 5),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8,
+    )
