@@ -16,10 +16,10 @@ from featx.errors import FeatxError
 if TYPE_CHECKING:
     from featx.backbones import list_backbones, load_backbone
     from featx.cache import open_cache
-    from featx.comparing import compare
-    from featx.evaluating import evaluate
     from featx.extraction import extract
-    from featx.fitting import fit
+    from featx.fitting.comparing import compare
+    from featx.fitting.evaluating import evaluate
+    from featx.fitting.training import fit
     from featx.modelfile import load_model
     from featx.publishing import report
     from featx.transformer import FeatureExtractor
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
     "FeatureExtractor": "featx.transformer",
-    "compare": "featx.comparing",
-    "evaluate": "featx.evaluating",
+    "compare": "featx.fitting.comparing",
+    "evaluate": "featx.fitting.evaluating",
     "extract": "featx.extraction",
-    "fit": "featx.fitting",
+    "fit": "featx.fitting.training",
     "list_backbones": "featx.backbones",
     "load_backbone": "featx.backbones",
     "load_model": "featx.modelfile",

@@ -18,7 +18,8 @@ from featx.cache.durable import require_writable
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.evaluation import json_ready
-from featx.measuring import Measured
+from featx.fitting.measuring import Measured
+from featx.fitting.samples import Samples
 from featx.model import Model
 from featx.modelfile import load_model
 from featx.portion import Dealt
@@ -37,7 +38,6 @@ from featx.reporting import (
 )
 from featx.reporting.data import labels_text
 from featx.reporting.pictures import GALLERY_SIDE, MAP_SIDE
-from featx.samples import Samples
 from featx.selection import SplitPlan, make_split
 
 _N_MAP = 400

@@ -15,9 +15,9 @@ from scipy.stats import multivariate_normal
 from featx import compare
 from featx.errors import FitError
 from featx.extraction import extract
-from featx.leaderboard import Entry, pareto_front
-from featx.plotting import draw_leaderboard
-from featx.transferability import evidence, logme
+from featx.fitting.leaderboard import Entry, pareto_front
+from featx.fitting.plotting import draw_leaderboard
+from featx.fitting.transferability import evidence, logme
 
 
 @pytest.fixture(scope="module")

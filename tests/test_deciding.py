@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 from featx import evaluate, fit, load_model, open_cache
 from featx.archive import dump, read_archive, write_archive
 from featx.cli import app
-from featx.deciding import Wanted, choose
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
 from featx.extraction import extract
+from featx.fitting.deciding import Wanted, choose
+from featx.fitting.samples import Samples
+from featx.fitting.scoring import Scores
+from featx.fitting.streamed import measurement
+from featx.fitting.thresholds import decide
 from featx.heads import Head, get_head
 from featx.printing import figures_text
-from featx.samples import Samples
-from featx.scoring import Scores
 from featx.selection import SplitPlan
-from featx.streamed import measurement
-from featx.thresholds import decide
 
 CLASSES = ["blue", "red"]
 

@@ -28,14 +28,14 @@ from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.exporting.lines import standalone_lines
 from featx.extraction import extract
+from featx.fitting.scoring import Scores, score_rows
+from featx.fitting.thresholds import decide
 from featx.heads import HEADS, get_head
 from featx.heads.stack import over_taps
 from featx.images import draw
 from featx.model import Model
 from featx.preprocess import Preprocess
-from featx.scoring import Scores, score_rows
 from featx.selection import search
-from featx.thresholds import decide
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
 FEW = {"batch_size": 8, "threads": 1, "progress": False, "compile": "off"}

@@ -14,12 +14,12 @@ from coloured import save_coloured
 
 from featx import fit, open_cache
 from featx.cache import Cache
-from featx.columns import Columns, load_samples
 from featx.errors import CacheError, CacheFormatError, FitError, ModelError
 from featx.extraction import extract
-from featx.fitoptions import FitOptions
+from featx.fitting.columns import Columns, load_samples
+from featx.fitting.measuring import Measurement
+from featx.fitting.options import FitOptions
 from featx.heads import get_head
-from featx.measuring import Measurement
 from featx.selection import SplitPlan
 
 PARTS = ("train", "train", "train", "validation", "test", "")

@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits, make_classification
 
 from featx.errors import FitError
 from featx.evaluation import over_repeats
+from featx.fitting.measuring import Measured, Measurement
+from featx.fitting.samples import Samples
 from featx.heads import HEADS, get_head
-from featx.measuring import Measured, Measurement
-from featx.samples import Samples
 from featx.selection import SplitPlan
 
 

@@ -60,7 +60,7 @@ def fit(
 ) -> None:
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
     options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
-    from featx.fitting import fit as run
+    from featx.fitting.training import fit as run
     from featx.printing import figures_text
 
     found = run(cache, head, out, **options).to_dict()
@@ -78,7 +78,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure MODEL on the rows of CACHE that it never saw."""
-    from featx.evaluating import evaluate as run
+    from featx.fitting.evaluating import evaluate as run
     from featx.printing import figures_text
 
     found = run(model, cache, groups=groups, seed=seed).to_dict()
@@ -113,7 +113,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
-    from featx.comparing import compare as run
+    from featx.fitting.comparing import compare as run
     from featx.printing import leaderboard_text
 
     names = [name.strip() for name in heads.split(",") if name.strip()]

@@ -140,8 +140,8 @@ def decision_lines(found: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     found
-        Thresholds of `featx.deciding.choose`, and under ``test`` the figures of
-        `featx.thresholds.worth`.
+        Thresholds of `featx.fitting.deciding.choose`, and under ``test`` the figures of
+        `featx.fitting.thresholds.worth`.
     """
     test = found["test"]
     worth = f"{test['answered']['value']:.1%} of the test rows answered"

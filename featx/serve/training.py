@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from featx.cache.folder import holds_cache
 from featx.cache.reader import Cache, open_cache
-from featx.columns import Columns, load_samples
 from featx.errors import FeatxError, ModelError
+from featx.fitting.columns import Columns, load_samples
+from featx.fitting.samples import Samples
 from featx.heads import HEADS
 from featx.labels import joined_labels
 from featx.model import Model
 from featx.publishing import small_picture
 from featx.references import image_reader
-from featx.samples import Samples
 
 if TYPE_CHECKING:
     import os

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from featx.cache.reader import Cache
-from featx.columns import Columns, load_samples
-from featx.deciding import Wanted
 from featx.errors import FitError, nearest
 from featx.evaluation import json_ready
+from featx.fitting.columns import Columns, load_samples
+from featx.fitting.deciding import Wanted
+from featx.fitting.samples import Samples, require_seed
 from featx.heads import Head
 from featx.model import Model
-from featx.samples import Samples, require_seed
 from featx.selection import SplitPlan
 
 

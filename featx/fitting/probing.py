@@ -11,10 +11,10 @@ import numpy as np
 from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline
-from featx.fitoptions import FitOptions, FitResult, usable_samples
+from featx.fitting.options import FitOptions, FitResult, usable_samples
+from featx.fitting.samples import Samples
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
-from featx.samples import Samples
 from featx.selection import Split, leak_warnings, make_split
 from featx.selection.checks import Warn, check_groups, warn
 

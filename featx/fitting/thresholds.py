@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from featx.errors import ModelError
 from featx.evaluation import evaluate
 from featx.evaluation.resampling import wilson
-from featx.scoring import Scores
+from featx.fitting.scoring import Scores
 
 Labels = NDArray[Any]
 _NUMBER = (int, float)
@@ -24,7 +24,7 @@ def decide(
     Parameters
     ----------
     thresholds
-        From `featx.deciding.choose`; empty for none.
+        From `featx.fitting.deciding.choose`; empty for none.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def worth(
     Parameters
     ----------
     thresholds
-        From `featx.deciding.choose`.
+        From `featx.fitting.deciding.choose`.
     classes
         In the order of the probabilities.
     y, scores

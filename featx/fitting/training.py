@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache, open_cache
-from featx.deciding import choose, require_decidable
-from featx.fitoptions import FitOptions, FitResult, usable_samples
+from featx.fitting.deciding import choose, require_decidable
+from featx.fitting.measuring import Measured
+from featx.fitting.options import FitOptions, FitResult, usable_samples
+from featx.fitting.probing import probe, require_protocol
+from featx.fitting.samples import Samples
+from featx.fitting.streamed import measurement
+from featx.fitting.thresholds import worth
 from featx.headfile import dump_head
 from featx.heads import Head, get_head, over_taps
-from featx.measuring import Measured
 from featx.model import Model, digest_seen
 from featx.modelfile import describe_model, save_model
-from featx.probing import probe, require_protocol
 from featx.publishing import fit_command, keep_for_report, report_data
 from featx.references import make_references
 from featx.reporting import write_report
-from featx.samples import Samples
 from featx.selection.checks import check_groups
-from featx.streamed import measurement
-from featx.thresholds import worth
 
 
 def fit(
@@ -53,7 +53,7 @@ def fit(
     report
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
     **options
-        The fields of `featx.fitoptions.FitOptions`.
+        The fields of `featx.fitting.options.FitOptions`.
 
     Raises
     ------

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from featx.cache.reader import Cache
 from featx.errors import FitError, nearest
+from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, table_of
-from featx.samples import Samples
 
 GROUP = "group"
 """The column that keeps rows together without being asked for."""

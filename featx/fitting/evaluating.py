@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from featx.cache.reader import Cache
-from featx.columns import Columns, load_samples
 from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
-from featx.fitting import opened
+from featx.fitting.columns import Columns, load_samples
+from featx.fitting.samples import Samples, require_seed
+from featx.fitting.scoring import joined
+from featx.fitting.thresholds import worth
+from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
 from featx.modelfile import load_model
-from featx.samples import Samples, require_seed
-from featx.scoring import joined
 from featx.selection.checks import Warn, check_groups, warn
-from featx.thresholds import worth
 
 _BATCH = 8192
 
@@ -32,12 +32,12 @@ class Evaluation:
     Parameters
     ----------
     test, baseline, warnings
-        As in `featx.fitoptions.FitResult`.
+        As in `featx.fitting.options.FitResult`.
     excluded
         Why rows were left out, and how many: without label, seen in training, of a class that the
         model does not know.
     decisions
-        The model's thresholds, and what they are worth on these rows (`featx.thresholds.worth`).
+        The model's thresholds, and what they are worth on these rows.
     """
 
     head: str

@@ -11,7 +11,7 @@ from featx.cache.durable import require_writable, write_bytes
 from featx.errors import FitError
 
 if TYPE_CHECKING:
-    from featx.leaderboard import Comparison, Entry
+    from featx.fitting.leaderboard import Comparison, Entry
 
 _FRONT, _OTHER = "#1b6ca8", "#9a9a9a"
 _MARKERS = "osD^vPX*"

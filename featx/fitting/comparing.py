@@ -14,19 +14,19 @@ import numpy as np
 
 from featx.cache.durable import require_writable, write_bytes
 from featx.cache.reader import Cache
-from featx.columns import Columns, load_samples
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
-from featx.fitting import opened
+from featx.fitting.columns import Columns, load_samples
+from featx.fitting.leaderboard import Comparison, Entry, pareto_front
+from featx.fitting.plotting import draw_leaderboard, require_png
+from featx.fitting.samples import Samples, require_seed
+from featx.fitting.scoring import Scores, score_rows
+from featx.fitting.training import opened
+from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
-from featx.leaderboard import Comparison, Entry, pareto_front
-from featx.plotting import draw_leaderboard, require_png
-from featx.samples import Samples, require_seed
-from featx.scoring import Scores, score_rows
 from featx.selection import make_folds, search
 from featx.selection.checks import Warn, check_groups
 from featx.selection.splits import Folds
-from featx.transferability import logme
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def compare(
     plot
         A PNG file: the score of each line against what it costs.
     label, groups
-        As in `featx.fitoptions.FitOptions`; the manifest's split plays no part.
+        As in `featx.fitting.options.FitOptions`; the manifest's split plays no part.
     folds
         Outer folds, and folds of each search.
     seed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from featx.fitting.measuring import Measurement, Rows
+from featx.fitting.samples import Samples
 from featx.heads import Head
-from featx.measuring import Measurement, Rows
-from featx.samples import Samples
 from featx.selection import SearchResult, SplitPlan
 from featx.streaming import Blocks, plan_memory, search_blocks
 
@@ -15,7 +15,7 @@ log = logging.getLogger("featx")
 
 
 class StreamedMeasurement(Measurement):
-    """Fit and measure as `featx.measuring.Measurement` does, with X never whole in memory."""
+    """Fit and measure as `Measurement` does, with X never whole in memory."""
 
     def _search(self, train: Rows, seed: int, folds: Any) -> SearchResult:
         samples, chosen = self.samples, train

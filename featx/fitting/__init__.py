@@ -1,0 +1,1 @@
+"""Fitting: where a cache meets a head - fit, measure, decide, compare."""
