@@ -117,3 +117,15 @@ def nearest(name: str, known: Iterable[str], n: int = 5) -> str:
     """
     found = difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
     return f"; did you mean {', '.join(found)}?" if found else ""
+
+
+def brief(error: BaseException, most: int = 160) -> str:
+    """Type and first words of an error that is not featx's own.
+
+    Examples
+    --------
+    >>> brief(ValueError("no  such  digit")), brief(KeyError())
+    ('ValueError: no such digit', 'KeyError')
+    """
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:most]}" if words else type(error).__name__

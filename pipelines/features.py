@@ -27,7 +27,7 @@ def main() -> None:
     if asked.data == "elpv":
         print("elpv: Deitsch et al. 2019, CC BY-NC-SA 4.0, no commercial use", file=sys.stderr)
     options = ["--backbone", asked.backbone, "--device", asked.device]
-    if asked.data == "digits" and asked.backbone.startswith("efficientnet"):
+    if asked.data == "digits" and asked.backbone.startswith("efficientnet_lite"):
         options += DIGITS
     sys.argv[1:] = ["extract", asked.data, cache, *options]
     featx()

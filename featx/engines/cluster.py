@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from featx.engines.gathering import Deaths
 from featx.engines.silence import load_ray, quiet, silent
-from featx.errors import DeviceError, ExtractError, FeatxError
+from featx.errors import DeviceError, ExtractError, FeatxError, brief
 from featx.options import ExtractOptions
 from featx.runtime import RuntimePlan, plan_runtime
 from featx.runtime.machine import cpu_cores
@@ -95,7 +95,7 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
             ray.init(address=address, configure_logging=False, **settings)
     except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as error:
         raise ExtractError(
-            f"no Ray cluster at {address}: {one_line(error)}; start one with `ray start --head`, "
+            f"no Ray cluster at {address}: {brief(error, 300)}; start one with `ray start --head`, "
             "or pass --address local to run one on this machine"
         ) from None
 
@@ -213,10 +213,4 @@ def as_one_line(error: BaseException) -> FeatxError:
         return cause
     if isinstance(cause, ModuleNotFoundError) or "No module named 'featx" in str(error):
         return ExtractError("the workers cannot import featx; install the same version there")
-    return ExtractError(f"a worker failed: {one_line(cause)}; what is done is kept")
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first words of an error that is not featx's own."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
+    return ExtractError(f"a worker failed: {brief(cause, 300)}; what is done is kept")

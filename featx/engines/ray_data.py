@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from featx.cache.known import KnownRows
-from featx.engines.cluster import FEEDER, Crew, as_one_line, one_line, result
+from featx.engines.cluster import FEEDER, Crew, as_one_line, result
 from featx.engines.gathering import Deaths, Gathering
 from featx.engines.presence import Room
 from featx.engines.silence import data_context, load_ray
@@ -36,7 +36,7 @@ from featx.engines.work import (
     cut,
     probe,
 )
-from featx.errors import ExtractError, FeatxError
+from featx.errors import ExtractError, FeatxError, brief
 from featx.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.progress import Progress
 from featx.runs import Run
@@ -144,7 +144,7 @@ class RayWorker:
         except RunOverError:
             answer[0] = None
         except Exception as error:  # whatever it is, the driver says it in one line
-            answer[0] = ExtractError(f"worker on {platform.node()}: {one_line(error)}")
+            answer[0] = ExtractError(f"worker on {platform.node()}: {brief(error, 300)}")
         return {"part": answer}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from featx.errors import DeviceError
+from featx.errors import DeviceError, brief
 from featx.runtime.checking import Forward
 from featx.runtime.fast import Floats, Pixels
 from featx.runtime.machine import device_memory
@@ -17,6 +17,7 @@ from featx.runtime.plan import RuntimePlan
 
 log = logging.getLogger("featx")
 
+CLOSED = "this runner is closed; make another one for further images"
 _BYTES_PER_PIXEL = 64 * 4 * 3  # three float32 activations of 64 channels at full resolution
 
 
@@ -108,13 +109,13 @@ class Pieces:
             with self._lock:  # the two change together
                 forward, size = self.forward, self.size
             if forward is None:
-                raise DeviceError("this runner is closed; make another one for further images")
+                raise DeviceError(CLOSED)
             try:
                 done.append(forward(images[start : start + size]))
                 start += size
                 continue
             except torch.OutOfMemoryError as error:
-                reason = " ".join(str(error).split())[:160]
+                reason = brief(error)
             self._halve(size, reason)
         return joined(done)
 

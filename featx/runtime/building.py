@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from featx.errors import brief
 from featx.runtime.batches import Pieces, halved, in_batches
 from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
 from featx.runtime.compiling import (
@@ -67,9 +68,8 @@ class Builder:
         self, plan: RuntimePlan, image_shape: tuple[int, int, int], key: str, pieces: Pieces
     ) -> None:
         self.precision: Precision = plan.precision
-        self.compile_seconds = 0.0
+        self.compiled, self.compile_seconds = False, 0.0
         self._plan, self._image_shape, self._key, self._pieces = plan, image_shape, key, pieces
-        self.compiled = False
 
     def build(self, reader: nn.Module, sample: Pixels, n_waiting: int) -> None:
         """Let `pieces` run the fastest forward that agrees with float32 on the sample."""
@@ -96,7 +96,7 @@ class Builder:
                 with true_fp32(), self._all_threads():
                     return in_batches(forward, size)(sample)
             except torch.OutOfMemoryError as error:
-                reason = _line(error)
+                reason = brief(error)
             size = halved(size, self._plan, reason)
 
     @contextlib.contextmanager
@@ -149,7 +149,7 @@ class Builder:
         try:
             return lowered(exact, self._batch_shape)
         except Exception as error:  # export raises what it likes; there is another way
-            log.debug("the network cannot be lowered to a graph (%s)", _line(error))
+            log.debug("the network cannot be lowered to a graph (%s)", brief(error))
             return None
 
     def _uncompiled(self, module: nn.Module) -> Forward:
@@ -192,7 +192,7 @@ class Builder:
             if not check.passes(in_batch, f"compiled {self.precision}"):
                 return False
         except (OSError, RuntimeError) as error:
-            log.warning("the compiled network cannot be used (%s); going on without", _line(error))
+            log.warning("the compiled network cannot be used (%s); going on without", brief(error))
             return False
         self._pieces.set(forward)
         self.compiled = True
@@ -222,7 +222,7 @@ class Builder:
             else:
                 self._compile_and_keep(module, check)
         except Exception as error:  # whatever the tool chain raises, the run goes on without it
-            log.warning("compiling failed (%s); running uncompiled, which is slower", _line(error))
+            log.warning("compiling failed (%s); running uncompiled, which is slower", brief(error))
         self.compile_seconds = time.perf_counter() - start
 
     def _compile_and_keep(self, module: nn.Module, check: Check) -> None:
@@ -234,7 +234,7 @@ class Builder:
                 try:
                     keep(library, package)
                 except OSError as error:
-                    log.warning("the compiled network could not be kept (%s)", _line(error))
+                    log.warning("the compiled network could not be kept (%s)", brief(error))
 
     def _compile_for_card(self, module: nn.Module, check: Check) -> None:
         uncompiled = self._pieces.forward
@@ -245,8 +245,3 @@ class Builder:
         finally:
             if not self.compiled and not self._pieces.replaced and uncompiled is not None:
                 self._pieces.set(uncompiled)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}"

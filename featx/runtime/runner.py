@@ -12,7 +12,7 @@ from torch import nn
 
 from featx.errors import DeviceError
 from featx.runtime.allocator import kept_memory
-from featx.runtime.batches import Pieces, bounded_batch
+from featx.runtime.batches import CLOSED, Pieces, bounded_batch
 from featx.runtime.building import Builder
 from featx.runtime.fast import Floats, Pixels
 from featx.runtime.plan import Precision, RuntimePlan
@@ -116,7 +116,7 @@ class Runner:
             if self._pieces.forward is not None:
                 return
             if self._reader is None:
-                raise DeviceError("this runner is closed; make another one for further images")
+                raise DeviceError(CLOSED)
             if self.plan.kind == "cpu":
                 self._memory.enter_context(kept_memory())
             self._builder.build(self._reader, self._checked(sample), n_waiting)
