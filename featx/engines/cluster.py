@@ -29,6 +29,7 @@ FEEDER = "featx-feeder"
 _CONNECT_SECONDS = 10.0
 _HEALTH_SECONDS = 40.0  # a Python that imports Ray on a busy machine
 _START_SECONDS = 600.0  # until the first worker runs; a cluster that grows on demand needs minutes
+_LOCAL_STARTS = 3  # Ray gives its processes 30 s to answer, which a busy machine may exceed
 _STORE_BYTES = 200_000_000  # of a local cluster; ids and digests are all that it holds
 
 
@@ -89,15 +90,30 @@ def _connect(ray: Any, options: ExtractOptions) -> None:
         }
     else:
         _require_cluster(address)
-    try:
-        with quiet(), silent():
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            ray.init(address=address, configure_logging=False, **settings)
-    except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as error:
-        raise ExtractError(
-            f"no Ray cluster at {address}: {brief(error, 300)}; start one with `ray start --head`, "
-            "or pass --address local to run one on this machine"
-        ) from None
+    starts = _LOCAL_STARTS if address == "local" else 1
+    for start in range(1, starts + 1):
+        try:
+            with quiet(), silent():
+                logging.getLogger("ray").setLevel(logging.ERROR)
+                ray.init(address=address, configure_logging=False, **settings)
+            return
+        except Exception as error:  # Ray raises many kinds, a bare Exception among them
+            with quiet(), silent():
+                ray.shutdown()
+            if start == starts:
+                raise _no_cluster(address, brief(error, 300)) from None
+
+
+def _no_cluster(address: str, why: object) -> ExtractError:
+    if address == "local":
+        return ExtractError(
+            f"Ray does not start on this machine: {why}; its logs (/tmp/ray/session_latest/logs) "
+            "say more, and --workers N without --engine ray runs workers here, too"
+        )
+    return ExtractError(
+        f"no Ray cluster at {address}: {why}; start one with `ray start --head`, or pass --address "
+        "local to run one on this machine"
+    )
 
 
 def _require_cluster(address: str) -> None:
@@ -119,10 +135,7 @@ def _require_cluster(address: str) -> None:
             "user the cluster's token (Ray's page on token authentication says how)"
         )
     if not healthy:
-        raise ExtractError(
-            f"no Ray cluster at {address}: `ray health-check` fails; start one with "
-            "`ray start --head`, or pass --address local to run one on this machine"
-        )
+        raise _no_cluster(address, "`ray health-check` fails")
 
 
 def _require_listener(address: str) -> None:
