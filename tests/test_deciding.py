@@ -23,13 +23,13 @@ from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
 from featx.extraction import extract
 from featx.fitting.deciding import Wanted, choose
+from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.fitting.scoring import Scores
 from featx.fitting.streamed import measurement
 from featx.fitting.thresholds import decide
 from featx.heads import Head, get_head
 from featx.printing import figures_text
-from featx.selection import SplitPlan
 
 CLASSES = ["blue", "red"]
 
@@ -242,7 +242,7 @@ def test_thresholds_of_a_stack_are_chosen_with_groups_kept_together() -> None:
         lambda seed, n: Pipeline([("clf", StackingClassifier(named, LogisticRegression()))]),
         parts=(part,),
     )
-    measured = measurement(stack, samples, SplitPlan(folds=3), False).run()
+    measured = measurement(stack, samples, FitOptions(folds=3, nested=False)).run()
     Torn.groups.clear()
     choose(Wanted.of(abstain=0.4), stack, samples, measured, 3, 0)
     assert not Torn.groups

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_regression
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
+from featx.errors import DeviceError, FitError
 from featx.heads import HEADS, get_head
 from featx.selection import make_folds, search
+from featx.selection.ondevice import DeviceRows
 from featx.selection.sweep import in_threads
 
 
@@ -66,3 +69,82 @@ def test_tiny_folds_bring_no_warning_of_scikit_learn(name, labels):
     for rows in ([0, 1, 2, 3, 4, 5, 6, 7], [0, 2, 3, 5, 6, 7, 1, 10]):
         folds = [(np.array(rows), np.setdiff1d(np.arange(20), rows))]
         assert search(name, X, y, folds=folds).estimator.predict(X).shape == y.shape
+
+
+def classes_apart(n: int = 240) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=n)
+    X = rng.normal(size=(n, 30)).astype(np.float32) + 0.7 * np.eye(3, 30, dtype=np.float32)[y]
+    return X, np.array(["cat", "dog", "owl"])[y], rng.uniform(0.5, 2, n)
+
+
+@pytest.mark.parametrize("labels", ["three", "two"])
+@pytest.mark.parametrize("weight_of", [None, "balanced", {"cat": 3.0, "dog": 1.0}])
+def test_logistic_regression_on_torch_arrays_is_that_on_numpy_arrays(labels, weight_of):
+    pytest.importorskip("sklearn", minversion="1.9")
+    X, y, weights = classes_apart()
+    if labels == "two":
+        y = np.where(y == "owl", "dog", y)
+    here, there = (
+        LogisticRegression(C=0.1, class_weight=weight_of, tol=1e-6, max_iter=1000, warm_start=True)
+        for _ in range(2)
+    )
+    rows = DeviceRows(X, y, weights, "cpu")
+    for C in (0.1, 1.0):  # the second starts where the first ended
+        here.set_params(C=C).fit(X, y, sample_weight=weights)
+        rows.fit(there.set_params(C=C))
+        assert type(there.coef_) is np.ndarray
+        assert there.classes_.tolist() == here.classes_.tolist()
+        assert there.class_weight == weight_of
+        np.testing.assert_allclose(there.coef_, here.coef_, atol=2e-3)
+        np.testing.assert_array_equal(there.predict(X), here.predict(X))
+        np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), atol=1e-3)
+
+
+def on_device(X, y, **more):
+    return search("logreg", X, y, sample_weight=classes_apart()[2], refine=1, **more)
+
+
+@pytest.mark.gpu
+def test_a_search_on_a_card_chooses_what_one_on_the_processor_does():
+    X, y, _ = classes_apart()
+    here, there = on_device(X, y), on_device(X, y, device="cuda")
+    assert there.best_params == here.best_params
+    np.testing.assert_array_equal(there.estimator.predict(X), here.estimator.predict(X))
+
+
+def test_the_device_of_a_search(monkeypatch):
+    pytest.importorskip("sklearn", minversion="1.9")
+    X, y, _ = classes_apart()
+    made = []
+
+    class Here(DeviceRows):
+        def __init__(self, X, y, weights, device):
+            made.append(device)
+            super().__init__(X, y, weights, "cpu")
+
+    monkeypatch.setattr("featx.selection.fold.DeviceRows", Here)
+    monkeypatch.setattr("featx.runtime.plan.available_devices", lambda: ("cuda", "cuda:0", "cpu"))
+    here, there = on_device(X, y), on_device(X, y, device="cuda:0")
+    assert set(made) == {"cuda:0"}
+    assert there.best_params == here.best_params
+    scores = [[row["mean"] for row in one.table] for one in (here, there)]
+    np.testing.assert_allclose(*scores, atol=1e-9)
+    made.clear()
+    assert on_device(X, y, device="auto").best_params == here.best_params
+    assert set(made) == {"cuda"}
+    made.clear()
+    search("svm", X, y, device="auto")  # runs where it can
+    assert not made
+    with pytest.raises(FitError, match="logreg alone does, and this one ends in SVC"):
+        search("svm-rbf", X, y, device="cuda")
+    with pytest.raises(FitError, match="this one ends in"):
+        search("stack", X, y, device="cuda")
+    several = np.c_[y == "cat", y == "dog"].astype(int)
+    assert search("logreg", X, several, device="auto").estimator.predict(X).shape == several.shape
+    with pytest.raises(FitError, match="one label an image, and these have several"):
+        search("logreg", X, several, device="cuda")
+    with pytest.raises(FitError, match="this one ends in LogisticRegression"):
+        search("logreg", X, y, device="cuda", grid={"clf__solver": ["newton-cg"]})
+    with pytest.raises(DeviceError, match="cuda:3 was asked for and this machine has cuda"):
+        search("logreg", X, y, device="cuda:3")

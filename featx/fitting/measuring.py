@@ -53,10 +53,15 @@ class Measurement:
     """Who may see which rows, and what came of it."""
 
     def __init__(
-        self, head: Head, samples: Samples, plan: SplitPlan, one_standard_error: bool = False
+        self,
+        head: Head,
+        samples: Samples,
+        plan: SplitPlan,
+        one_standard_error: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.head, self.samples, self.plan = head, samples, plan
-        self.one_standard_error = one_standard_error
+        self.one_standard_error, self.device = one_standard_error, device
         self.codes = check_groups(samples.groups, len(samples))
         if samples.split is not None and (plan.nested or plan.repeats > 1):
             what = "--nested" if plan.nested else "--repeats"
@@ -159,6 +164,7 @@ class Measurement:
             seed=seed,
             sample_weight=None if samples.weights is None else samples.weights[train],
             one_standard_error=self.one_standard_error,
+            device=self.device,
         )
 
     def _score(self, found: SearchResult, at: Rows) -> Scores:

@@ -56,6 +56,9 @@ class FitOptions:
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
+    device
+        Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; the
+        head that is kept is fitted on the processor.
     """
 
     tap: str | None = None
@@ -73,6 +76,7 @@ class FitOptions:
     cost: str | None = None
     abstain: float | None = None
     memory: str = "auto"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         require_seed(self.seed)

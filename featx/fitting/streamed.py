@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from featx.errors import FitError
 from featx.fitting.measuring import Measurement, Rows
+from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head
-from featx.selection import SearchResult, SplitPlan
+from featx.selection import SearchResult
 from featx.streaming import Blocks, plan_memory, search_blocks
 
 log = logging.getLogger("featx")
@@ -32,23 +34,21 @@ class StreamedMeasurement(Measurement):
         )
 
 
-def measurement(
-    head: Head, samples: Samples, plan: SplitPlan, one_standard_error: bool, memory: str = "auto"
-) -> Measurement:
+def measurement(head: Head, samples: Samples, options: FitOptions) -> Measurement:
     """Choose, and say, whether features are read into memory or in blocks.
-
-    Parameters
-    ----------
-    memory
-        ``auto`` (by size against free memory), ``stream`` or ``ram``.
 
     Raises
     ------
     FitError
         If the head cannot be fitted as asked.
     """
-    chosen = plan_memory(head, samples.task, len(samples), samples.n_features, memory)
-    if chosen.line:
-        log.info("%s", chosen.line)
-    kind = StreamedMeasurement if chosen.streamed else Measurement
-    return kind(head, samples, plan, one_standard_error)
+    memory = plan_memory(head, samples.task, len(samples), samples.n_features, options.memory)
+    if memory.line:
+        log.info("%s", memory.line)
+    if memory.streamed and options.device not in ("cpu", "auto"):
+        raise FitError(
+            "features that are read in blocks are searched on the processor, not on "
+            f"{options.device}; leave out --device, or pass --memory ram where they fit"
+        )
+    kind = StreamedMeasurement if memory.streamed else Measurement
+    return kind(head, samples, options.plan, options.one_standard_error, options.device)

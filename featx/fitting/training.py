@@ -86,8 +86,7 @@ def fit(
         found = over_taps(found, samples.widths)
         if wanted:
             require_decidable(wanted, samples, chosen.nested)
-        how = measurement(found, samples, chosen.plan, chosen.one_standard_error, chosen.memory)
-        measured = how.run()
+        measured = measurement(found, samples, chosen).run()
         model = _model(file, found, samples, measured, chosen)
         if wanted:
             bars, notes = choose(wanted, found, samples, measured, chosen.folds, chosen.seed)

@@ -121,7 +121,7 @@ def plan_runtime(
     """
     if compile not in get_args(Compile):
         raise DeviceError(f"compile must be auto, on or off, got {compile!r}")
-    chosen = _choose_device(device)
+    chosen = choose_device(device)
     probe = batch_size == "auto"
     kind = chosen.partition(":")[0]
     return RuntimePlan(
@@ -145,7 +145,14 @@ def _default_batch(kind: str) -> int:
     return CPU_BATCH if kind == "cpu" else CUDA_BATCH
 
 
-def _choose_device(asked: str) -> str:
+def choose_device(asked: str) -> str:
+    """Name the device to use; ``auto`` is the best that this machine has.
+
+    Raises
+    ------
+    DeviceError
+        If it is unknown, or not there.
+    """
     if asked == "auto":
         return next(d for d in ("cuda", "mps", "cpu") if d in available_devices())
     kind, _, index = asked.partition(":")

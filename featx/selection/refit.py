@@ -17,8 +17,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
 from featx.errors import FitError
+from featx.selection.fold import KERNEL_CACHE_MB, has_converged
 from featx.selection.splits import Folds
-from featx.selection.sweep import KERNEL_CACHE_MB, has_converged, in_threads
+from featx.selection.sweep import in_threads
 
 Array = NDArray[Any]
 

@@ -59,6 +59,7 @@ def try_all(
     scoring: str,
     refine: int,
     n_jobs: int | None,
+    device: str = "cpu",
 ) -> Trials:
     """Score every candidate of some grids on every fold.
 
@@ -78,7 +79,7 @@ def try_all(
     waiting = grids.product(listed)
     for _ in range(1 + refine):
         if waiting:
-            trials.add(waiting, _sweep(pipeline, waiting, data, rows, scoring, n_jobs))
+            trials.add(waiting, _sweep(pipeline, waiting, data, rows, scoring, n_jobs, device))
         waiting = grids.around(trials.params, int(trials.means.argmax()))
     return trials
 
@@ -90,12 +91,13 @@ def _sweep(
     rows: Folds,
     scoring: str,
     n_jobs: int | None,
+    device: str,
 ) -> Sweep:
     try:
         with python_warnings.catch_warnings():
             # A score that is undefined comes back as NaN, and is refused below by name.
             python_warnings.simplefilter("ignore", UndefinedMetricWarning)
-            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs)
+            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs, device)
     except np.linalg.LinAlgError as error:
         raise FitError(
             f"{type(pipeline['clf']).__name__} finds no solution on a fold: its features do not "

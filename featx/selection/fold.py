@@ -1,0 +1,141 @@
+"""One fold: fit and score candidates that differ in their last step only, sharing what they can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.svm import SVC, SVR
+
+from featx.heads import LARGE_ROWS
+from featx.selection.ondevice import DeviceRows, place_for
+
+Scorer = Callable[..., float]
+Array = NDArray[Any]
+
+KERNEL_CACHE_MB = 1000
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Training and held-out rows of one fold, as arrays."""
+
+    X_train: Array
+    y_train: Array
+    X_held: Array
+    y_held: Array
+    weights: Array | None
+
+
+def sweep_fold(
+    clfs: list[Any], fold: Fold, scorer: Scorer, device: str = "cpu"
+) -> list[tuple[float, bool]]:
+    """Score each of some classifiers on the held-out rows, and say whether it has converged.
+
+    Parameters
+    ----------
+    clfs
+        Unfitted, of one kind; they are fitted here.
+    device
+        Where logistic regressions are fitted.
+    """
+    first = clfs[0]
+    place_for(first, device)  # a candidate may be another kind than the head it comes from
+    # Subclasses may mean something else by the same parameters, so the type is compared exactly.
+    if type(_machine(first)) in (SVC, SVR) and len(fold.X_train) <= LARGE_ROWS:
+        if all(_machine(clf).kernel in ("linear", "rbf") for clf in clfs):
+            return _sweep_kernel(clfs, fold, scorer)
+    if type(first) is LogisticRegression and first.solver == "lbfgs":
+        return _sweep_logistic(clfs, fold, scorer, device)
+    return [_fit_score(clf, fold, scorer, fold.X_train, fold.X_held) for clf in clfs]
+
+
+def _machine(clf: Any) -> Any:
+    """Give what is fitted for each label of several, else the classifier itself."""
+    return clf.estimator if type(clf) is OneVsRestClassifier else clf
+
+
+def _fit_score(
+    clf: Any, fold: Fold, scorer: Scorer, X_train: Array, X_held: Array
+) -> tuple[float, bool]:
+    if fold.weights is None:
+        clf.fit(X_train, fold.y_train)
+    else:
+        clf.fit(X_train, fold.y_train, sample_weight=fold.weights)
+    return float(scorer(clf, X_held, fold.y_held)), has_converged(clf)
+
+
+def has_converged(clf: Any) -> bool:
+    """Say whether a fitted estimator stopped before its last allowed iteration."""
+    limit, spent = getattr(clf, "max_iter", None), getattr(clf, "n_iter_", None)
+    if not limit or limit < 0 or spent is None:
+        return True
+    return bool(np.max(spent) < limit)
+
+
+def _sweep_kernel(clfs: list[Any], fold: Fold, scorer: Scorer) -> list[tuple[float, bool]]:
+    """Fit on kernel matrices that all values of C, and all labels of a row, share.
+
+    libsvm reads them as float64.
+    """
+    train, held = (np.asarray(Z, dtype=np.float32) for Z in (fold.X_train, fold.X_held))
+    gram, across = train @ train.T, held @ train.T
+    own, other = np.diag(gram).copy(), np.einsum("ij,ij->i", held, held)
+    made: dict[Any, tuple[Array, Array]] = {}
+    found = []
+    for clf in clfs:
+        machine = _machine(clf)
+        gamma = None if machine.kernel == "linear" else _gamma(machine.gamma, train)
+        if gamma not in made:
+            # One kernel at a time: a grid over gamma must not hold several.
+            made = {gamma: (_kernel(gram, own, own, gamma), _kernel(across, other, own, gamma))}
+        machine.set_params(kernel="precomputed", cache_size=KERNEL_CACHE_MB)
+        found.append(_fit_score(clf, fold, scorer, *made[gamma]))
+    return found
+
+
+def _gamma(gamma: Any, Z: Array) -> float:
+    if gamma == "scale":
+        variance = float(Z.var(dtype=np.float64))
+        # Below, squared distances of float32 are all zero, and so the kernel is the same for any.
+        return 1.0 / (Z.shape[1] * variance) if variance > np.finfo(np.float32).tiny else 1.0
+    return 1.0 / Z.shape[1] if gamma == "auto" else float(gamma)
+
+
+def _kernel(products: Array, left: Array, right: Array, gamma: float | None) -> Array:
+    if gamma is None:
+        return products.astype(np.float64)
+    # In place, as the matrix is large: squared distances first, then what the kernel makes of them.
+    values = np.float32(-2) * products
+    values += left[:, None]
+    values += right[None, :]
+    np.maximum(values, 0, out=values)
+    values *= np.float32(-gamma)
+    return np.exp(values, out=values).astype(np.float64)
+
+
+def _sweep_logistic(
+    clfs: list[Any], fold: Fold, scorer: Scorer, device: str
+) -> list[tuple[float, bool]]:
+    """Follow C upwards, each fit starting where the one before ended."""
+    there = (
+        None if device == "cpu" else DeviceRows(fold.X_train, fold.y_train, fold.weights, device)
+    )
+    found: dict[int, tuple[float, bool]] = {}
+    last: Any = None
+    for i in sorted(range(len(clfs)), key=lambda i: clfs[i].C):
+        clf = clfs[i].set_params(warm_start=True)
+        if last is not None:
+            clf.coef_, clf.intercept_ = last.coef_.copy(), last.intercept_.copy()
+        if there is None:
+            found[i] = _fit_score(clf, fold, scorer, fold.X_train, fold.X_held)
+        else:
+            there.fit(clf)
+            found[i] = float(scorer(clf, fold.X_held, fold.y_held)), has_converged(clf)
+        last = clf
+    return [found[i] for i in range(len(clfs))]
