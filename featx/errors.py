@@ -119,6 +119,17 @@ def nearest(name: str, known: Iterable[str], n: int = 5) -> str:
     return f"; did you mean {', '.join(found)}?" if found else ""
 
 
+def words_of(error: BaseException, most: int = 200) -> str:
+    """First words of an error that is not featx's own, on one line; its type where it has none.
+
+    Examples
+    --------
+    >>> words_of(ValueError("no  such  digit")), words_of(KeyError())
+    ('no such digit', 'KeyError')
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def brief(error: BaseException, most: int = 160) -> str:
     """Type and first words of an error that is not featx's own.
 
@@ -127,5 +138,5 @@ def brief(error: BaseException, most: int = 160) -> str:
     >>> brief(ValueError("no  such  digit")), brief(KeyError())
     ('ValueError: no such digit', 'KeyError')
     """
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:most]}" if words else type(error).__name__
+    kind, words = type(error).__name__, words_of(error, most)
+    return kind if words == kind else f"{kind}: {words}"

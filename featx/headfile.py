@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from typing import Any
 
-from featx.errors import ModelError
+from featx.errors import ModelError, words_of
 
 TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
@@ -31,7 +31,7 @@ def dump_head(estimator: Any) -> bytes:
     try:
         data: bytes = skops.io.dumps(estimator)
     except Exception as error:  # whatever an estimator of the user's own raises
-        reason = " ".join(str(error).split())
+        reason = words_of(error, 400)
         raise ModelError(f"the head cannot be saved without pickle: {reason}") from error
     _require_trusted(data, "the head cannot be saved")
     return data

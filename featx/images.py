@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
-from featx.errors import ImageError
+from featx.errors import ImageError, words_of
 from featx.preprocess import Preprocess, View
 
 Pixels = NDArray[np.uint8]
@@ -130,7 +130,7 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
     except MemoryError:
         raise ImageError("too large for the memory of this machine") from None
     except Exception as error:  # Pillow's plugins raise any type on hostile bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = words_of(error)
         raise ImageError(f"cannot be decoded: {reason[:200]}") from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from featx.errors import WeightsError
+from featx.errors import WeightsError, words_of
 
 _REACHABLE_S = 0.8  # an offline machine must say so within a second
 _STALLED_S = 30.0
@@ -182,7 +182,7 @@ def obtain(files: tuple[WeightsFile, ...], network: str) -> tuple[Path, WeightsF
         except WeightsError:
             raise
         except Exception as error:  # of the network, of the hub's library, of the disk
-            reason = reason or " ".join(str(error).split())[:120]
+            reason = reason or words_of(error, 120)
     raise WeightsError(
         f"the weights of {network} are not on this machine and cannot be fetched ({reason}); "
         f"fetch {files[0].where} elsewhere and put it into {files[0].target}, or name a file with "

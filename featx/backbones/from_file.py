@@ -11,7 +11,7 @@ from torch import nn
 from featx.backbones import from_timm, from_torchvision
 from featx.backbones.recipe import Recipe, check_channels
 from featx.backbones.taps import PRE_LOGITS, Tap
-from featx.errors import BackboneError, UnknownBackboneError, nearest
+from featx.errors import BackboneError, UnknownBackboneError, nearest, words_of
 from featx.preprocess import Preprocess
 
 _PREFIX = "file:"
@@ -71,7 +71,7 @@ def _call(path: Path, factory: str) -> nn.Module:
     except BackboneError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = words_of(error)
         raise BackboneError(
             f"{path}:{factory} failed with {type(error).__name__}: {reason}"
         ) from error

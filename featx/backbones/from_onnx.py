@@ -15,7 +15,7 @@ from featx.backbones.onnx_ops import OPERATORS, Value
 from featx.backbones.recipe import Recipe, check_channels
 from featx.backbones.taps import Tap
 from featx.backbones.weights import digest_state
-from featx.errors import BackboneError, MissingExtraError, UnknownBackboneError
+from featx.errors import BackboneError, MissingExtraError, UnknownBackboneError, words_of
 from featx.preprocess import Preprocess
 
 _POOLS = ("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool")
@@ -177,7 +177,7 @@ def _read(path: Path) -> Any:
     try:
         return onnx.load(path).graph
     except Exception as error:  # protobuf's own errors, or a missing file of external data
-        reason = " ".join(str(error).split())[:160]
+        reason = words_of(error, 160)
         raise BackboneError(f"{path} cannot be read as ONNX: {reason}") from None
 
 

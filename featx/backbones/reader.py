@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featx.backbones.normalize import Normalize
 from featx.backbones.taps import PRE_LOGITS, Tap, is_nhwc, pool_map
-from featx.errors import BackboneError, UnknownLayerError
+from featx.errors import BackboneError, UnknownLayerError, words_of
 from featx.preprocess import Preprocess
 
 
@@ -210,7 +210,7 @@ class TapReader(nn.Module):
                 self._run(self.normalize(image), take or (lambda k, call, value: None), classifier)
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             height, width = self.preprocess.input_size
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = words_of(error)
             raise BackboneError(
                 f"{self.network} cannot take an image of {height}x{width} pixels: {reason}"
             ) from error

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featx.errors import WeightsError
+from featx.errors import WeightsError, words_of
 
 State = dict[str, Tensor]
 _WRAPPINGS = (
@@ -152,7 +152,7 @@ def read_state(path: Path) -> tuple[State, tuple[str, ...]]:
             f"{_culprit(error)}; save the network's state_dict() instead"
         ) from None
     except Exception as error:  # torch raises many types on damaged files
-        reason = " ".join(str(error).split())[:160]
+        reason = words_of(error, 160)
         raise WeightsError(f"{path} cannot be read as weights: {reason}") from None
     return _unwrap(content, str(path))
 

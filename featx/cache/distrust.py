@@ -12,7 +12,7 @@ import numpy as np
 
 from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
 from featx.cache.format import ENCODING_TYPE, ID_INDEX, INDEX_TYPE, vector_datasets
-from featx.errors import CacheError, CacheFormatError
+from featx.errors import CacheError, CacheFormatError, words_of
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _MAX_JSON = 64 << 20  # bytes
@@ -53,7 +53,7 @@ def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.F
         # Each dataset that is open keeps so many bytes of chunks; HDF5 itself says 8 MiB.
         file = h5py.File(path, "r", locking=False, rdcc_nbytes=2 << 20)
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = words_of(error, 400)
         raise CacheFormatError(
             f"{path} is not a featx cache, or is cut off: {reason[:160]}"
         ) from None
@@ -64,7 +64,7 @@ def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.F
         raise CacheFormatError(f"{path}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError) as error:
         file.close()
-        reason = " ".join(str(error).split())
+        reason = words_of(error, 400)
         raise CacheFormatError(f"{path} is damaged: {reason[:160]}") from None
 
 

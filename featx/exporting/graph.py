@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featx.backbones import load_backbone
 from featx.backbones.taps import Tap
-from featx.errors import BackboneError, ModelError
+from featx.errors import BackboneError, ModelError, words_of
 from featx.exporting.heads import head_module
 from featx.model import Model
 from featx.preprocess import Preprocess, View
@@ -190,7 +190,7 @@ def to_onnx(whole: WholeModel, model: Model) -> Any:
                 verbose=False,
             )
     except Exception as error:  # whatever tracing or translating raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = words_of(error)
         raise BackboneError(
             f"{model.spec.architecture} cannot be translated to ONNX: {reason}"
         ) from error

@@ -12,7 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.pipeline import Pipeline
 
-from featx.errors import FitError, nearest
+from featx.errors import FitError, nearest, words_of
 from featx.selection import candidates as grids
 from featx.selection.result import scored
 from featx.selection.splits import Folds
@@ -104,7 +104,7 @@ def _sweep(
             "vary within classes; add images, or take another head"
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = words_of(error, 400)
         raise FitError(
             f"{type(pipeline['clf']).__name__} with score {scoring}: {reason}"
         ) from error

@@ -8,7 +8,7 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-from featx.errors import FeatxError, SourceError, UnreachableError
+from featx.errors import FeatxError, SourceError, UnreachableError, words_of
 
 _TRIES = 4
 _SECONDS = 60.0  # for one answer
@@ -88,7 +88,7 @@ def reason(error: Exception) -> str:
     if text := _unconnected(error):
         return text
     status = getattr(error, "status", None)
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    text = words_of(error)
     if isinstance(status, int) and status in list(HTTPStatus):
         text = f"{status} {HTTPStatus(status).phrase}"
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:

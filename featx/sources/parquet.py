@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from featx.errors import ImageError, SourceError
+from featx.errors import ImageError, SourceError, words_of
 from featx.manifest import Manifest, Stamp
 from featx.portion import Dealing, Portion
 from featx.sources.arrow import (
@@ -87,7 +87,7 @@ class ReadRows:
             raise ImageError(str(error)) from None
         except _ERRORS as error:
             require_same(shard.place, shard.stamp)  # else one that was replaced looks damaged
-            why = " ".join(str(error).split())[:200]
+            why = words_of(error)
             raise ImageError(f"row group {group} of {shard.name} is damaged: {why}") from None
         require_same(shard.place, shard.stamp)
         return found
@@ -135,7 +135,7 @@ def from_parquet(
         tables = [f.table for f in files] or [pa.table({})]
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        why = " ".join(str(error).split())[:200]
+        why = words_of(error)
         raise SourceError(f"{name}: its files do not go together: {why}") from None
     frame = to_frame(table, classes)
     if len(frame.columns) and len(frame) != sum(counts):
@@ -183,7 +183,7 @@ def _look(shard: Shard) -> _File:
         except SourceError:
             raise
         except _ERRORS as error:
-            why = " ".join(str(error).split())[:200]
+            why = words_of(error)
             raise SourceError(f"{shard.place} cannot be read: {why}") from None
         return _File(image, rows, table, classes_of(features_of(schema)))
 
@@ -202,7 +202,7 @@ def _open(place: str, file: Any) -> pq.ParquetFile:
     except SourceError:
         raise
     except _ERRORS as error:
-        why = " ".join(str(error).split())[:200]
+        why = words_of(error)
         raise SourceError(f"{place} is no Parquet file: {why}") from None
 
 

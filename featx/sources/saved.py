@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featx.errors import ImageError, MissingExtraError, SourceError
+from featx.errors import ImageError, MissingExtraError, SourceError, words_of
 from featx.manifest import Manifest, Stamp
 from featx.portion import Dealing, Portion
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame
@@ -168,7 +168,7 @@ def _load(folder: Path) -> Any:
         with _without_bars(datasets):
             return datasets.load_from_disk(os.fspath(folder))
     except Exception as error:  # a damaged folder raises any type
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = words_of(error)
         raise SourceError(f"{folder} is no data set that `datasets` can load: {why}") from None
 
 

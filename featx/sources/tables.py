@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from featx.errors import FeatxError, SourceError
+from featx.errors import FeatxError, SourceError, words_of
 from featx.manifest import printable
 from featx.portion import Dealing
 from featx.sources.remote import is_url, read_remote
@@ -44,7 +44,7 @@ def read_table(place: str, dealing: Dealing) -> pd.DataFrame:
     except FeatxError:
         raise
     except Exception as error:  # pandas and pyarrow raise a dozen types on a damaged table
-        reason = " ".join(str(error).split())[:200]
+        reason = words_of(error)
         raise SourceError(f"{place} cannot be read as a table: {reason}") from None
 
 
