@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from featx.errors import DeviceError, FitError
 from featx.heads import HEADS, get_head
+from featx.runtime.arrays import ArrayDevice, array_device
 from featx.selection import make_folds, search
 from featx.selection.ondevice import DeviceRows
 from featx.selection.sweep import in_threads
@@ -89,7 +90,7 @@ def test_logistic_regression_on_torch_arrays_is_that_on_numpy_arrays(labels, wei
         LogisticRegression(C=0.1, class_weight=weight_of, tol=1e-6, max_iter=1000, warm_start=True)
         for _ in range(2)
     )
-    rows = DeviceRows(X, y, weights, "cpu")
+    rows = DeviceRows(X, y, weights, ArrayDevice("cpu"))
     for C in (0.1, 1.0):  # the second starts where the first ended
         here.set_params(C=C).fit(X, y, sample_weight=weights)
         rows.fit(there.set_params(C=C))
@@ -108,43 +109,43 @@ def on_device(X, y, **more):
 @pytest.mark.gpu
 def test_a_search_on_a_card_chooses_what_one_on_the_processor_does():
     X, y, _ = classes_apart()
-    here, there = on_device(X, y), on_device(X, y, device="cuda")
+    here, there = on_device(X, y), on_device(X, y, device=array_device("cuda"))
     assert there.best_params == here.best_params
     np.testing.assert_array_equal(there.estimator.predict(X), here.estimator.predict(X))
 
 
-def test_the_device_of_a_search(monkeypatch):
+class Counting(ArrayDevice):
+    put_there = 0
+
+    def put(self, values):
+        Counting.put_there += 1
+        return super().put(values)
+
+
+def test_a_search_on_torch_arrays_chooses_what_one_on_numpy_arrays_does():
     pytest.importorskip("sklearn", minversion="1.9")
     X, y, _ = classes_apart()
-    made = []
-
-    class Here(DeviceRows):
-        def __init__(self, X, y, weights, device):
-            made.append(device)
-            super().__init__(X, y, weights, "cpu")
-
-    monkeypatch.setattr("featx.selection.fold.DeviceRows", Here)
-    monkeypatch.setattr("featx.runtime.plan.available_devices", lambda: ("cuda", "cuda:0", "cpu"))
-    here, there = on_device(X, y), on_device(X, y, device="cuda:0")
-    assert set(made) == {"cuda:0"}
+    here, there = on_device(X, y), on_device(X, y, device=Counting("cpu"))
+    assert Counting.put_there > 5 * 3  # of each fold the features, labels and weights
     assert there.best_params == here.best_params
     scores = [[row["mean"] for row in one.table] for one in (here, there)]
     np.testing.assert_allclose(*scores, atol=1e-9)
-    made.clear()
-    assert on_device(X, y, device="auto").best_params == here.best_params
-    assert set(made) == {"cuda"}
-    made.clear()
-    search("svm", X, y, device="auto")  # runs where it can
-    assert not made
+    np.testing.assert_array_equal(there.estimator.predict(X), here.estimator.predict(X))
+
+
+def test_a_device_that_does_not_fit_the_head():
+    X, y, _ = classes_apart()
+    several, there = np.c_[y == "cat", y == "dog"].astype(int), ArrayDevice("cpu")
     with pytest.raises(FitError, match="logreg alone does, and this one ends in SVC"):
-        search("svm-rbf", X, y, device="cuda")
-    with pytest.raises(FitError, match="this one ends in"):
-        search("stack", X, y, device="cuda")
-    several = np.c_[y == "cat", y == "dog"].astype(int)
-    assert search("logreg", X, several, device="auto").estimator.predict(X).shape == several.shape
+        search("svm-rbf", X, y, device=there)
+    with pytest.raises(FitError, match="this one ends in StackingClassifier"):
+        search("stack", X, y, device=there)
     with pytest.raises(FitError, match="one label an image, and these have several"):
-        search("logreg", X, several, device="cuda")
+        search("logreg", X, several, device=there)
     with pytest.raises(FitError, match="this one ends in LogisticRegression"):
-        search("logreg", X, y, device="cuda", grid={"clf__solver": ["newton-cg"]})
-    with pytest.raises(DeviceError, match="cuda:3 was asked for and this machine has cuda"):
-        search("logreg", X, y, device="cuda:3")
+        search("logreg", X, y, device=there, grid={"clf__solver": ["newton-cg"]})
+    with pytest.raises(FitError, match=r"the search on meta failed: .*; leave out --device"):
+        search("logreg", X, y, device=ArrayDevice("meta"))  # torch's device without any memory
+    with pytest.raises(DeviceError, match=r"cuda:77 was asked for and this machine has .*cpu"):
+        array_device("cuda:77")
+    assert array_device("cpu") is None

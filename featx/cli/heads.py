@@ -54,7 +54,7 @@ def fit(
     memory: Annotated[
         str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="Of logreg's search: cpu, cuda[:i], auto.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     as_json: Json = False,

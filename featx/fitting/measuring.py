@@ -16,6 +16,7 @@ from featx.fitting.scoring import Scores, joined, score_rows
 from featx.heads import Head
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
+from featx.selection.ondevice import Device
 
 Rows = NDArray[np.intp]
 
@@ -58,7 +59,7 @@ class Measurement:
         samples: Samples,
         plan: SplitPlan,
         one_standard_error: bool = False,
-        device: str = "cpu",
+        device: Device | None = None,
     ) -> None:
         self.head, self.samples, self.plan = head, samples, plan
         self.one_standard_error, self.device = one_standard_error, device

@@ -57,8 +57,8 @@ class FitOptions:
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
     device
-        Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; the
-        head that is kept is fitted on the processor.
+        Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda`` or ``cuda:1``; the head
+        that is kept is fitted on the processor.
     """
 
     tap: str | None = None

@@ -11,6 +11,7 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head
 from featx.selection import SearchResult
+from featx.selection.ondevice import Device
 from featx.streaming import Blocks, plan_memory, search_blocks
 
 log = logging.getLogger("featx")
@@ -45,10 +46,19 @@ def measurement(head: Head, samples: Samples, options: FitOptions) -> Measuremen
     memory = plan_memory(head, samples.task, len(samples), samples.n_features, options.memory)
     if memory.line:
         log.info("%s", memory.line)
-    if memory.streamed and options.device not in ("cpu", "auto"):
+    device = _device(options.device)
+    if memory.streamed and device is not None:
         raise FitError(
             "features that are read in blocks are searched on the processor, not on "
-            f"{options.device}; leave out --device, or pass --memory ram where they fit"
+            f"{device.name}; leave out --device, or pass --memory ram where they fit"
         )
     kind = StreamedMeasurement if memory.streamed else Measurement
-    return kind(head, samples, options.plan, options.one_standard_error, options.device)
+    return kind(head, samples, options.plan, options.one_standard_error, device)
+
+
+def _device(asked: str) -> Device | None:
+    if asked == "cpu":
+        return None
+    from featx.runtime.arrays import array_device  # torch, which nothing else here needs
+
+    return array_device(asked)

@@ -13,7 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import SVC, SVR
 
 from featx.heads import LARGE_ROWS
-from featx.selection.ondevice import DeviceRows, place_for
+from featx.selection.ondevice import Device, DeviceRows, require_fit_on
 
 Scorer = Callable[..., float]
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ class Fold:
 
 
 def sweep_fold(
-    clfs: list[Any], fold: Fold, scorer: Scorer, device: str = "cpu"
+    clfs: list[Any], fold: Fold, scorer: Scorer, device: Device | None = None
 ) -> list[tuple[float, bool]]:
     """Score each of some classifiers on the held-out rows, and say whether it has converged.
 
@@ -42,10 +42,10 @@ def sweep_fold(
     clfs
         Unfitted, of one kind; they are fitted here.
     device
-        Where logistic regressions are fitted.
+        Where logistic regressions are fitted; the processor when None.
     """
     first = clfs[0]
-    place_for(first, device)  # a candidate may be another kind than the head it comes from
+    require_fit_on(device, first)  # a candidate may be another kind than the head it comes from
     # Subclasses may mean something else by the same parameters, so the type is compared exactly.
     if type(_machine(first)) in (SVC, SVR) and len(fold.X_train) <= LARGE_ROWS:
         if all(_machine(clf).kernel in ("linear", "rbf") for clf in clfs):
@@ -120,12 +120,12 @@ def _kernel(products: Array, left: Array, right: Array, gamma: float | None) -> 
 
 
 def _sweep_logistic(
-    clfs: list[Any], fold: Fold, scorer: Scorer, device: str
+    clfs: list[Any], fold: Fold, scorer: Scorer, device: Device | None
 ) -> list[tuple[float, bool]]:
     """Follow C upwards, each fit starting where the one before ended."""
-    there = (
-        None if device == "cpu" else DeviceRows(fold.X_train, fold.y_train, fold.weights, device)
-    )
+    there: DeviceRows | None = None
+    if device is not None:
+        there = DeviceRows(fold.X_train, fold.y_train, fold.weights, device)
     found: dict[int, tuple[float, bool]] = {}
     last: Any = None
     for i in sorted(range(len(clfs)), key=lambda i: clfs[i].C):

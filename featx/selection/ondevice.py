@@ -1,13 +1,13 @@
-"""Logistic regression on a card: scikit-learn fits torch's arrays where they lie.
+"""Logistic regression on a card: scikit-learn fits arrays where they lie, by the array API.
 
-The search alone runs there. The head that is kept is fitted again on the processor, and needs
-neither torch nor a card.
+The search alone runs there. The head that is kept is fitted again on the processor, and needs no
+card.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sklearn
@@ -15,39 +15,37 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from featx.errors import FitError
+from featx.errors import FitError, words_of
 
 
-def place_for(clf: Any, device: str) -> str:
-    """Resolve the device on which candidates like `clf` are fitted.
+class Device(Protocol):
+    """Where arrays can lie; `featx.runtime.arrays.ArrayDevice` is one."""
 
-    Parameters
-    ----------
-    device
-        ``cpu``, a device as torch names it, or ``auto``: the best that is there and fits `clf`.
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+
+    def put(self, values: NDArray[Any]) -> Any:
+        """Copy an array to the device."""
+
+    def get(self, values: Any) -> NDArray[Any]:
+        """Copy an array from the device."""
+
+
+def require_fit_on(device: Device | None, clf: Any) -> None:
+    """Refuse a device on which candidates like `clf` are not fitted.
 
     Raises
     ------
     FitError
-        If `clf` does not run on the device that was asked for.
-    DeviceError
-        If the device is not there.
+        Saying why, and what to do.
     """
-    if device == "cpu":
-        return device
-    why = _unfit(clf)
-    if why and device == "auto":
-        return "cpu"
-    from featx.runtime.plan import choose_device
-
-    chosen = choose_device(device)
-    if why and chosen != "cpu":
-        raise FitError(f"the search does not run on {device}: {why}, or leave out --device")
-    return chosen
+    why = "" if device is None else _unfit(clf)
+    if device is not None and why:
+        raise FitError(f"the search does not run on {device.name}: {why}, or leave out --device")
 
 
 def _unfit(clf: Any) -> str:
-    """Say what keeps `clf` on the processor and what to do, if anything does."""
     name = type(clf).__name__
     if type(clf) is OneVsRestClassifier:
         return "it takes one label an image, and these have several; choose one with --label"
@@ -64,51 +62,48 @@ class DeviceRows:
     Parameters
     ----------
     X
-        float32, shape (n_samples, n_features).
+        Shape (n_samples, n_features); used as float32.
     y
         Labels of any kind, shape (n_samples,).
     weights
         Of the rows, or None.
-    device
-        As torch names it.
+
+    Raises
+    ------
+    FitError
+        If the device cannot take them, for want of memory say; `fit` raises it, too.
     """
 
     def __init__(
-        self, X: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None, device: str
+        self, X: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None, device: Device
     ) -> None:
-        import torch
-
-        self._torch, self._device = torch, torch.device(device)
+        self._device = device
         self.classes, codes = np.unique(y, return_inverse=True)
         try:
-            self._X = self._put(np.asarray(X, dtype=np.float32))
-            self._y = self._put(codes)
-            self._weights = None if weights is None else self._put(weights.astype(np.float32))
-        except torch.OutOfMemoryError:
-            raise self._too_large() from None
-
-    def _too_large(self) -> FitError:
-        where = f"the memory of {self._device}"
-        return FitError(f"the features do not fit into {where}; leave out --device")
-
-    def _put(self, values: NDArray[Any]) -> Any:
-        return self._torch.as_tensor(np.ascontiguousarray(values), device=self._device)
+            self._X, self._y = device.put(np.asarray(X, dtype=np.float32)), device.put(codes)
+            self._weights = None if weights is None else device.put(weights.astype(np.float32))
+        except RuntimeError as error:
+            raise self._failed(error) from None
 
     def fit(self, clf: LogisticRegression) -> None:
         """Fit `clf`, from its coefficients if it has some; what it learns is NumPy's."""
-        weight_of = clf.class_weight
+        weight_of, device = clf.class_weight, self._device
         if isinstance(weight_of, dict):
             known = enumerate(self.classes.tolist())
             clf.class_weight = {k: weight_of[name] for k, name in known if name in weight_of}
         if hasattr(clf, "coef_"):
-            clf.coef_, clf.intercept_ = self._put(clf.coef_), self._put(clf.intercept_)
+            clf.coef_, clf.intercept_ = device.put(clf.coef_), device.put(clf.intercept_)
         # scikit-learn asks for SciPy's switch, but calls nothing of SciPy's on these arrays.
         os.environ.setdefault("SCIPY_ARRAY_API", "1")
         try:
             with sklearn.config_context(array_api_dispatch=True):
                 clf.fit(self._X, self._y, sample_weight=self._weights)
-        except self._torch.OutOfMemoryError:
-            raise self._too_large() from None
+        except RuntimeError as error:
+            raise self._failed(error) from None
         for name in ("coef_", "intercept_", "n_iter_"):
-            setattr(clf, name, getattr(clf, name).cpu().numpy())
+            setattr(clf, name, device.get(getattr(clf, name)))
         clf.classes_, clf.class_weight = self.classes, weight_of
+
+    def _failed(self, error: RuntimeError) -> FitError:
+        where = self._device.name
+        return FitError(f"the search on {where} failed: {words_of(error)}; leave out --device")

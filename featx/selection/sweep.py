@@ -25,6 +25,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.selection.fold import Array, Fold, Scorer, sweep_fold
+from featx.selection.ondevice import Device
 from featx.selection.splits import Folds
 
 Params = Mapping[str, Any]
@@ -59,7 +60,7 @@ def sweep(
     folds: Folds,
     scorer: Scorer,
     n_jobs: int | None = None,
-    device: str = "cpu",
+    device: Device | None = None,
 ) -> Sweep:
     """Score candidates on folds.
 
@@ -76,7 +77,7 @@ def sweep(
     n_jobs
         Threads; all cores when None. Threads share the features, so nothing is copied.
     device
-        Where logistic regressions are fitted, as torch names it.
+        Where logistic regressions are fitted; the processor when None.
 
     Returns
     -------
@@ -125,7 +126,7 @@ def _score_fold(
     data: tuple[Array, Array, Array | None],
     rows: tuple[Array, Array],
     scorer: Scorer,
-    device: str,
+    device: Device | None,
 ) -> tuple[Array, Array]:
     X, y, weights = data
     train, held = rows

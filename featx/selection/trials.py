@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from featx.errors import FitError, nearest, words_of
 from featx.selection import candidates as grids
+from featx.selection.ondevice import Device
 from featx.selection.result import scored
 from featx.selection.splits import Folds
 from featx.selection.sweep import Sweep, sweep
@@ -59,7 +60,7 @@ def try_all(
     scoring: str,
     refine: int,
     n_jobs: int | None,
-    device: str = "cpu",
+    device: Device | None = None,
 ) -> Trials:
     """Score every candidate of some grids on every fold.
 
@@ -91,7 +92,7 @@ def _sweep(
     rows: Folds,
     scoring: str,
     n_jobs: int | None,
-    device: str,
+    device: Device | None,
 ) -> Sweep:
     try:
         with python_warnings.catch_warnings():

@@ -21,7 +21,7 @@ from featx.selection.multilabel import (
     whole_labels,
 )
 from featx.selection.notes import convergence_notes, edge_notes, size_notes
-from featx.selection.ondevice import place_for
+from featx.selection.ondevice import Device, require_fit_on
 from featx.selection.refit import check_weights, clone_values, refit
 from featx.selection.result import SearchResult
 from featx.selection.splits import Folds, hold_out_once, make_folds
@@ -47,7 +47,7 @@ def search(
     probabilities: bool = True,
     strata: ArrayLike | None = None,
     n_jobs: int | None = None,
-    device: str = "cpu",
+    device: Device | None = None,
 ) -> SearchResult:
     """Choose a head's parameters by cross-validation on these rows, and refit on all of them.
 
@@ -80,8 +80,8 @@ def search(
     n_jobs
         Threads; all cores when None.
     device
-        Where candidates of ``logreg`` are fitted, ``auto`` or as torch names it; the head that is
-        kept is fitted on the processor.
+        Where candidates of ``logreg`` are fitted; the processor when None, and for the head that
+        is kept.
 
     Raises
     ------
@@ -107,13 +107,13 @@ def search(
     notes += label_notes(rows, y) if task == "multilabel" else []
     notes += size_notes(head, len(y))
     if head.parts:
-        place_for(pipeline["clf"], device)
+        require_fit_on(device, pipeline["clf"])
         whole = _whole(rows, y, groups, seed)
         return combine(head, pipeline, (X, y, weights), (rows, whole), scoring, notes, n_jobs)
     listed = grids.as_grids(head.grid if grid is None else _nonempty(grid), rows)
     if task == "multilabel":
         pipeline, listed = each_label(pipeline, listed)
-    device = place_for(pipeline["clf"], device)
+    require_fit_on(device, pipeline["clf"])
     data = (X, y, weights)
     trials = try_all(pipeline, listed, data, rows, scoring, refine, n_jobs, device)
     best = int(trials.means.argmax())
