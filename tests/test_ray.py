@@ -227,6 +227,43 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_machine_of_the_cluster_that_dies_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    save_pictures(tmp_path / "photos", 600, suffix=".bmp")
+    asked = [sys.executable, "-m", "featx", "extract", "photos"]
+    network = slow_network(tmp_path, seconds=0.3)
+    machine = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    head = machine | {"include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        other = cluster.add_node(**machine)
+        on_cluster = ("--engine", "ray", "--address", cluster.address, "--json")
+        run = subprocess.Popen(
+            [*asked, "c.h5", *network, *on_cluster],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        # By default each machine gets a worker.
+        while len(workers_of(tmp_path / "c.h5")) < 2 and run.poll() is None:
+            time.sleep(0.2)
+        cluster.remove_node(other, allow_graceful=False)
+        output, log = run.communicate()
+    finally:
+        cluster.shutdown()
+    assert run.returncode == 0, log
+    assert json.loads(output)["embedded"] == 600
+    subprocess.run([*asked, "one.h5", *network], cwd=tmp_path, check=True, capture_output=True)
+    same_rows(tmp_path / "one.h5", tmp_path / "c.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path: Path) -> None:
     save_pictures(tmp_path / "photos", 600, suffix=".bmp")
     network = slow_network(tmp_path, seconds=0.5)
