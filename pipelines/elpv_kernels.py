@@ -60,6 +60,39 @@ def prepare(taps: Sequence[Array], train: Array, scale: bool = True) -> Array:
     return np.ascontiguousarray(np.concatenate(parts, axis=2), dtype=np.float32)
 
 
+def logarithms(roots: Array, floor: float = 1e-3) -> Array:
+    """Turn square roots of covariances into their matrix logarithms.
+
+    Between logarithms, straight distances are those of the log-Euclidean metric (Arsigny, Fillard,
+    Pennec and Ayache 2006, "Log-Euclidean metrics for fast and simple calculus on diffusion
+    tensors").
+
+    Parameters
+    ----------
+    roots
+        As the pooling ``cov`` gives them, shape (n_views, n_samples, n_channels * (n_channels + 1)
+        / 2): upper triangles whose entries off the diagonal are weighted by sqrt(2).
+    floor
+        Added to the eigenvalues, of which each covariance's sum to one.
+
+    Returns
+    -------
+    logarithms : float32, of the same shape and layout
+    """
+    n_channels = int(np.sqrt(2 * roots.shape[-1]))
+    i, j = np.triu_indices(n_channels)
+    scale = np.where(i == j, 1.0, np.sqrt(2.0))
+    found = np.empty(roots.shape, dtype=np.float32)
+    for view, row in np.ndindex(*roots.shape[:2]):
+        matrix = np.zeros((n_channels, n_channels))
+        matrix[i, j] = matrix[j, i] = roots[view, row] / scale
+        values, vectors = np.linalg.eigh(matrix)
+        values = np.square(np.maximum(values, 0))
+        logs = np.log(values / max(float(values.sum()), 1e-12) + floor)
+        found[view, row] = ((vectors * logs) @ vectors.T)[i, j] * scale
+    return found
+
+
 def mean_kernels(X: Array, train: Array, gammas: Sequence[float]) -> Kernels:
     """Average the RBF kernel over all pairs of views, for several widths.
 

@@ -27,9 +27,18 @@ from sklearn.metrics import roc_auc_score
 
 import featx
 from featx.evaluation import over_repeats
+from featx.manifest import load_manifest
 from featx.selection import make_folds, make_split
 from featx.selection.sweep import in_threads
-from pipelines.elpv_kernels import Kernels, Setting, mean_kernels, prepare, scores_of
+from pipelines.elpv_kernels import (
+    Kernels,
+    Setting,
+    logarithms,
+    mean_kernels,
+    prepare,
+    scores_of,
+)
+from pipelines.elpv_pictures import flattened_files
 from pipelines.places import cache_of
 
 Array = NDArray[Any]
@@ -43,7 +52,8 @@ class Pass:
     """One run over all cells: the network, the side of its input, the views, and its layers.
 
     `together` averages the views' vectors; else each view keeps its own. `share` is the weight of
-    its kernel in the mean.
+    its kernel in the mean. `pictures` is empty for the photographs, and ``flat`` for what is left
+    of them without shading, fingers and busbars.
     """
 
     backbone: str
@@ -53,15 +63,19 @@ class Pass:
     pool: str = "avgmax"
     together: bool = False
     share: int = 1
+    pictures: str = ""
 
 
 # The photographs are 300 pixels wide. How the channels of the middle layers vary together tells
-# more of a cell than their means and maxima do, and these, of deeper layers too, err elsewhere.
+# more of a cell than their means and maxima do, and these, of deeper layers too, err elsewhere. So
+# do larger pictures, and pictures without what all cells show.
 PASSES = {
     "lite2@300": Pass("efficientnet_lite2", 300, "dihedral"),
-    "lite2@300 covariance": Pass("efficientnet_lite2", 300, "dihedral", FINE, "cov", True, 2),
+    "covariance": Pass("efficientnet_lite2", 300, "dihedral", FINE, "cov", True, 2),
+    "covariance, flat": Pass("efficientnet_lite2", 300, "dihedral", FINE, "cov", True, 1, "flat"),
+    "covariance, large": Pass("efficientnet_lite2", 450, "hflip", FINE, "cov", True, 1),
 }
-FIRST, ALL = next(iter(PASSES)), "lite2@300 both"
+FIRST, ALL = next(iter(PASSES)), "lite2, four passes"
 
 GAMMAS = (2.0, 4.0)
 COSTS = (3.0, 10.0, 30.0)
@@ -135,14 +149,16 @@ def _recipe() -> dict[str, Any]:
 
 def _file(one: Pass) -> Path:
     pool = "" if one.pool == "avgmax" else f"-{one.pool}"
-    return cache_of("elpv", f"{one.backbone}-{one.side}-{one.views}{pool}")
+    kind = f"-{one.pictures}" if one.pictures else ""
+    return cache_of("elpv", f"{one.backbone}-{one.side}-{one.views}{pool}{kind}")
 
 
 def _views(one: Pass) -> list[Array]:
     """Embed what is missing; return for each layer (n_views, n_samples, n_features)."""
+    file = _file(one)
     featx.extract(
-        "elpv",
-        _file(one),
+        flattened_files(file.parent / one.pictures) if one.pictures else "elpv",
+        file,
         backbone=one.backbone,
         layers=one.layers,
         pool=one.pool,
@@ -152,10 +168,13 @@ def _views(one: Pass) -> list[Array]:
         crop_pct=1.0,
         precision="fp32",
     )
-    with featx.open_cache(_file(one)) as cache:
+    with featx.open_cache(file) as cache:
+        if [Path(name).stem for name in cache.ids] != load_manifest("elpv").ids:
+            raise SystemExit(f"{file} holds other rows than the set elpv; remove it, and run again")
         layers = [f"{layer}-{one.pool}" for layer in one.layers]
-        taps = [[t for t in cache.taps if t.split("@")[0] == layer] for layer in layers]
-        return [np.stack([np.asarray(cache.tap(t)) for t in each]) for each in taps]
+        names = [[t for t in cache.taps if t.split("@")[0] == layer] for layer in layers]
+        taps = [np.stack([np.asarray(cache.tap(t)) for t in each]) for each in names]
+    return [logarithms(tap) for tap in taps] if one.pool == "cov" else taps
 
 
 def _cells() -> Cells:

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.linalg import logm, sqrtm
 from sklearn.metrics.pairwise import rbf_kernel
 
-from pipelines.elpv_kernels import Setting, mean_kernels, prepare, scores_of
+from featx.datasets import BUILT_IN
+from pipelines.elpv_kernels import Setting, logarithms, mean_kernels, prepare, scores_of
+from pipelines.elpv_pictures import flattened, flattened_files
 from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, as_text, run, summary
 
 
@@ -121,3 +125,41 @@ def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, m
     assert "88.42" in text
     assert f"frozen: {ALL}" in text
     assert all(r["n_train"] + r["n_test"] == 240 for r in rounds)
+
+
+def test_logarithms_of_covariances():
+    rng = np.random.default_rng(0)
+    i, j = np.triu_indices(6)
+    scale = np.where(i == j, 1, np.sqrt(2))
+    maps = rng.normal(size=(2, 5, 40, 6)) * np.arange(1, 7)
+    covariances = np.einsum("vnpc,vnpd->vncd", maps, maps)
+    covariances /= np.trace(covariances, axis1=2, axis2=3)[..., None, None]
+    roots = np.array([[sqrtm(C).real[i, j] * scale for C in view] for view in covariances])
+    found = logarithms(3 * roots, floor=0.0)  # the scale of a covariance tells nothing
+    wanted = np.array([[logm(C).real[i, j] * scale for C in view] for view in covariances])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert np.isfinite(logarithms(np.zeros((1, 1, 21)))).all()  # a layer that is silent everywhere
+
+
+def test_a_flat_picture_keeps_what_rows_and_columns_do_not_explain():
+    rows, columns = np.linspace(0, 60, 40), 40 * (np.arange(50) % 10 == 0)
+    picture = (rows[:, None] + columns + 20).astype(np.uint8)
+    assert np.abs(flattened(picture).astype(int) - 128).mean() < 40
+    assert (flattened(np.full((8, 9), 7, np.uint8)) == 128).all()
+    cracked = picture.copy()
+    cracked[10:20, 23] -= 15
+    found = flattened(cracked)
+    assert found[10:20, 23].max() < 60 < np.median(found)
+
+
+def test_flat_pictures_are_written_once_in_the_order_of_the_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.elpv_pictures.load_manifest", lambda name: BUILT_IN["digits"]())
+    files = flattened_files(tmp_path)
+    assert [file.stem for file in files] == list(BUILT_IN["digits"]().ids)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    files[3].write_bytes(b"mine")
+    assert flattened_files(tmp_path) == files
+    assert files[3].read_bytes() == b"mine"
+    with Image.open(files[0]) as picture:
+        assert picture.size == (8, 8)
