@@ -74,10 +74,13 @@ PASSES = {
     "covariance": Pass("efficientnet_lite2", 300, "dihedral", FINE, "cov", True, 2),
     "covariance, flat": Pass("efficientnet_lite2", 300, "dihedral", FINE, "cov", True, 1, "flat"),
     "covariance, large": Pass("efficientnet_lite2", 450, "hflip", FINE, "cov", True, 1),
+    "flat": Pass("efficientnet_lite2", 300, "dihedral", MIDDLE, "avgmax", True, 1, "flat"),
 }
-FIRST, ALL = next(iter(PASSES)), "lite2, four passes"
+FIRST, ALL = next(iter(PASSES)), "lite2, five passes"
 
-GAMMAS = (2.0, 4.0)
+GAMMAS = (1.0, 2.0, 4.0)
+WIDTHS = (0.25, 0.5, 1.0)
+"""Of the kernels whose mean stands for a pass with its views together, in units of a gamma."""
 COSTS = (3.0, 10.0, 30.0)
 RIDGES = (0.0, 1.0)
 FOLDS = 4
@@ -144,7 +147,7 @@ def main() -> None:
 def _recipe() -> dict[str, Any]:
     passes = {name: asdict(one) for name, one in PASSES.items()}
     return {"passes": passes, "gammas": GAMMAS, "costs": COSTS, "ridges": RIDGES,
-            "unsure": UNSURE, "folds": FOLDS}  # fmt: skip
+            "widths": WIDTHS, "unsure": UNSURE, "folds": FOLDS}  # fmt: skip
 
 
 def _file(one: Pass) -> Path:
@@ -220,7 +223,10 @@ def _recipes(taps: dict[str, list[Array]], train: Array) -> Iterator[tuple[str, 
     whole = sum(PASSES[name].share for name in taps)
     for name, views in taps.items():
         scale = PASSES[name].pool != "cov"  # whose columns are parts of one matrix
-        kernels = mean_kernels(prepare(views, train, scale), train, GAMMAS)
+        widths = WIDTHS if PASSES[name].together else (1.0,)
+        gammas = sorted({gamma * width for gamma in GAMMAS for width in widths})
+        found = mean_kernels(prepare(views, train, scale), train, gammas)
+        kernels = {g: np.mean([found[g * width] for width in widths], axis=0) for g in GAMMAS}
         if name == FIRST:
             yield name, kernels
         share = np.float32(PASSES[name].share / whole)
