@@ -1,8 +1,7 @@
 """ELPV's photographs without what every cell shows: its shading, fingers and busbars.
 
-A sound cell is a product of a row and a column, near enough: what is left once the medians of each
-column and then of each row are taken off is cracks, dark regions and the grain of the silicon. Two
-views of one photograph tell more than one, and they err apart.
+Fingers and busbars run along rows and columns: what is left once the medians of each column and
+then of each row are taken off is cracks, dark regions and the grain of the silicon.
 """
 
 from __future__ import annotations

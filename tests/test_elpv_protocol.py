@@ -145,9 +145,9 @@ def test_logarithms_of_covariances():
 
 
 def test_a_flat_picture_keeps_what_rows_and_columns_do_not_explain():
-    rows, columns = np.linspace(0, 60, 40), 40 * (np.arange(50) % 10 == 0)
+    rows, columns = np.arange(40), 40 * (np.arange(50) % 10 == 0)
     picture = (rows[:, None] + columns + 20).astype(np.uint8)
-    assert np.abs(flattened(picture).astype(int) - 128).mean() < 40
+    assert (flattened(picture) == 128).all()
     assert (flattened(np.full((8, 9), 7, np.uint8)) == 128).all()
     cracked = picture.copy()
     cracked[10:20, 23] -= 15

@@ -252,6 +252,7 @@ def test_a_machine_of_the_cluster_that_dies_loses_nothing(
         # By default each machine gets a worker.
         while len(workers_of(tmp_path / "c.h5")) < 2 and run.poll() is None:
             time.sleep(0.2)
+        assert run.poll() is None, run.communicate()  # else nothing is lost with the machine
         cluster.remove_node(other, allow_graceful=False)
         output, log = run.communicate()
     finally:

@@ -156,17 +156,19 @@ class Measurement:
         samples = self.samples
         if samples.names:
             check_labels(samples.y[train], samples.names)
-        return search(
-            self.head,
-            samples.take(train),
-            samples.y[train],
-            folds=self.plan.folds if folds is None else folds,
-            groups=None if samples.groups is None else samples.groups[train],
-            seed=seed,
-            sample_weight=None if samples.weights is None else samples.weights[train],
-            one_standard_error=self.one_standard_error,
-            device=self.device,
-        )
+        how = self._how(train, seed, folds)
+        return search(self.head, samples.take(train), samples.y[train], device=self.device, **how)
+
+    def _how(self, train: Rows, seed: int, folds: Any) -> dict[str, Any]:
+        """How these rows are searched, in memory or not."""
+        samples = self.samples
+        return {
+            "folds": self.plan.folds if folds is None else folds,
+            "groups": None if samples.groups is None else samples.groups[train],
+            "seed": seed,
+            "sample_weight": None if samples.weights is None else samples.weights[train],
+            "one_standard_error": self.one_standard_error,
+        }
 
     def _score(self, found: SearchResult, at: Rows) -> Scores:
         parts = [

@@ -23,16 +23,8 @@ class StreamedMeasurement(Measurement):
     def _search(self, train: Rows, seed: int, folds: Any) -> SearchResult:
         samples, chosen = self.samples, train
         blocks = Blocks(lambda at: samples.take(chosen[at]), len(train), samples.n_features)
-        return search_blocks(
-            self.head,
-            blocks,
-            samples.y[train],
-            folds=self.plan.folds if folds is None else folds,
-            groups=None if samples.groups is None else samples.groups[train],
-            seed=seed,
-            sample_weight=None if samples.weights is None else samples.weights[train],
-            one_standard_error=self.one_standard_error,
-        )
+        how = self._how(train, seed, folds)
+        return search_blocks(self.head, blocks, samples.y[train], **how)
 
 
 def measurement(head: Head, samples: Samples, options: FitOptions) -> Measurement:

@@ -45,7 +45,7 @@ def sweep_fold(
         Where logistic regressions are fitted; the processor when None.
     """
     first = clfs[0]
-    require_fit_on(device, first)  # a candidate may be another kind than the head it comes from
+    require_fit_on(device, first)  # a grid, or several labels, change the head that was asked for
     # Subclasses may mean something else by the same parameters, so the type is compared exactly.
     if type(_machine(first)) in (SVC, SVR) and len(fold.X_train) <= LARGE_ROWS:
         if all(_machine(clf).kernel in ("linear", "rbf") for clf in clfs):

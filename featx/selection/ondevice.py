@@ -46,10 +46,11 @@ def require_fit_on(device: Device | None, clf: Any) -> None:
 
 
 def _unfit(clf: Any) -> str:
-    name = type(clf).__name__
     if type(clf) is OneVsRestClassifier:
         return "it takes one label an image, and these have several; choose one with --label"
     if type(clf) is not LogisticRegression or clf.solver != "lbfgs":
+        solver = f" with solver {clf.solver}" if type(clf) is LogisticRegression else ""
+        name = f"{type(clf).__name__}{solver}"
         return f"of all heads logreg alone does, and this one ends in {name}; take logreg"
     if not getattr(clf.__sklearn_tags__(), "array_api_support", False):
         return f"scikit-learn {sklearn.__version__} is too old for it; install 1.9 or newer"

@@ -99,6 +99,8 @@ def _sweep(
             # A score that is undefined comes back as NaN, and is refused below by name.
             python_warnings.simplefilter("ignore", UndefinedMetricWarning)
             found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs, device)
+    except FitError:
+        raise
     except np.linalg.LinAlgError as error:
         raise FitError(
             f"{type(pipeline['clf']).__name__} finds no solution on a fold: its features do not "

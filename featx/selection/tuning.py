@@ -98,6 +98,7 @@ def search(
     head, task = head_and_task(head, y)
     X, y = check_rows(X, y, task)
     pipeline = head.build(seed, len(y))
+    require_fit_on(device, pipeline["clf"])
     if task == "multilabel":
         check_single_label(head, sample_weight)
     weights = check_weights(sample_weight, len(y), pipeline["clf"])
@@ -107,13 +108,11 @@ def search(
     notes += label_notes(rows, y) if task == "multilabel" else []
     notes += size_notes(head, len(y))
     if head.parts:
-        require_fit_on(device, pipeline["clf"])
         whole = _whole(rows, y, groups, seed)
         return combine(head, pipeline, (X, y, weights), (rows, whole), scoring, notes, n_jobs)
     listed = grids.as_grids(head.grid if grid is None else _nonempty(grid), rows)
     if task == "multilabel":
         pipeline, listed = each_label(pipeline, listed)
-    require_fit_on(device, pipeline["clf"])
     data = (X, y, weights)
     trials = try_all(pipeline, listed, data, rows, scoring, refine, n_jobs, device)
     best = int(trials.means.argmax())
