@@ -6,6 +6,7 @@ import base64
 import csv
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def page(browser: Any) -> Iterator[Any]:
     assert not [text for text in odd if "401" not in text]
 
 
+@contextmanager
+def visiting(page: Any, service: Service) -> Iterator[None]:
+    """Open the page of a running server, and leave it while the server still answers."""
+    with serving(service) as url:
+        page.goto(url)
+        yield
+        # Pictures may still be on their way, and a request that meets no server is an error of
+        # the page.
+        page.goto("about:blank")
+
+
 def hand_over(page: Any, paths: list[Path], kind: str = "drop") -> None:
     files = [[path.name, base64.b64encode(path.read_bytes()).decode()] for path in paths]
     page.evaluate(HAND_OVER, [files, kind])
@@ -122,8 +134,7 @@ def test_drop_a_picture_and_read_the_label(page: Any, model_folder: Path, servic
         Path(r["path"]).name: r
         for r in load_model(model_folder / "m.featx").predict(model_folder / "new", **FEW).rows
     }
-    with serving(service) as url:
-        page.goto(url)
+    with visiting(page, service):
         page.wait_for_selector("#lead:not(:empty)")
         assert page.text_content("h1") == "Blue or red?"
         hand_over(page, [path])
@@ -152,8 +163,7 @@ def test_many_pictures_make_a_table_to_keep(
     odd = tmp_path / 'no "picture", =1+1.png'
     odd.write_bytes(b"no picture")
     paths = [*sorted((model_folder / "new").rglob("*.png")), odd]
-    with serving(service) as url:
-        page.goto(url)
+    with visiting(page, service):
         page.wait_for_selector("#lead:not(:empty)")
         page.set_input_files("#files", [str(path) for path in paths])
         assert answered(page).startswith("7 pictures: ")
@@ -179,8 +189,7 @@ def test_many_pictures_make_a_table_to_keep(
 
 def test_paste_token_and_keyboard(page: Any, model_folder: Path, service: Service) -> None:
     path = next((model_folder / "new" / "red").glob("*.png"))
-    with serving(replace(service, token="s3cret")) as url:
-        page.goto(url)
+    with visiting(page, replace(service, token="s3cret")):
         page.wait_for_selector("dialog[open]")
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
