@@ -10,7 +10,6 @@ photograph cannot come to stand on both sides, and one matrix serves every C, fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,6 @@ from featx.selection.sweep import in_threads
 
 Array = NDArray[Any]
 Kernels = dict[float, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the search chooses: width of the kernel, cost, and the share of the ridge's score."""
-
-    gamma: float
-    cost: float
-    ridge: float
 
 
 def prepare(taps: Sequence[Array], train: Array, scale: bool = True) -> Array:
@@ -138,33 +128,43 @@ def _unit(K: NDArray[np.float32], train: Array) -> NDArray[np.float32]:
 
 
 def scores_of(
-    K: Array, y: Array, weight: Array, train: Array, other: Array, settings: Sequence[Setting]
+    K: Array,
+    y: Array,
+    weight: Array,
+    train: Array,
+    other: Array,
+    costs: Sequence[float],
+    ridges: Sequence[float],
 ) -> list[Array]:
     """Fit on training rows; score other rows, above zero where the label 1 is called.
 
-    The score is that of a support vector machine, plus a share of that of a kernel ridge
-    regression on -1 and 1: two losses on one kernel err a little apart.
+    The score is the mean of those of a support vector machine at each cost, plus a share of that
+    of a kernel ridge regression on -1 and 1: costs, and two losses, on one kernel err a little
+    apart.
 
     Parameters
     ----------
     K
-        Kernel of all rows at one gamma.
+        Kernel of all rows at one width.
     y, weight
         0 and 1, and the confidence in each, shape (n_samples,).
+    costs
+        Of the machines that are averaged.
+    ridges
+        Shares of the ridge's score.
 
     Returns
     -------
-    scores : for each setting float64, shape (n_other,)
+    scores : for each share of `ridges` float64, shape (n_other,)
     """
     inner, across = (np.asarray(K[np.ix_(at, train)], np.float64) for at in (train, other))
+    machines = np.zeros(len(other))
+    for cost in costs:
+        svc = SVC(kernel="precomputed", C=cost, cache_size=500)
+        fitted = svc.fit(inner, y[train], sample_weight=weight[train])
+        machines += fitted.decision_function(across) / len(costs)
     ridge = _ridge(inner, across, y[train], weight[train])
-    machines: dict[float, Array] = {}
-    for setting in settings:
-        if setting.cost not in machines:
-            svc = SVC(kernel="precomputed", C=setting.cost, cache_size=500)
-            fitted = svc.fit(inner, y[train], sample_weight=weight[train])
-            machines[setting.cost] = fitted.decision_function(across)
-    return [machines[s.cost] + s.ridge * ridge for s in settings]
+    return [machines + share * ridge for share in ridges]
 
 
 def _ridge(inner: Array, across: Array, y: Array, weight: Array) -> Array:

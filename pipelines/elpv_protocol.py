@@ -2,7 +2,7 @@
 
 20 repeats of 75/25, stratified by cell type and defect probability p (Deitsch et al. 2019, arXiv
 1807.02894); their indices are not published, so the protocol is approximate. Every repeat chooses
-width, cost and blend by folds of its own training rows. The passes and their shares were settled
+width and blend by folds of its own training rows. The passes and their shares were settled
 once, by looking at the random splits: that much of the figure is not nested. Beside it
 stand splits that keep blocks of neighbours in the file on one side, as one module may be in both
 parts of a random split. The set knows p of 0, 1/3, 2/3 and 1, so p > 1/2 and p >= 1/2 are the same
@@ -32,7 +32,6 @@ from featx.selection import make_folds, make_split
 from featx.selection.sweep import in_threads
 from pipelines.elpv_kernels import (
     Kernels,
-    Setting,
     logarithms,
     mean_kernels,
     prepare,
@@ -82,6 +81,7 @@ GAMMAS = (1.0, 2.0, 4.0)
 WIDTHS = (0.25, 0.5, 1.0)
 """Of the kernels whose mean stands for a pass with its views together, in units of a gamma."""
 COSTS = (3.0, 10.0, 30.0)
+"""Of the machines that are averaged."""
 RIDGES = (0.0, 1.0)
 FOLDS = 4
 UNSURE = 0.5
@@ -244,23 +244,25 @@ def _one(
     """Choose on the inner folds, fit on all training rows, measure on the test rows."""
     train, test = split
     y, weight = truth.astype(int), np.where(cells.certain, 1.0, UNSURE)
-    means: dict[Setting, float] = {}
+    means: dict[tuple[float, float], float] = {}
     for gamma, K in kernels.items():
-        settings = [Setting(gamma, cost, ridge) for cost in COSTS for ridge in RIDGES]
         with in_threads(None, len(inner)):
-            folds = Parallel()(delayed(scores_of)(K, y, weight, a, b, settings) for a, b in inner)
-        for i, setting in enumerate(settings):
+            folds = Parallel()(
+                delayed(scores_of)(K, y, weight, a, b, COSTS, RIDGES) for a, b in inner
+            )
+        for i, ridge in enumerate(RIDGES):
             measured = [figures(y[b], found[i]) for (_, b), found in zip(inner, folds, strict=True)]
-            means[setting] = float(np.mean([m["accuracy"] + m["roc_auc"] for m in measured]))
-    best = max(means, key=lambda setting: means[setting])
-    scores = scores_of(kernels[best.gamma], y, weight, train, test, [best])[0]
+            means[gamma, ridge] = float(np.mean([m["accuracy"] + m["roc_auc"] for m in measured]))
+    gamma, ridge = max(means, key=lambda setting: means[setting])
+    scores = scores_of(kernels[gamma], y, weight, train, test, COSTS, [ridge])[0]
     place = {row: i for i, row in enumerate(test)}
     measured_on = {
         name: figures(y[rows], scores[[place[r] for r in rows]])
         for name, rows in cells.subsets(test).items()
     }
     sizes = {"n_train": len(train), "n_test": len(test)}
-    return {"setting": asdict(best), **sizes, "test": measured_on}
+    setting = {"gamma": gamma, "ridge": ridge}
+    return {"setting": setting, **sizes, "test": measured_on}
 
 
 def figures(y: Array, scores: Array) -> dict[str, float]:

@@ -7,7 +7,7 @@ from scipy.linalg import logm, sqrtm
 from sklearn.metrics.pairwise import rbf_kernel
 
 from featx.datasets import BUILT_IN
-from pipelines.elpv_kernels import Setting, logarithms, mean_kernels, prepare, scores_of
+from pipelines.elpv_kernels import logarithms, mean_kernels, prepare, scores_of
 from pipelines.elpv_pictures import flattened, flattened_files
 from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, as_text, run, summary
 
@@ -90,10 +90,14 @@ def test_labels_of_other_rows_change_no_score(taps, cells):
     K = mean_kernels(prepare(taps, train), train, (2.0,))[2.0]
     y, other = (cells.probability > 0.5).astype(int), (cells.probability > 0.5).astype(int)
     other[test] = 1 - other[test]
-    settings = [Setting(2.0, 3.0, 0.0), Setting(2.0, 3.0, 1.0)]
-    first, second = (scores_of(K, v, np.ones(240), train, test, settings) for v in (y, other))
+    first, second = (
+        scores_of(K, v, np.ones(240), train, test, [1.0, 3.0], [0.0, 1.0]) for v in (y, other)
+    )
     np.testing.assert_array_equal(first, second)
     assert not np.allclose(first[0], first[1])
+    alone = [scores_of(K, y, np.ones(240), train, test, [c], [0.0])[0] for c in (1.0, 3.0)]
+    assert not np.allclose(*alone)
+    np.testing.assert_allclose(first[0], np.mean(alone, axis=0), atol=1e-12)
 
 
 def test_a_low_weight_makes_a_cell_count_less(taps, cells):
@@ -103,9 +107,9 @@ def test_a_low_weight_makes_a_cell_count_less(taps, cells):
     doubted = np.flatnonzero(y)[0]
     y[doubted] = 0
     weight = np.ones(240)
-    heavy = scores_of(K, y, weight, rows, rows, [Setting(2.0, 3.0, 1.0)])[0]
+    heavy = scores_of(K, y, weight, rows, rows, [3.0], [1.0])[0]
     weight[doubted] = 0.01
-    light = scores_of(K, y, weight, rows, rows, [Setting(2.0, 3.0, 1.0)])[0]
+    light = scores_of(K, y, weight, rows, rows, [3.0], [1.0])[0]
     assert light[doubted] > heavy[doubted]
 
 
