@@ -18,6 +18,7 @@ from featx.extraction import extract
 from featx.fitting.leaderboard import Entry, pareto_front
 from featx.fitting.plotting import draw_leaderboard
 from featx.fitting.transferability import evidence, logme
+from featx.streaming import Blocks
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,23 @@ def test_choosing_among_many_useless_lines_is_worth_the_baseline(
     best = found.rows[0].score["value"]
     assert found.selected["score"]["value"] < best
     assert found.selected["score"]["low"] < 0.5 < found.selected["score"]["high"]
+
+
+def test_features_that_stay_in_the_file_make_the_same_board(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [folder / "large.h5"]
+    held = compare(caches, heads=["ridge", "lda"], folds=3, memory="ram")
+    with caplog.at_level("INFO", "featx"):
+        streamed = compare(caches, heads=["ridge", "lda"], folds=3, memory="stream")
+    said = [line for line in caplog.messages if "read in blocks, as asked" in line]
+    assert len(said) == 4  # each tap with each head
+    assert len(streamed.rows) == 4
+    for one, other in zip(held.rows, streamed.rows, strict=True):
+        assert (one.tap, one.head, one.score) == (other.tap, other.head, other.score)
+        assert one.logme == pytest.approx(other.logme, rel=1e-9)
+    with pytest.raises(FitError, match="head knn as set up here needs all rows in memory"):
+        compare(caches, heads=["knn"], folds=3, memory="stream")
 
 
 def test_rows_that_not_all_have_are_left_out(folder: Path, tiny: dict[str, Any]) -> None:
@@ -124,6 +142,9 @@ def test_better_features_have_a_higher_score(width: int) -> None:
     noise = rng.normal(size=(60, width))
     shifted = noise + 2.0 * (y[:, None] == np.array(["a", "b", "c"])[np.arange(width) % 3])
     assert logme(shifted, y) > logme(noise, y)
+    in_blocks = Blocks.of(shifted, step=7)
+    assert logme(in_blocks, y) == pytest.approx(logme(shifted, y), rel=1e-9)
+    assert in_blocks.passes == 1
 
 
 def test_the_plot_is_a_picture_that_can_be_made_again(folder: Path) -> None:

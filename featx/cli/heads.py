@@ -9,6 +9,10 @@ import typer
 
 from featx.cli.app import CacheFile, Json, ModelFile, command, show
 
+Memory = Annotated[
+    str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
+]
+
 
 @command
 def fit(
@@ -51,9 +55,7 @@ def fit(
     abstain: Annotated[
         float | None, typer.Option(help="Share of errors allowed among what is answered.")
     ] = None,
-    memory: Annotated[
-        str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
-    ] = "auto",
+    memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
@@ -111,6 +113,7 @@ def compare(
     ] = None,
     folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
     seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    memory: Memory = "auto",
     as_json: Json = False,
 ) -> None:
     """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
@@ -118,6 +121,15 @@ def compare(
     from featx.printing import leaderboard_text
 
     names = [name.strip() for name in heads.split(",") if name.strip()]
-    files = {"out": out, "plot": plot}
-    found = run(caches, names, **files, label=label, groups=groups, folds=folds, seed=seed)
+    found = run(
+        caches,
+        names,
+        out=out,
+        plot=plot,
+        label=label,
+        groups=groups,
+        folds=folds,
+        seed=seed,
+        memory=memory,
+    )
     show(found.to_dict(), as_json, leaderboard_text(found.to_dict()))

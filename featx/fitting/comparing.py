@@ -18,13 +18,15 @@ from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.leaderboard import Comparison, Entry, pareto_front
+from featx.fitting.options import FitOptions
 from featx.fitting.plotting import draw_leaderboard, require_png
-from featx.fitting.samples import Samples, require_seed
-from featx.fitting.scoring import Scores, score_rows
+from featx.fitting.samples import Samples
+from featx.fitting.scoring import Scores
+from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
-from featx.selection import make_folds, search
+from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
 from featx.selection.splits import Folds
 
@@ -48,6 +50,7 @@ def compare(
     groups: str | None = None,
     folds: int = 5,
     seed: int = 0,
+    memory: str = "auto",
 ) -> Comparison:
     """Measure every tap of every cache with every head, on the same rows and folds.
 
@@ -67,6 +70,8 @@ def compare(
         Outer folds, and folds of each search.
     seed
         Of every shuffle.
+    memory
+        As in `featx.fitting.options.FitOptions`, for each line.
 
     Raises
     ------
@@ -81,24 +86,23 @@ def compare(
     """
     if not caches or not heads:
         raise FitError("there is nothing to compare; name a cache and a head at least")
-    require_seed(seed)
+    options = FitOptions(label=label, groups=groups, folds=folds, seed=seed, memory=memory)
     if out is not None:
         require_writable(Path(out), "table", *caches)
     if plot is not None:
         require_png(plot, out)
     chosen = [get_head(head) for head in heads]
-    columns = Columns(label=label, groups=groups)
-    shared, excluded = _shared(caches, columns, chosen[0])
+    shared, excluded = _shared(caches, options.columns, chosen[0])
     lines: list[_Line] = []
     plan: tuple[Folds, list[Warn]] | None = None
     for given in caches:
         with opened(given) as cache:
             for tap in cache.taps:
-                samples = _ordered(cache, replace(columns, tap=tap), chosen[0], shared)
+                samples = _ordered(cache, replace(options.columns, tap=tap), chosen[0], shared)
                 if plan is None:
                     first, plan = samples, _folds(samples, folds, seed)
                 _require_same_labels(first, samples, cache)
-                lines += _lines(cache, samples, chosen, plan[0], seed)
+                lines += _lines(cache, samples, chosen, plan[0], options)
     assert plan is not None
     found = _comparison(first, lines, plan, excluded, seed)
     if out is not None:
@@ -146,35 +150,28 @@ def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
 
 
 def _lines(
-    cache: Cache, samples: Samples, heads: list[Head], folds: Folds, seed: int
+    cache: Cache, samples: Samples, heads: list[Head], folds: Folds, options: FitOptions
 ) -> list[_Line]:
-    X = samples.take(np.arange(len(samples)))
-    transfer = logme(X, samples.y)
+    transfer = logme(blocks_of(samples, np.arange(len(samples))), samples.y)
     found = []
     for head in heads:
+        measured = measurement(head, samples, replace(options, folds=len(folds)))
         start, inner, held = time.perf_counter(), [], []
         for train, test in folds:
-            result = search(
-                head,
-                X[train],
-                samples.y[train],
-                folds=len(folds),
-                groups=None if samples.groups is None else samples.groups[train],
-                seed=seed,
-            )
+            result = measured.search(train, options.seed)
             inner.append(result.best_score)
-            held.append(score_rows(result.estimator, X[test], samples.classes))
+            held.append(measured.score(result, test))
         seconds = (time.perf_counter() - start) / len(folds)
         entry = Entry(
             cache=str(cache.path),
             backbone=cache.spec.architecture,
             tap=samples.tap,
             head=head.name,
-            n_features=X.shape[1],
-            score=_measure(samples, folds, held, seed)[_metric(samples)],
+            n_features=samples.n_features,
+            score=_measure(samples, folds, held, options.seed)[_metric(samples)],
             logme=transfer,
             fit_seconds=seconds,
-            bytes_per_image=X.shape[1] * np.dtype(cache.spec.dtype).itemsize,
+            bytes_per_image=samples.n_features * np.dtype(cache.spec.dtype).itemsize,
             ms_per_image=_milliseconds(cache),
         )
         found.append(_Line(entry, inner, held))

@@ -107,8 +107,8 @@ class Measurement:
         leaks = leak_warnings(
             train, split.test, digests=samples.digests, groups=samples.groups, y=samples.y
         )
-        found = self._search(train, seed, folds)
-        scores = self._score(found, split.test)
+        found = self.search(train, seed, folds)
+        scores = self.score(found, split.test)
         return self._measured(found, train, split.test, scores, leaks)
 
     def _require_groups(self, train: Rows) -> None:
@@ -123,7 +123,7 @@ class Measurement:
         rounds = [self._outer(plan.seed + k) for k in range(plan.repeats)]
         everything = np.arange(len(samples))
         scores, notes = rounds[0]
-        found = self._search(everything, plan.seed, None)
+        found = self.search(everything, plan.seed)
         first = self._measured(found, everything, everything, scores, notes)
         others = [self._evaluate(everything, other) for other, _ in rounds[1:]]
         if others:
@@ -144,7 +144,7 @@ class Measurement:
         probabilities: NDArray[np.float64] | None = None
         for train, held in outer:
             notes += leak_warnings(train, held, digests=samples.digests, y=samples.y)
-            scores = self._score(self._search(train, seed, None), held)
+            scores = self.score(self.search(train, seed), held)
             predicted[held] = scores.predicted
             if scores.probabilities is not None:
                 if probabilities is None:
@@ -152,7 +152,8 @@ class Measurement:
                 probabilities[held] = scores.probabilities
         return Scores(predicted, probabilities), list({w["code"]: w for w in notes}.values())
 
-    def _search(self, train: Rows, seed: int, folds: Any) -> SearchResult:
+    def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+        """Search and fit on some rows; as many folds as planned, or the given ones."""
         samples = self.samples
         if samples.names:
             check_labels(samples.y[train], samples.names)
@@ -170,7 +171,8 @@ class Measurement:
             "one_standard_error": self.one_standard_error,
         }
 
-    def _score(self, found: SearchResult, at: Rows) -> Scores:
+    def score(self, found: SearchResult, at: Rows) -> Scores:
+        """Predict some rows, read a few thousand at a time."""
         parts = [
             score_rows(found.estimator, self.samples.take(some), self.samples.classes)
             for some in _batches(at)

@@ -20,11 +20,17 @@ log = logging.getLogger("featx")
 class StreamedMeasurement(Measurement):
     """Fit and measure as `Measurement` does, with X never whole in memory."""
 
-    def _search(self, train: Rows, seed: int, folds: Any) -> SearchResult:
-        samples, chosen = self.samples, train
-        blocks = Blocks(lambda at: samples.take(chosen[at]), len(train), samples.n_features)
+    def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+        """Search and fit on some rows, read in blocks."""
         how = self._how(train, seed, folds)
-        return search_blocks(self.head, blocks, samples.y[train], **how)
+        return search_blocks(
+            self.head, blocks_of(self.samples, train), self.samples.y[train], **how
+        )
+
+
+def blocks_of(samples: Samples, at: Rows) -> Blocks:
+    """Hand out the features of some samples, in the order of the positions `at`."""
+    return Blocks(lambda some: samples.take(at[some]), len(at), samples.n_features)
 
 
 def measurement(head: Head, samples: Samples, options: FitOptions) -> Measurement:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from featx.streaming.blocks import Blocks
+from featx.streaming.moments import one_hot
 
 _STEPS = 100
 _TOLERANCE = 1e-6
@@ -12,7 +17,7 @@ _TINY = 1e-12
 Floats = NDArray[np.float64]
 
 
-def logme(X: ArrayLike, y: ArrayLike) -> float:
+def logme(X: ArrayLike | Blocks, y: ArrayLike) -> float:
     """Score features by the log maximum evidence of a linear model on the labels.
 
     You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning",
@@ -21,7 +26,8 @@ def logme(X: ArrayLike, y: ArrayLike) -> float:
     Parameters
     ----------
     X
-        Shape (n_samples, n_features).
+        Shape (n_samples, n_features), or that in blocks: where there are more rows than features,
+        never whole in memory.
     y
         Shape (n_samples,): class names, or float64 for a regression; or 0 and 1 of shape
         (n_samples, n_labels).
@@ -37,32 +43,46 @@ def logme(X: ArrayLike, y: ArrayLike) -> float:
     >>> logme(noise + 3 * (y == "a")[:, None], y) > logme(noise, y)
     True
     """
-    features, labels = np.asarray(X, dtype=np.float64), np.asarray(y)
+    blocks, labels = X if isinstance(X, Blocks) else Blocks.of(np.asarray(X)), np.asarray(y)
     if labels.ndim == 2:
-        targets = labels.astype(np.float64)
+        targets: Any = labels.astype(np.float64)
     elif labels.dtype.kind == "f":
         targets = labels[:, None]
     else:
-        targets = (labels[:, None] == np.unique(labels)[None]).astype(np.float64)
-    sigma, squares = _projected(features, targets)
-    totals = (targets**2).sum(axis=0)
+        names, codes = np.unique(labels, return_inverse=True)
+        targets = one_hot(codes, len(names))
+    n, d = blocks.n_rows, blocks.n_features
+    sigma, squares = _projected(blocks, targets)
+    totals = np.asarray((targets * targets).sum(axis=0))
     found = [
-        evidence(sigma, squares[:, k], float(totals[k]), *features.shape)[0]
-        for k in range(targets.shape[1])
+        evidence(sigma, squares[:, k], float(totals[k]), n, d)[0] for k in range(targets.shape[1])
     ]
-    return float(np.mean(found) / len(features))
+    return float(np.mean(found) / n)
 
 
-def _projected(X: Floats, targets: Floats) -> tuple[Floats, Floats]:
+def _projected(blocks: Blocks, targets: Any) -> tuple[Floats, Floats]:
     """Squared singular values of X, and squared products of its left vectors with the targets."""
-    n, d = X.shape
+    n, d = blocks.n_rows, blocks.n_features
     # The smaller of the two Gram matrices gives both, without a full decomposition of X.
-    sigma, vectors = np.linalg.eigh(X @ X.T if n < d else X.T @ X)
+    if n < d:
+        X = np.concatenate(list(blocks.map(lambda _, block: block.astype(np.float64))))
+        gram, cross = X @ X.T, None
+    else:
+        gram, cross = np.zeros((d, d)), np.zeros((targets.shape[1], d))
+        for products, with_targets in blocks.map(lambda rows, X: _products(X, targets[rows])):
+            gram += products
+            cross += with_targets
+    sigma, vectors = np.linalg.eigh(gram)
     kept = sigma > sigma[-1] * max(n, d) * np.finfo(np.float64).eps
     sigma, vectors = sigma[kept], vectors[:, kept]
-    if n < d:
+    if cross is None:
         return sigma, (vectors.T @ targets) ** 2
-    return sigma, (vectors.T @ (X.T @ targets)) ** 2 / sigma[:, None]
+    return sigma, (cross @ vectors).T ** 2 / sigma[:, None]
+
+
+def _products(X: NDArray[Any], targets: Any) -> tuple[Floats, Floats]:
+    x = X.astype(np.float64)
+    return x.T @ x, targets.T @ x
 
 
 def evidence(
