@@ -137,10 +137,10 @@ def listing(place: Path, n: int, width: int) -> None:
 def rerun(place: Path, n: int, width: int) -> None:
     """Find that there is nothing to do, with a listing in memory."""
     from featx.manifest import Manifest
+    from featx.run.sync import describe_rows, difference, untouched_content
     from featx.sources.folder import first_folders
     from featx.sources.places import ReadFiles
     from featx.sources.text import Text
-    from featx.sync import describe_rows, difference, untouched_content
 
     ids = Text.of(Ids(n))
     stamps = np.ones((n, 2), np.int64)

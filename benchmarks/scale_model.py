@@ -28,7 +28,7 @@ CPU_RATE = CPU["cases"]["efficientnet_lite0, photo"]["images_per_second"]["featx
 GPU_RATE = 8237.0
 """ResNet-50, bf16, compiled, on an RTX 4090, forward only: quoted from timm, not measured here."""
 SHARD_ROWS, SHARD_SECONDS = 512, 30.0
-ROW_OVERHEAD = 400  # id, path, digests, label: featx.planning
+ROW_OVERHEAD = 400  # id, path, digests, label: featx.run.planning
 _MOST_CHUNKS = 100_000
 
 

@@ -27,8 +27,8 @@ from typing import Any
 from featx import load_model
 from featx.extraction import extract
 from featx.images import image_extensions
-from featx.prediction import label_rows
-from featx.references import same_options
+from featx.model.prediction import label_rows
+from featx.model.references import same_options
 from featx.runtime import enter_worker_thread
 from featx.serve.embedding import Embedder
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from featx.fitting.comparing import compare
     from featx.fitting.evaluating import evaluate
     from featx.fitting.training import fit
-    from featx.modelfile import load_model
-    from featx.publishing import report
+    from featx.model.modelfile import load_model
+    from featx.model.publishing import report
     from featx.transformer import FeatureExtractor
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
@@ -33,9 +33,9 @@ _PUBLIC = {
     "fit": "featx.fitting.training",
     "list_backbones": "featx.backbones",
     "load_backbone": "featx.backbones",
-    "load_model": "featx.modelfile",
+    "load_model": "featx.model.modelfile",
     "open_cache": "featx.cache",
-    "report": "featx.publishing",
+    "report": "featx.model.publishing",
 }
 
 __all__ = [

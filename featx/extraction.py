@@ -22,7 +22,6 @@ from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
 from featx.cache.shards import remove_parts, remove_unfinished
-from featx.dryrun import DryRun
 from featx.engines import local, ray_data
 from featx.engines.cluster import Crew, connected, plan_on
 from featx.engines.gathering import find_rows
@@ -30,15 +29,16 @@ from featx.engines.threads import Outcome
 from featx.engines.work import Ran
 from featx.errors import ExtractError
 from featx.manifest import Source
-from featx.options import ExtractOptions, ExtractResult
 from featx.portion import Dealt
-from featx.progress import Progress
 from featx.provenance import library_versions
-from featx.runs import Run
+from featx.run.dryrun import DryRun
+from featx.run.options import ExtractOptions, ExtractResult
+from featx.run.prepared import Run
+from featx.run.progress import Progress
+from featx.run.sync import Difference, describe_rows, difference, untouched_content
 from featx.runtime import RuntimePlan
 from featx.runtime.allocator import give_back
 from featx.sources.picked import pick
-from featx.sync import Difference, describe_rows, difference, untouched_content
 
 log = logging.getLogger("featx")
 

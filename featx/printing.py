@@ -8,8 +8,8 @@ from typing import Any
 
 from featx.cache.durable import size_text
 from featx.evaluation.decisions import decision_lines
-from featx.planning import Plan
 from featx.portion import listed
+from featx.run.planning import Plan
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,6 @@ from sklearn.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from featx import evaluate, fit, load_model, open_cache
-from featx.archive import dump, read_archive, write_archive
 from featx.cli import app
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
@@ -29,6 +28,7 @@ from featx.fitting.scoring import Scores
 from featx.fitting.streamed import measurement
 from featx.fitting.thresholds import decide
 from featx.heads import Head, get_head
+from featx.model.archive import dump, read_archive, write_archive
 from featx.printing import figures_text
 
 CLASSES = ["blue", "red"]

@@ -11,9 +11,9 @@ from sklearn.preprocessing import MinMaxScaler, Normalizer
 from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import FitError
-from featx.headfile import dump_head, load_head
 from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
 from featx.heads.norms import norm_name
+from featx.model.headfile import dump_head, load_head
 
 
 @pytest.fixture(scope="module")

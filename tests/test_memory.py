@@ -23,10 +23,10 @@ from featx.cache.lookup import write_id_index
 from featx.cache.writing import Whole, write_file
 from featx.manifest import Manifest
 from featx.portion import Dealing
+from featx.run.sync import describe_rows, difference, untouched_content
 from featx.sources.folder import scan_folder
 from featx.sources.places import ReadFiles
 from featx.sources.text import Text
-from featx.sync import describe_rows, difference, untouched_content
 
 SMALL, LARGE = 20_000, 40_000  # more than a block of rows, so that what blocks take is in both
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.extraction import extract
-from featx.planning import make_plan, resident_bytes
+from featx.run.planning import make_plan, resident_bytes
 
 
 def test_plan_extends_what_was_measured() -> None:

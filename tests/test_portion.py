@@ -20,8 +20,8 @@ from featx.cache import merge, open_cache
 from featx.errors import CacheError, CacheMismatchError, ExtractError, FeatxError, SourceError
 from featx.extraction import extract
 from featx.manifest import Manifest, load_manifest
+from featx.model.references import same_options
 from featx.portion import Dealing, Portion
-from featx.references import same_options
 from featx.sources import tables
 from featx.sources.again import read_again
 from featx.sources.columns import table_columns, table_labels
@@ -577,8 +577,8 @@ def test_rows_that_cannot_be_are_named_by_their_number_in_the_table(
 def test_the_image_of_a_row_is_read_from_its_shard_alone(
     photos: Path, tmp_path: Path, tiny: Options
 ) -> None:
-    from featx.publishing import extract_command
-    from featx.references import image_reader
+    from featx.model.publishing import extract_command
+    from featx.model.references import image_reader
 
     folder = source_of("tars", photos, tmp_path)
     extract(folder, tmp_path / "c.h5", **tiny, shard="2/3")

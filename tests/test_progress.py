@@ -2,7 +2,7 @@
 
 import logging
 
-from featx import progress
+from featx.run import progress
 
 
 def test_the_time_before_the_first_images_is_no_part_of_the_pace(monkeypatch, caplog):

@@ -22,7 +22,7 @@ from featx.cache import open_cache
 from featx.engines.cluster import Crew, connected, find_crew
 from featx.errors import DeviceError, ExtractError
 from featx.extraction import extract
-from featx.options import ExtractOptions
+from featx.run.options import ExtractOptions
 
 pytest.importorskip("ray.data")
 

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from featx.errors import FitError
-from featx.headfile import dump_head, load_head
 from featx.heads import HEADS
+from featx.model.headfile import dump_head, load_head
 from featx.selection import search
 from featx.streaming import Blocks, plan_memory, search_blocks
 from featx.streaming.closed import lda, ridge

@@ -14,8 +14,8 @@ from featx.cache import open_cache
 from featx.cache.format import BLOCK_ROWS
 from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
 from featx.manifest import Manifest, Stamp
+from featx.run.sync import Difference, describe_rows, difference
 from featx.sources.picked import Picked, pick
-from featx.sync import Difference, describe_rows, difference
 
 
 def listing(ids: list[str], **more: Any) -> Manifest:

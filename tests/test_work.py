@@ -21,8 +21,8 @@ from featx.engines.presence import Room
 from featx.engines.work import Assignment, Chunk, RunOverError, Worker, cut
 from featx.errors import CacheError, ExtractError, FeatxError, WeightsError
 from featx.extraction import extract
-from featx.options import ExtractOptions
-from featx.runs import Run
+from featx.run.options import ExtractOptions
+from featx.run.prepared import Run
 
 
 @pytest.fixture

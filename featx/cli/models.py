@@ -40,7 +40,7 @@ def predict(
     }
     named = {"weights": weights, "backbone": backbone}
     options |= {name: value for name, value in named.items() if value is not None}
-    from featx.modelfile import load_model
+    from featx.model.modelfile import load_model
 
     result = load_model(model).predict(source, out=out, cache=cache, **options)
     say_failures(result.failures, str(out))
@@ -121,7 +121,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
-    from featx.modelfile import load_model
+    from featx.model.modelfile import load_model
 
     named = {"weights": weights, "backbone": backbone}
     options = {name: value for name, value in named.items() if value is not None}

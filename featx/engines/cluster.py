@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from featx.engines.gathering import Deaths
 from featx.engines.silence import load_ray, quiet, silent
 from featx.errors import DeviceError, ExtractError, FeatxError, brief
-from featx.options import ExtractOptions
+from featx.run.options import ExtractOptions
 from featx.runtime import RuntimePlan, plan_runtime
 from featx.runtime.machine import cpu_cores
 

@@ -11,7 +11,7 @@ from featx.cache.known import KnownRows
 from featx.engines.threads import Outcome
 from featx.engines.work import Part, Ran
 from featx.errors import CacheError, ExtractError
-from featx.runs import Run
+from featx.run.prepared import Run
 
 _LATE_SECONDS = 30.0  # for which a shared folder may show an old listing
 _LOOK_SECONDS = 0.5

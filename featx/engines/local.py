@@ -19,9 +19,9 @@ from featx.engines.processes import run_workers
 from featx.engines.threads import Outcome
 from featx.engines.work import Assignment, Ran, cut, probe
 from featx.errors import CacheError, ExtractError
-from featx.planning import LONG_SECONDS, PROBE_IMAGES
-from featx.progress import Progress
-from featx.runs import Run
+from featx.run.planning import LONG_SECONDS, PROBE_IMAGES
+from featx.run.prepared import Run
+from featx.run.progress import Progress
 from featx.runtime import Runner
 
 log = logging.getLogger("featx")

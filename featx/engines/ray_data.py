@@ -37,9 +37,9 @@ from featx.engines.work import (
     probe,
 )
 from featx.errors import ExtractError, FeatxError, brief
-from featx.planning import LONG_SECONDS, PROBE_IMAGES
-from featx.progress import Progress
-from featx.runs import Run
+from featx.run.planning import LONG_SECONDS, PROBE_IMAGES
+from featx.run.prepared import Run
+from featx.run.progress import Progress
 
 log = logging.getLogger("featx")
 

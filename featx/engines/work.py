@@ -25,8 +25,8 @@ from featx.engines.presence import is_open, sign_in
 from featx.engines.threads import Outcome, spread
 from featx.errors import ExtractError
 from featx.manifest import Source
-from featx.options import ExtractOptions
-from featx.runs import Run
+from featx.run.options import ExtractOptions
+from featx.run.prepared import Run
 from featx.runtime import Runner
 
 _LEAST_ITEMS = 64  # of a chunk: fewer, and threads wait for each other at its end too often

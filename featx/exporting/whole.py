@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.archive import REFERENCES
 from featx.cache.durable import require_writable, size_text, write_bytes
 from featx.errors import MissingExtraError, ModelError
 from featx.exporting.graph import INPUT, output_names, require_exportable, to_onnx, whole_model
 from featx.exporting.lines import standalone_lines
 from featx.images import decode, draw_pixels
 from featx.model import Model
+from featx.model.archive import REFERENCES
+from featx.model.references import require_same_features
 from featx.preprocess import Preprocess, View
 from featx.provenance import library_versions
-from featx.references import require_same_features
 
 MOST_APART = 1e-3
 """How far a probability in ONNX Runtime may lie from featx's."""

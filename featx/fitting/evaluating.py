@@ -19,7 +19,7 @@ from featx.fitting.thresholds import worth
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
-from featx.modelfile import load_model
+from featx.model.modelfile import load_model
 from featx.selection.checks import Warn, check_groups, warn
 
 _BATCH = 8192

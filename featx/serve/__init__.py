@@ -45,7 +45,7 @@ def serve(
     ready
         Called with the address and the service when requests are answered.
     **options
-        Fields of `featx.options.ExtractOptions` that change no value: device, threads, compile;
+        Fields of `featx.run.options.ExtractOptions` that change no value: device, threads, compile;
         and `weights` or `backbone`, when their file lies elsewhere now.
 
     Raises

@@ -17,9 +17,9 @@ from featx.cache.format import tap_names
 from featx.errors import ImageError
 from featx.images import Pixels, draw
 from featx.model import Model
-from featx.options import ExtractOptions
-from featx.references import plain_image, reference_images, require_same_vectors, same_options
-from featx.runs import Run
+from featx.model.references import plain_image, reference_images, require_same_vectors, same_options
+from featx.run.options import ExtractOptions
+from featx.run.prepared import Run
 from featx.runtime import Runner, enter_worker_thread
 
 _GPU_BATCH = 32  # a batch is padded to its full size, so a large one delays a single picture
@@ -37,7 +37,7 @@ class Embedder(Run):
     model
         Says which network, preprocessing and tap.
     options
-        Fields of `featx.options.ExtractOptions` that change no value.
+        Fields of `featx.run.options.ExtractOptions` that change no value.
 
     Raises
     ------

@@ -10,8 +10,8 @@ import numpy as np
 from featx.errors import ImageError
 from featx.images import Pixels
 from featx.model import Model
-from featx.prediction import label_rows
-from featx.rowfile import Row
+from featx.model.prediction import label_rows
+from featx.model.rowfile import Row
 from featx.serve.embedding import Embedder
 from featx.serve.training import TrainingRows
 

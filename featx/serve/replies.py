@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 
 from featx.labels import SEPARATOR
 from featx.model import Model
+from featx.model.rowfile import Row
 from featx.provenance import library_versions
-from featx.rowfile import Row
 from featx.serve.embedding import Embedder
 from featx.serve.labelling import Answer
 from featx.serve.limits import Limits

@@ -18,8 +18,8 @@ from featx.fitting.samples import Samples
 from featx.heads import HEADS
 from featx.labels import joined_labels
 from featx.model import Model
-from featx.publishing import small_picture
-from featx.references import image_reader
+from featx.model.publishing import small_picture
+from featx.model.references import image_reader
 
 if TYPE_CHECKING:
     import os

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featx.cache.durable import size_text
-from featx.progress import duration
+from featx.run.progress import duration
 
 PROBE_IMAGES = 64
 LONG_SECONDS = 20.0

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.archive import N_REFERENCES, REFERENCES
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.model import Model
+from featx.model.archive import N_REFERENCES, REFERENCES
 from featx.portion import WHOLE, Dealt
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
@@ -34,7 +34,7 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     Parameters
     ----------
     options
-        Fields of `featx.options.ExtractOptions` that the user gave.
+        Fields of `featx.run.options.ExtractOptions` that the user gave.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     ModelError
         If the backbone is code of a file and the user did not name it, or `options` name a shard.
     """
-    from featx.options import DECIDE_VALUES
+    from featx.run.options import DECIDE_VALUES
 
     if options.get("shard") is not None:
         raise ModelError(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featx.errors import FeatxError, nearest
-from featx.planning import Plan
 from featx.portion import Portion
-from featx.sync import Difference
+from featx.run.planning import Plan
+from featx.run.sync import Difference
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 

@@ -20,7 +20,7 @@ from featx.fitting.scoring import Scores, score_rows
 if TYPE_CHECKING:
     from featx.exporting import Exported
     from featx.manifest import Source
-    from featx.prediction import Prediction
+    from featx.model.prediction import Prediction
 
 SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
 
@@ -133,8 +133,8 @@ class Model:
         return score_rows(self.estimator, features, self.classes)
 
     def predict(self, source: Source, **options: Any) -> Prediction:
-        """Label new images; see `featx.prediction.predict`."""
-        from featx.prediction import predict
+        """Label new images; see `featx.model.prediction.predict`."""
+        from featx.model.prediction import predict
 
         return predict(self, source, **options)
 

@@ -19,8 +19,8 @@ from featx.cache.shards import remove_parts
 from featx.fitting.thresholds import decide
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
-from featx.references import require_same_features
-from featx.rowfile import Row, open_rows, require_rows_target
+from featx.model.references import require_same_features
+from featx.model.rowfile import Row, open_rows, require_rows_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +98,9 @@ def predict(
         Where the features are kept and reused. Without it they are removed afterwards; what an
         interrupted run has done stays beside `out`, and the same command goes on from there.
     **options
-        Fields of `featx.options.ExtractOptions` that change no value: device, batch_size, threads,
-        on_error, progress; and `weights` or `backbone`, when their file lies elsewhere now.
+        Fields of `featx.run.options.ExtractOptions` that change no value: device, batch_size,
+        threads, on_error, progress; and `weights` or `backbone`, when their file lies elsewhere
+        now.
 
     Raises
     ------

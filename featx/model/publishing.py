@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.archive import REPORT
 from featx.cache.durable import require_writable
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
@@ -21,9 +20,10 @@ from featx.evaluation import json_ready
 from featx.fitting.measuring import Measured
 from featx.fitting.samples import Samples
 from featx.model import Model
-from featx.modelfile import load_model
+from featx.model.archive import REPORT
+from featx.model.modelfile import load_model
+from featx.model.references import image_reader
 from featx.portion import Dealt
-from featx.references import image_reader
 from featx.reporting import (
     FeatureMap,
     Part,

@@ -24,9 +24,9 @@ from featx.engines.threads import Job, Outcome, ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
 from featx.images import DecodeMode, decoder_spec
 from featx.manifest import Source, load_manifest
-from featx.options import ExtractOptions
-from featx.planning import Plan, make_plan
 from featx.portion import Dealt, keeps
+from featx.run.options import ExtractOptions
+from featx.run.planning import Plan, make_plan
 from featx.runtime import Runner, RuntimePlan, plan_runtime
 from featx.runtime.allocator import give_back
 from featx.runtime.plan import available_devices

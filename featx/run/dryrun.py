@@ -13,13 +13,13 @@ from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.known import KnownRows
 from featx.engines.threads import Outcome, digest_bytes
 from featx.errors import ImageError
-from featx.options import ExtractResult
-from featx.planning import PROBE_IMAGES
-from featx.progress import Progress
-from featx.runs import Run
+from featx.run.options import ExtractResult
+from featx.run.planning import PROBE_IMAGES
+from featx.run.prepared import Run
+from featx.run.progress import Progress
+from featx.run.sync import difference, untouched_content
 from featx.runtime import Runner
 from featx.sources.picked import pick
-from featx.sync import difference, untouched_content
 
 
 class DryRun(Run):

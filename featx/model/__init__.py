@@ -1,0 +1,5 @@
+"""A fitted head and all it needs to label new images: save, load, predict, report."""
+
+from featx.model.model import Model
+
+__all__ = ["Model"]
