@@ -311,6 +311,17 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(client: httpx.Client) -
         serve("none.featx", port=client.base_url.port or 0)
 
 
+def test_an_interruption_just_after_the_address_ends_it_cleanly(model_folder: Path) -> None:
+    said: list[str] = []
+
+    def ready(address: str, service: Service) -> None:
+        said.append(address)
+        signal.raise_signal(signal.SIGINT)
+
+    serve(model_folder / "m.featx", port=0, ready=ready, threads=1)
+    assert len(said) == 1
+
+
 @pytest.mark.slow
 def test_the_shell_serves_until_it_is_interrupted(model_folder: Path) -> None:
     command = [sys.executable, "-m", "featx", "serve", str(model_folder / "m.featx"), "--port", "0"]

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from featx.errors import FeatxError
 from featx.model import Model
-from featx.modelfile import load_model
+from featx.model.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
 from featx.serve.embedding import Embedder
@@ -59,9 +59,10 @@ def run(
         )
         try:
             listener.listen(2048)
-            ready(_address(host, listener), service)
-            # The signal that ended it is raised again once everything is closed.
+            # The signal that ended it is raised again once everything is closed; it may also come
+            # between the address and the first moment that the server listens to signals.
             with suppress(KeyboardInterrupt):
+                ready(_address(host, listener), service)
                 make_server(make_app(service)).run(sockets=[listener])
         finally:
             service.close()
