@@ -25,7 +25,7 @@ from featx.cache.shards import remove_parts, remove_unfinished
 from featx.engines import local, ray_data
 from featx.engines.cluster import Crew, connected, plan_on
 from featx.engines.gathering import find_rows
-from featx.engines.threads import Outcome
+from featx.engines.job import Outcome
 from featx.engines.work import Ran
 from featx.errors import ExtractError
 from featx.manifest import Source

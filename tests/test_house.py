@@ -13,7 +13,7 @@ import featx
 
 ROOT = Path(featx.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "h5py")
-WITH_TORCH = ("images.py", "backbones", "runtime", "extraction.py", "engines", "exporting")
+WITH_TORCH = ("images", "backbones", "runtime", "extraction.py", "engines", "exporting")
 
 
 def loaded_by(module: str) -> set[str]:

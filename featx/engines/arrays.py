@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from featx.backbones import load_backbone
 from featx.cache.keys import KEY_DTYPE
 from featx.cache.shards import Row
-from featx.engines.threads import Job, Outcome, ThreadLoop
+from featx.engines.job import Job, Outcome
+from featx.engines.threads import ThreadLoop
 from featx.errors import ImageError
 from featx.manifest import Manifest
 from featx.runtime import Runner, plan_runtime

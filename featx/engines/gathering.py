@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.known import KnownRows
-from featx.engines.threads import Outcome
+from featx.engines.job import Outcome
 from featx.engines.work import Part, Ran
 from featx.errors import CacheError, ExtractError
 from featx.run.prepared import Run

@@ -14,9 +14,9 @@ from featx.cache.fingerprint import ExtractSpec
 from featx.cache.known import KnownRows
 from featx.cache.shards import ShardWriter, parts_folder
 from featx.engines.gathering import Gathering
+from featx.engines.job import Outcome
 from featx.engines.presence import Room
 from featx.engines.processes import run_workers
-from featx.engines.threads import Outcome
 from featx.engines.work import Assignment, Ran, cut, probe
 from featx.errors import CacheError, ExtractError
 from featx.run.planning import LONG_SECONDS, PROBE_IMAGES

@@ -22,9 +22,9 @@ import numpy as np
 from featx.cache.known import KnownRows
 from featx.engines.cluster import FEEDER, Crew, as_one_line, result
 from featx.engines.gathering import Deaths, Gathering
+from featx.engines.job import Outcome
 from featx.engines.presence import Room
 from featx.engines.silence import data_context, load_ray
-from featx.engines.threads import Outcome
 from featx.engines.work import (
     Assignment,
     Chunk,

@@ -20,61 +20,12 @@ from numpy.typing import NDArray
 from featx.cache.keys import keys_of
 from featx.cache.known import trusted_stamp
 from featx.cache.shards import Row
+from featx.engines.job import Job, Outcome
 from featx.errors import ExtractError, ImageError
-from featx.images import DecodeMode, decode, draw, draw_pixels
-from featx.manifest import Manifest
-from featx.preprocess import Preprocess
-from featx.runtime import Runner, enter_worker_thread
+from featx.images import decode, draw, draw_pixels
+from featx.runtime import enter_worker_thread
 
 _STOP_SECONDS = 1.2  # how long an interrupted run waits for the batches in hand
-STAGES = ("read", "decode", "forward", "write")
-
-
-@dataclass
-class Outcome:
-    """What became of the items.
-
-    ``content`` is S16, shape (n,): `keys_of` the digest of each item that has or will have a row,
-    else empty.
-    """
-
-    content: NDArray[np.bytes_]
-    failed: dict[int, str] = field(default_factory=dict)
-    embedded: int = 0
-    reused: int = 0
-    busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    @property
-    def done(self) -> int:
-        """Items that need nothing more."""
-        return self.embedded + self.reused + len(self.failed)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the threads need to know.
-
-    Parameters
-    ----------
-    known
-        Tells whether the row of a content digest exists already.
-    store
-        Takes finished rows.
-    merge
-        Turns vectors of shape (n * n_views, d), one array a tap, into what is stored.
-    check
-        Called after each failure with the number of failures so far; raises to stop the run.
-    """
-
-    manifest: Manifest
-    preprocess: Preprocess
-    decode: DecodeMode
-    runner: Runner
-    known: Callable[[bytes], bool]
-    store: Callable[[list[Row]], None]
-    merge: Callable[[list[NDArray[np.float32]], int], list[NDArray[Any]]]
-    check: Callable[[int, str], None]
-    n_threads: int
 
 
 @dataclass

@@ -21,8 +21,9 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.keys import KEY_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.shards import SHARD_ROWS, ShardWriter, parts_folder
+from featx.engines.job import Outcome
 from featx.engines.presence import is_open, sign_in
-from featx.engines.threads import Outcome, spread
+from featx.engines.threads import spread
 from featx.errors import ExtractError
 from featx.manifest import Source
 from featx.run.options import ExtractOptions

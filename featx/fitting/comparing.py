@@ -28,7 +28,7 @@ from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
-from featx.selection.splits import Folds
+from featx.selection.folds import Folds
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
-from featx.selection.splits import strata_of
+from featx.selection.folds import strata_of
 
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _N_BOOT = 1000

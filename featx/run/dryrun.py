@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.known import KnownRows
-from featx.engines.threads import Outcome, digest_bytes
+from featx.engines.job import Outcome
+from featx.engines.threads import digest_bytes
 from featx.errors import ImageError
 from featx.run.options import ExtractResult
 from featx.run.planning import PROBE_IMAGES

@@ -20,7 +20,8 @@ from featx.cache.folder import holds_cache
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
 from featx.cache.shards import Row, parts_folder, require_own_shards
-from featx.engines.threads import Job, Outcome, ThreadLoop
+from featx.engines.job import Job, Outcome
+from featx.engines.threads import ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
 from featx.images import DecodeMode, decoder_spec
 from featx.manifest import Source, load_manifest

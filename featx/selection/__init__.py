@@ -1,8 +1,9 @@
 """Selection: splits, search, refit - who may see which rows. Knows neither torch nor h5py."""
 
 from featx.selection.checks import check_rows, few_samples, leak_warnings
+from featx.selection.folds import make_folds, strata_of
 from featx.selection.result import SearchResult, describe
-from featx.selection.splits import Split, SplitPlan, make_folds, make_split, strata_of
+from featx.selection.splits import Split, SplitPlan, make_split
 from featx.selection.tuning import search
 
 __all__ = [

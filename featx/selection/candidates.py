@@ -13,7 +13,7 @@ from sklearn.model_selection import ParameterGrid
 
 from featx.errors import FitError
 from featx.heads import Grid
-from featx.selection.splits import Folds
+from featx.selection.folds import Folds
 
 STRENGTHS = ("C", "alpha", "gamma")
 """Positive parameters on a log scale, whose grids could always go on."""

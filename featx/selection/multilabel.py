@@ -14,7 +14,7 @@ from featx.errors import FitError
 from featx.heads import Head
 from featx.selection.candidates import Grids
 from featx.selection.checks import Warn, warn
-from featx.selection.splits import Folds, hold_out_once, make_folds
+from featx.selection.folds import Folds, hold_out_once, make_folds
 
 
 def check_single_label(head: Head, sample_weight: Any) -> None:

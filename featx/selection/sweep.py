@@ -25,8 +25,8 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.selection.fold import Array, Fold, Scorer, sweep_fold
+from featx.selection.folds import Folds
 from featx.selection.ondevice import Device
-from featx.selection.splits import Folds
 
 Params = Mapping[str, Any]
 

@@ -14,9 +14,9 @@ from sklearn.pipeline import Pipeline
 
 from featx.errors import FitError, nearest, words_of
 from featx.selection import candidates as grids
+from featx.selection.folds import Folds
 from featx.selection.ondevice import Device
 from featx.selection.result import scored
-from featx.selection.splits import Folds
 from featx.selection.sweep import Sweep, sweep
 
 

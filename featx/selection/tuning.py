@@ -14,6 +14,7 @@ from featx.errors import FitError
 from featx.heads import Grid, Head, get_head
 from featx.selection import candidates as grids
 from featx.selection.checks import Warn, check_rows, few_samples
+from featx.selection.folds import Folds, hold_out_once, make_folds
 from featx.selection.multilabel import (
     check_single_label,
     each_label,
@@ -24,7 +25,6 @@ from featx.selection.notes import convergence_notes, edge_notes, size_notes
 from featx.selection.ondevice import Device, require_fit_on
 from featx.selection.refit import check_weights, clone_values, refit
 from featx.selection.result import SearchResult
-from featx.selection.splits import Folds, hold_out_once, make_folds
 from featx.selection.stacking import combine
 from featx.selection.trials import try_all
 

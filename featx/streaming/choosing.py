@@ -13,9 +13,9 @@ from featx.errors import FitError
 from featx.heads import HEADS, Head
 from featx.selection import candidates as grids
 from featx.selection.checks import check_classes, few_samples
+from featx.selection.folds import Folds, make_folds
 from featx.selection.notes import convergence_notes, edge_notes
 from featx.selection.result import SearchResult
-from featx.selection.splits import Folds, make_folds
 from featx.selection.trials import Trials
 from featx.selection.tuning import SCORING
 from featx.streaming.blocks import Array, Blocks, Rows, numbered
