@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from featx.extraction import extract
     from featx.fitting.comparing import compare
     from featx.fitting.evaluating import evaluate
+    from featx.fitting.publishing import report
     from featx.fitting.training import fit
     from featx.model.modelfile import load_model
-    from featx.model.publishing import report
     from featx.transformer import FeatureExtractor
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
@@ -35,7 +35,7 @@ _PUBLIC = {
     "load_backbone": "featx.backbones",
     "load_model": "featx.model.modelfile",
     "open_cache": "featx.cache",
-    "report": "featx.model.publishing",
+    "report": "featx.fitting.publishing",
 }
 
 __all__ = [

@@ -24,11 +24,11 @@ from featx.extraction import extract
 from featx.fitting.deciding import Wanted, choose
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
-from featx.fitting.scoring import Scores
 from featx.fitting.streamed import measurement
-from featx.fitting.thresholds import decide
 from featx.heads import Head, get_head
 from featx.model.archive import dump, read_archive, write_archive
+from featx.model.scoring import Scores
+from featx.model.thresholds import decide
 from featx.printing import figures_text
 
 CLASSES = ["blue", "red"]

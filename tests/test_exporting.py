@@ -28,12 +28,12 @@ from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.exporting.lines import standalone_lines
 from featx.extraction import extract
-from featx.fitting.scoring import Scores, score_rows
-from featx.fitting.thresholds import decide
 from featx.heads import HEADS, get_head
 from featx.heads.stack import over_taps
 from featx.images import draw
 from featx.model import Model
+from featx.model.scoring import Scores, score_rows
+from featx.model.thresholds import decide
 from featx.preprocess import Preprocess
 from featx.selection import search
 

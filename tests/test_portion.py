@@ -577,7 +577,7 @@ def test_rows_that_cannot_be_are_named_by_their_number_in_the_table(
 def test_the_image_of_a_row_is_read_from_its_shard_alone(
     photos: Path, tmp_path: Path, tiny: Options
 ) -> None:
-    from featx.model.publishing import extract_command
+    from featx.fitting.publishing import extract_command
     from featx.model.references import image_reader
 
     folder = source_of("tars", photos, tmp_path)

@@ -26,7 +26,7 @@ from featx import fit, load_model
 from featx.errors import CacheError, FitError, MissingExtraError, ModelError
 from featx.evaluation import baseline, evaluate
 from featx.extraction import extract
-from featx.model.publishing import report, report_data
+from featx.fitting.publishing import report, report_data
 from featx.reporting import (
     FeatureMap,
     Part,

@@ -95,7 +95,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of MODEL as one self-contained HTML page."""
-    from featx.model.publishing import report as run
+    from featx.fitting.publishing import report as run
 
     place = run(model, out)
     show({"report": str(place)}, as_json, str(place))

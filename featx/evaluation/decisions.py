@@ -141,7 +141,7 @@ def decision_lines(found: dict[str, Any]) -> list[str]:
     ----------
     found
         Thresholds of `featx.fitting.deciding.choose`, and under ``test`` the figures of
-        `featx.fitting.thresholds.worth`.
+        `featx.model.thresholds.worth`.
     """
     test = found["test"]
     worth = f"{test['answered']['value']:.1%} of the test rows answered"

@@ -25,8 +25,8 @@ from featx.exporting.layers import (
     UnitRows,
     Votes,
 )
-from featx.fitting.scoring import has_several
 from featx.heads import HEADS
+from featx.model.scoring import has_several
 
 Maker = Callable[[Any], nn.Module | None]
 

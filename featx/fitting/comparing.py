@@ -21,11 +21,11 @@ from featx.fitting.leaderboard import Comparison, Entry, pareto_front
 from featx.fitting.options import FitOptions
 from featx.fitting.plotting import draw_leaderboard, require_png
 from featx.fitting.samples import Samples
-from featx.fitting.scoring import Scores
 from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
+from featx.model.scoring import Scores
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
 from featx.selection.folds import Folds

@@ -13,8 +13,8 @@ from featx.errors import FitError
 from featx.evaluation import abstain_band, threshold_for_cost, threshold_for_precision
 from featx.fitting.measuring import Measured
 from featx.fitting.samples import Samples
-from featx.fitting.scoring import Scores, score_rows
 from featx.heads import Head
+from featx.model.scoring import Scores, score_rows
 from featx.selection import make_folds
 from featx.selection.checks import Warn, warn
 from featx.selection.refit import refit
@@ -108,11 +108,11 @@ def choose(
     """Choose thresholds on out-of-fold predictions of the training rows.
 
     The hyperparameters were chosen on the same rows, so what a threshold promises here is a little
-    too good; what it is worth is measured by `featx.fitting.thresholds.worth` on test rows.
+    too good; what it is worth is measured by `featx.model.thresholds.worth` on test rows.
 
     Returns
     -------
-    thresholds : JSON-ready, for `featx.fitting.thresholds.decide`
+    thresholds : JSON-ready, for `featx.model.thresholds.decide`
     warnings : ``precision-not-reached`` for classes that are never answered
 
     Raises

@@ -14,12 +14,12 @@ from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.samples import Samples, require_seed
-from featx.fitting.scoring import joined
-from featx.fitting.thresholds import worth
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
 from featx.model.modelfile import load_model
+from featx.model.scoring import joined
+from featx.model.thresholds import worth
 from featx.selection.checks import Warn, check_groups, warn
 
 _BATCH = 8192

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate, over_repeats
 from featx.fitting.samples import Samples
-from featx.fitting.scoring import Scores, joined, score_rows
 from featx.heads import Head
+from featx.model.scoring import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 from featx.selection.ondevice import Device

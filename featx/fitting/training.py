@@ -18,15 +18,15 @@ from featx.fitting.deciding import choose, require_decidable
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.probing import probe, require_protocol
+from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
-from featx.fitting.thresholds import worth
 from featx.heads import Head, get_head, over_taps
 from featx.model.headfile import dump_head
 from featx.model.model import Model, digest_seen
 from featx.model.modelfile import describe_model, save_model
-from featx.model.publishing import fit_command, keep_for_report, report_data
 from featx.model.references import make_references
+from featx.model.thresholds import worth
 from featx.reporting import write_report
 from featx.selection.checks import check_groups
 

@@ -1,4 +1,4 @@
-"""A fitted head and all it needs to label new images: save, load, predict, report."""
+"""A fitted head and all it needs to label new images: save, load, predict, decide."""
 
 from featx.model.model import Model
 

@@ -15,7 +15,7 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.errors import ModelError
-from featx.fitting.scoring import Scores, score_rows
+from featx.model.scoring import Scores, score_rows
 
 if TYPE_CHECKING:
     from featx.exporting import Exported
@@ -79,7 +79,7 @@ class Model:
 
     @property
     def thresholds(self) -> dict[str, Any]:
-        """What `featx.fitting.thresholds.decide` applies in prediction; empty for none."""
+        """What `featx.model.thresholds.decide` applies in prediction; empty for none."""
         return dict(self.meta.get("thresholds", {}))
 
     @property

@@ -12,11 +12,11 @@ import numpy as np
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, ModelError
-from featx.fitting.scoring import has_several
-from featx.fitting.thresholds import check_thresholds
 from featx.model.archive import FORMAT_VERSION, REPORT, dump, load, read_archive, write_archive
 from featx.model.headfile import dump_head, load_head
 from featx.model.model import SEEN, Model
+from featx.model.scoring import has_several
+from featx.model.thresholds import check_thresholds
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
-from featx.fitting.thresholds import decide
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.references import require_same_features
 from featx.model.rowfile import Row, open_rows, require_rows_target
+from featx.model.thresholds import decide
 
 if TYPE_CHECKING:
     import pandas as pd

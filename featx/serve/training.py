@@ -14,11 +14,11 @@ from featx.cache.folder import holds_cache
 from featx.cache.reader import Cache, open_cache
 from featx.errors import FeatxError, ModelError
 from featx.fitting.columns import Columns, load_samples
+from featx.fitting.publishing import small_picture
 from featx.fitting.samples import Samples
 from featx.heads import HEADS
 from featx.labels import joined_labels
 from featx.model import Model
-from featx.model.publishing import small_picture
 from featx.model.references import image_reader
 
 if TYPE_CHECKING:

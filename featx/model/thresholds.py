@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from featx.errors import ModelError
 from featx.evaluation import evaluate
 from featx.evaluation.resampling import wilson
-from featx.fitting.scoring import Scores
+from featx.model.scoring import Scores
 
 Labels = NDArray[Any]
 _NUMBER = (int, float)
