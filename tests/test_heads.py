@@ -14,6 +14,7 @@ from featx.errors import FitError
 from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
 from featx.heads.norms import norm_name
 from featx.model.headfile import dump_head, load_head
+from featx.selection import search
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,21 @@ def test_preparation_joins_the_grid_and_fixed_parameters_leave_it():
     assert isinstance(alone.build()["scale"], Normalizer)
     with pytest.raises(FitError, match="did you mean standard"):
         get_head("svm").with_preparation(["standrad"])
+
+
+@pytest.mark.parametrize("n_samples", [600, 12_000])
+def test_stochastic_gradients_come_near_the_optimum(n_samples: int) -> None:
+    """Features as a network's pooling gives them: many, correlated, far from zero."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, n_samples + 2000)
+    hidden = rng.normal(size=(len(y), 8)) @ rng.normal(size=(8, 120))
+    X = rng.normal(scale=0.3, size=(3, 120))[y] + hidden + rng.normal(size=(len(y), 120)) + 3
+    X, names = X.astype(np.float32), np.array(["a", "b", "c"])[y]
+    train, test = slice(n_samples), slice(n_samples, None)
+    scores = {}
+    for head in ("sgd", "logreg"):
+        found = search(head, X[train], names[train], folds=3)
+        assert "not-converged" not in [w["code"] for w in found.warnings]
+        scores[head] = np.mean(found.estimator.predict(X[test]) == names[test])
+    assert scores["logreg"] > 0.8
+    assert scores["sgd"] > scores["logreg"] - 0.02

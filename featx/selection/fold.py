@@ -71,9 +71,12 @@ def _fit_score(
 
 
 def has_converged(clf: Any) -> bool:
-    """Say whether a fitted estimator stopped before its last allowed iteration."""
+    """Say whether a fitted estimator stopped before its last allowed iteration, or was to reach it.
+
+    Without a tolerance it makes the iterations that it was asked for.
+    """
     limit, spent = getattr(clf, "max_iter", None), getattr(clf, "n_iter_", None)
-    if not limit or limit < 0 or spent is None:
+    if not limit or limit < 0 or spent is None or getattr(clf, "tol", 0) is None:
         return True
     return bool(np.max(spent) < limit)
 
