@@ -70,6 +70,17 @@ def tiny_flags(tiny: dict[str, object]) -> list[str]:
     ]
 
 
+def slow_network(folder: Path, seconds: float, then: str = "pass") -> list[str]:
+    """Flags for the tiny network, which waits in each forward pass and does `then`."""
+    module, call = folder / "slow.py", "        return self.classifier("
+    waiting = f"        time.sleep({seconds})\n        {then}\n{call}"
+    module.write_text(
+        TINY.replace("import torch\n", "import time\n\nimport torch\n", 1).replace(call, waiting)
+    )
+    network = ("--backbone", f"file:{module}:build", "--weights", "random", "--layer", "flatten")
+    return [*network, "--input-size", "32", "--precision", "fp32", "--compile", "off"]
+
+
 def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
     """A picture that differs for each seed: blurred noise, so that no two rows are alike."""
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture, save_pictures
+from conftest import picture, save_pictures, slow_network
 from PIL import Image
 from test_cache import flip
 
@@ -345,15 +345,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGINT", "SIGTERM"])
-def test_a_stopped_run_goes_on_where_it_was(
-    tmp_path: Path, tiny_flags: list[str], signal_name: str
-) -> None:
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, signal_name: str) -> None:
     import signal
 
     folder, cache = tmp_path / "photos", tmp_path / "c.h5"
     n = 1500
     save_pictures(folder, n, suffix=".bmp")
-    process = start(folder, cache, [*tiny_flags, "--threads", "1"])
+    # About four seconds in all: the signal comes well before the end, on a busy machine too.
+    flags = slow_network(tmp_path, seconds=0.02)
+    process = start(folder, cache, [*flags, "--threads", "1"])
     wait_for(lambda: any(parts_folder(cache).rglob("*.h5")) or process.poll() is not None)
     process.send_signal(getattr(signal, signal_name))
     stopped = time.monotonic()
@@ -363,7 +363,7 @@ def test_a_stopped_run_goes_on_where_it_was(
         assert "are done and kept" in log
         assert time.monotonic() - stopped < 20
     assert not cache.exists()
-    result = json.loads(start(folder, cache, tiny_flags).communicate()[0].splitlines()[-1])
+    result = json.loads(start(folder, cache, flags).communicate()[0].splitlines()[-1])
     assert result["reused"] >= 512
     assert result["embedded"] + result["reused"] == n
     assert leftovers(cache) == []

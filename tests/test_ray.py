@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_pictures
+from conftest import save_pictures, slow_network
 
 from featx.cache import open_cache
 from featx.engines.cluster import Crew, connected, find_crew
@@ -28,30 +28,6 @@ pytest.importorskip("ray.data")
 
 ON_RAY = ("--engine", "ray", "--address", "local", "--workers", "2", "--json")
 
-SLOW = """
-import time
-import torch
-from torch import nn
-
-
-class Slow(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.grid = nn.AdaptiveAvgPool2d(4)
-        self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(48, 2)
-
-    def forward(self, x):
-        time.sleep({seconds})
-        {then}
-        return self.classifier(self.flatten(self.grid(x * self.scale)))
-
-
-def build():
-    return Slow()
-"""
-
 
 def same_rows(one: Path, other: Path) -> None:
     with open_cache(one) as a, open_cache(other) as b:
@@ -59,13 +35,6 @@ def same_rows(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(np.asarray(a.X), np.asarray(b.X))
         assert a.failed == b.failed
         assert b.verify().ok
-
-
-def slow_network(folder: Path, seconds: float, then: str = "pass") -> list[str]:
-    module = folder / "slow.py"
-    module.write_text(SLOW.format(seconds=seconds, then=then))
-    network = ("--backbone", f"file:{module}:build", "--weights", "random", "--layer", "flatten")
-    return [*network, "--input-size", "32", "--precision", "fp32", "--compile", "off"]
 
 
 def workers_of(cache: Path) -> list[int]:
