@@ -19,8 +19,9 @@ from coloured import save_coloured
 from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
 
 from featx import fit, load_model
 from featx.errors import CacheError, FitError, MissingExtraError, ModelError
@@ -357,6 +358,23 @@ def test_labels_do_not_help_a_head_that_learns_nothing() -> None:
     assert found["verdict"] == "little"
     assert found["gain"]["value"] == 0
     assert found["answer"].startswith("Hardly.")
+
+
+def test_a_fixed_number_of_passes_is_as_many_steps_on_every_part() -> None:
+    X = np.random.default_rng(0).normal(size=(240, 3))
+    part = Part(X, np.array(["a", "b"] * 120))
+    steps: list[int] = []
+
+    class Counted(SGDClassifier):
+        def fit(self, X: Any, y: Any) -> Any:
+            steps.append(len(X) * self.max_iter)
+            return super().fit(X, y)
+
+    learning_curve(make_pipeline(Counted(max_iter=5, tol=None)), part, part)
+    assert set(steps) == {1200}
+    steps.clear()
+    learning_curve(make_pipeline(Counted(max_iter=1000)), part, part)
+    assert len(set(steps)) == 4  # a tolerance ends each by itself
 
 
 def test_parts_are_whole_groups_and_hold_every_class() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.durable import require_writable, write_bytes
 from featx.cache.reader import Cache
@@ -25,19 +26,18 @@ from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
-from featx.model.scoring import Scores
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
-from featx.selection.folds import Folds
+from featx.selection.folds import Folds, Rows
 
 
 @dataclass(frozen=True)
 class _Line:
-    """What was measured of one cache, tap and head."""
+    """What was measured of one cache, tap and head: scores of each search, and held-out answers."""
 
     entry: Entry
     inner: list[float]
-    held: list[Scores]
+    predicted: NDArray[Any]
 
 
 def compare(
@@ -152,40 +152,50 @@ def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
 def _lines(
     cache: Cache, samples: Samples, heads: list[Head], folds: Folds, options: FitOptions
 ) -> list[_Line]:
-    transfer = logme(blocks_of(samples, np.arange(len(samples))), samples.y)
+    options = replace(options, folds=len(folds))
+    # Rows are read as they lie in the file; folds are those of the order that all caches share.
+    order = np.argsort(samples.rows, kind="stable")
+    place, lying = np.argsort(order), samples.at(order)
+    parts = [(np.sort(place[train]), np.sort(place[test])) for train, test in folds]
+    inner = [_inner(samples, train, place, options) for train, _ in folds]
+    measurements = [measurement(head, lying, options) for head in heads]
+    transfer = logme(blocks_of(lying, np.arange(len(lying))), lying.y)
     found = []
-    for head in heads:
-        measured = measurement(head, samples, replace(options, folds=len(folds)))
-        start, inner, held = time.perf_counter(), [], []
-        for train, test in folds:
-            result = measured.search(train, options.seed)
-            inner.append(result.best_score)
-            held.append(measured.score(result, test))
+    for measured in measurements:
+        start, said, scores = time.perf_counter(), samples.y.copy(), []
+        for (train, test), chosen_on in zip(parts, inner, strict=True):
+            result = measured.search(train, options.seed, chosen_on)
+            scores.append(result.best_score)
+            said[order[test]] = measured.score(result, test).predicted
         seconds = (time.perf_counter() - start) / len(folds)
         entry = Entry(
             cache=str(cache.path),
             backbone=cache.spec.architecture,
             tap=samples.tap,
-            head=head.name,
+            head=measured.head.name,
             n_features=samples.n_features,
-            score=_measure(samples, folds, held, options.seed)[_metric(samples)],
+            score=_measure(samples, said, options.seed)[_metric(samples)],
             logme=transfer,
             fit_seconds=seconds,
             bytes_per_image=samples.n_features * np.dtype(cache.spec.dtype).itemsize,
             ms_per_image=_milliseconds(cache),
         )
-        found.append(_Line(entry, inner, held))
+        found.append(_Line(entry, scores, said))
     return found
+
+
+def _inner(samples: Samples, train: Rows, place: Rows, options: FitOptions) -> Folds:
+    """Folds of some rows, as positions among them once they stand in the order of the file."""
+    among, _ = _folds(samples.at(train), options.folds, options.seed)
+    rank = np.argsort(np.argsort(place[train]))
+    return [(np.sort(rank[a]), np.sort(rank[b])) for a, b in among]
 
 
 def _metric(samples: Samples) -> str:
     return "r2" if samples.task == "regression" else "accuracy"
 
 
-def _measure(samples: Samples, folds: Folds, held: list[Scores], seed: int) -> dict[str, Any]:
-    predicted = samples.y.copy()
-    for (_, test), scores in zip(folds, held, strict=True):
-        predicted[test] = scores.predicted
+def _measure(samples: Samples, predicted: NDArray[Any], seed: int) -> dict[str, Any]:
     return evaluate(
         samples.y,
         predicted,
@@ -211,7 +221,9 @@ def _comparison(
 ) -> Comparison:
     folds, notes = plan
     best = [int(np.argmax([line.inner[k] for line in lines])) for k in range(len(folds))]
-    held = [lines[i].held[k] for k, i in enumerate(best)]
+    predicted = samples.y.copy()
+    for i, (_, test) in zip(best, folds, strict=True):
+        predicted[test] = lines[i].predicted[test]
     how_often = Counter(_name(lines[i].entry) for i in best)
     metric = _metric(samples)
     known = baseline(samples.y, samples.y, task=samples.task)
@@ -221,7 +233,7 @@ def _comparison(
     return Comparison(
         rows=sorted(rows, key=lambda row: -row.score["value"]),
         selected={
-            "score": _measure(samples, folds, held, seed)[metric],
+            "score": _measure(samples, predicted, seed)[metric],
             "chosen": dict(how_often.most_common()),
         },
         baseline=known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from featx.streaming.moments import one_hot
 _STEPS = 100
 _TOLERANCE = 1e-6
 _TINY = 1e-12
+_PRODUCT_BYTES = 1 << 28
 
 Floats = NDArray[np.float64]
 
@@ -69,6 +71,8 @@ def _projected(blocks: Blocks, targets: Any) -> tuple[Floats, Floats]:
         gram, cross = X @ X.T, None
     else:
         gram, cross = np.zeros((d, d)), np.zeros((targets.shape[1], d))
+        # Each block on its way holds a matrix as large as the sum.
+        blocks = replace(blocks, workers=max(1, min(blocks.workers, _PRODUCT_BYTES // gram.nbytes)))
         for products, with_targets in blocks.map(lambda rows, X: _products(X, targets[rows])):
             gram += products
             cross += with_targets

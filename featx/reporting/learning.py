@@ -159,7 +159,8 @@ def _errors(
         with warnings.catch_warnings():
             # The search has said so already, of the fit that counts.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = clone(estimator).fit(train.X[at], train.y[at], **weighted)
+            fitted = _as_many_steps(clone(estimator), len(train.y) / len(at))
+            fitted.fit(train.X[at], train.y[at], **weighted)
             predicted = fitted.predict(test.X)
     except ValueError:
         return None  # such as fewer rows than neighbours
@@ -167,6 +168,15 @@ def _errors(
         return len(at), np.abs(np.asarray(predicted, dtype=np.float64) - test.y)
     wrong = np.asarray(predicted) != test.y
     return len(at), (wrong.any(axis=1) if task == "multilabel" else wrong).astype(np.float64)
+
+
+def _as_many_steps(estimator: Any, more: float) -> Any:
+    """Let what makes a fixed number of passes, without a tolerance, make more over fewer rows."""
+    params = estimator.get_params()
+    for name, passes in params.items():
+        if name.endswith("max_iter") and params.get(f"{name[:-8]}tol", 0) is None:
+            estimator.set_params(**{name: round(more * passes)})
+    return estimator
 
 
 def _summary(
