@@ -144,3 +144,13 @@ def test_stochastic_gradients_come_near_the_optimum(n_samples: int) -> None:
         scores[head] = np.mean(found.estimator.predict(X[test]) == names[test])
     assert scores["logreg"] > 0.8
     assert scores["sgd"] > scores["logreg"] - 0.02
+
+
+def test_stochastic_gradients_step_on_rows_of_length_one(rows):
+    X, y = rows[0], rows[1]
+    fitted = get_head("sgd").build().fit(X, y)
+    np.testing.assert_allclose(np.linalg.norm(fitted[:-1].transform(X), axis=1), 1, rtol=1e-5)
+    assert fitted["clf"].tol is not None
+    for n_samples, epochs in ((20_000, 15), (1_000_000, 5)):
+        clf = get_head("sgd").build(n_samples=n_samples)["clf"]
+        assert (clf.max_iter, clf.tol) == (epochs, None)

@@ -15,6 +15,16 @@ ROOT = Path(featx.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "h5py")
 WITH_TORCH = ("images", "backbones", "runtime", "extraction.py", "engines", "exporting")
 
+FLOORS = (
+    ("errors",),
+    ("manifest", "images", "cache", "backbones", "runtime"),
+    ("run", "engines"),
+    ("extraction",),
+    ("model",),
+    ("fitting",),
+    ("exporting", "serve", "cli"),
+)
+
 
 def loaded_by(module: str) -> set[str]:
     code = f"import {module}, sys; print(*[m for m in {HEAVY} if m in sys.modules])"
@@ -34,7 +44,11 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["featx", "featx.heads", "featx.selection", "featx.evaluation", "featx.errors", "featx.cli"],
+    [
+        *("featx", "featx.errors", "featx.cli"),
+        *("featx.heads", "featx.selection", "featx.evaluation", "featx.streaming"),
+        "featx.reporting",
+    ],
 )
 def test_light_modules_load_neither_torch_nor_h5py(module: str) -> None:
     assert loaded_by(module) == set()
@@ -54,6 +68,24 @@ def test_only_six_places_import_torch() -> None:
     for path in ROOT.rglob("*.py"):
         if imports(path) & {"torch", "torchvision", "timm"}:
             assert path.relative_to(ROOT).parts[0] in WITH_TORCH, path
+
+
+def floor_of(room: str) -> int | None:
+    return next((k for k, rooms in enumerate(FLOORS) if room in rooms), None)
+
+
+def test_no_room_imports_one_above_it() -> None:
+    checked = 0
+    for path in ROOT.rglob("*.py"):
+        floor = floor_of(path.relative_to(ROOT).parts[0].removesuffix(".py"))
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("featx."):
+                continue
+            above = floor_of(str(node.module).split(".")[1])
+            if floor is not None and above is not None:
+                checked += 1
+                assert above <= floor, f"{path} imports {node.module}"
+    assert checked > 200
 
 
 def test_public_names_exist_and_are_documented() -> None:

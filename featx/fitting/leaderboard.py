@@ -27,7 +27,8 @@ class Entry:
     logme
         Transferability score of the features, from no fit at all.
     fit_seconds
-        Of one search with its refit, mean over the outer folds.
+        Of one search with its refit and the held-out answers, reading features included; mean over
+        the outer folds.
     bytes_per_image
         On disk, of this tap.
     ms_per_image

@@ -62,7 +62,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         raise ModelError(f"no such model: {path}") from None
     except OSError as error:
         raise ModelError(f"model {path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(
