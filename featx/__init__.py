@@ -15,7 +15,7 @@ from featx.errors import FeatxError
 
 if TYPE_CHECKING:
     from featx.backbones import list_backbones, load_backbone
-    from featx.cache import open_cache
+    from featx.cache import open_cache, write_cache
     from featx.extraction import extract
     from featx.fitting.comparing import compare
     from featx.fitting.evaluating import evaluate
@@ -36,6 +36,7 @@ _PUBLIC = {
     "load_model": "featx.model.modelfile",
     "open_cache": "featx.cache",
     "report": "featx.fitting.publishing",
+    "write_cache": "featx.cache",
 }
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "load_model",
     "open_cache",
     "report",
+    "write_cache",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ SEPARATOR = "|"
 MISSING = -1
 
 Names = tuple[str, ...]
+
+Labels: TypeAlias = "list[str | None] | list[Names | None] | NDArray[np.float64]"
+"""Class names (None where missing), several names a row, or numbers (NaN where missing)."""
 
 
 def split_labels(values: Sequence[str | None]) -> list[Names | None] | None:
@@ -91,3 +94,21 @@ def joined_labels(table: NDArray[Any], classes: Sequence[str]) -> list[str | Non
         or SEPARATOR
         for row in np.asarray(table).tolist()
     ]
+
+
+def encode_labels(labels: Labels | None) -> tuple[NDArray[Any] | None, list[str] | None]:
+    """Class names become codes into their sorted list, -1 where missing; numbers stay.
+
+    Where rows have several labels, each class becomes a column.
+    """
+    if labels is None or isinstance(labels, np.ndarray):
+        return labels, None
+    if any(isinstance(label, tuple) for label in labels):
+        several = cast("list[Names | None]", labels)
+        classes = sorted({name for names in several for name in names or ()}, key=class_order)
+        return indicator(several, classes), classes
+    single = cast("list[str | None]", labels)
+    classes = sorted({label for label in single if label is not None}, key=class_order)
+    code = {name: k for k, name in enumerate(classes)}
+    codes = (-1 if label is None else code[label] for label in single)
+    return np.fromiter(codes, np.int32, len(single)), classes

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError, nearest
-from featx.labels import Names
+from featx.labels import Labels
 from featx.portion import WHOLE, Dealt, Portion
 
 Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
-
-Labels: TypeAlias = "list[str | None] | list[Names | None] | NDArray[np.float64]"
 
 _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
 

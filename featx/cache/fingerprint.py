@@ -10,6 +10,9 @@ from typing import Any
 
 FORMAT_VERSION = 1
 
+EXTERNAL = "external:"
+"""How the architecture of vectors begins that featx did not compute."""
+
 
 @dataclass(frozen=True)
 class ExtractSpec:
@@ -54,6 +57,11 @@ class ExtractSpec:
         """Read what `to_json` wrote."""
         values = json.loads(text)
         return cls(**{**values, "taps": tuple(values["taps"])})
+
+    @property
+    def is_external(self) -> bool:
+        """Whether something other than featx computed the vectors."""
+        return self.architecture.startswith(EXTERNAL)
 
     @property
     def fingerprint(self) -> str:

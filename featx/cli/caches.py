@@ -148,3 +148,33 @@ def merge(
 
     found = run(sources, cache, partial=partial, force=force).to_dict()
     show(found, as_json, merge_text(found))
+
+
+@command
+def import_(
+    file: Annotated[Path, typer.Argument(help="npz, npy (with --table), Parquet or HDF5 file.")],
+    cache: Annotated[Path, typer.Argument(help="The HDF5 file to write.")],
+    vectors: Annotated[
+        str | None, typer.Option(help="Array or column with the vectors, if several could be.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet with a row for each vector of a .npy.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Name of what computed the vectors; default: FILE's.")
+    ] = None,
+    encoder_digest: Annotated[
+        str | None, typer.Option(help="Digest of the encoder; other digests do not mix.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write vectors that something else computed as CACHE: text, speech, another network."""
+    options = {k: v for k, v in locals().items() if k not in ("file", "cache", "as_json")}
+    from featx.cache import import_vectors, open_cache
+
+    with open_cache(import_vectors(file, cache, **options)) as found:
+        rows, width = found.X.shape
+        result = {"cache": str(cache), "rows": rows, "n_features": width}
+        result |= {"fingerprint": found.fingerprint, "classes": found.classes}
+    show(result, as_json, f"{cache}: {rows} rows x {width}; next: featx fit {cache}")

@@ -115,6 +115,7 @@ def export(model: Model, path: str | os.PathLike[str], **options: Any) -> Export
     target = Path(path)
     _require_extra()
     require_writable(target, "ONNX file", model.path)
+    model.require_pictures("export")
     require_exportable(model)
     options |= {"device": "cpu", "compile": "off", "progress": False}
     chosen = require_same_features(model, {**options, "precision": "fp32"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
 from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.errors import ModelError
@@ -170,6 +170,22 @@ class Model:
             raise ModelError(
                 f"{self.name} was trained on other features than {cache.path} holds: "
                 f"{'; '.join(changed)}; extract the cache again as the model's was"
+            )
+
+    def require_pictures(self, what: str) -> None:
+        """Refuse work on pictures where the features are vectors that featx did not compute.
+
+        Raises
+        ------
+        ModelError
+            Naming the encoder, and what the model takes instead.
+        """
+        if self.spec.is_external:
+            encoder = self.spec.architecture.removeprefix(EXTERNAL)
+            raise ModelError(
+                f"{self.name} was trained on vectors of {encoder!r}, not on pictures: {what} needs "
+                "pictures; compute vectors with that encoder and pass them as a cache "
+                "(featx.write_cache) or as a matrix to model.predict"
             )
 
     @property

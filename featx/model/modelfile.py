@@ -154,7 +154,8 @@ def _spec(file: Path, meta: dict[str, Any], data: bytes) -> ExtractSpec:
         spec = ExtractSpec.from_json(data.decode())
         fingerprint = spec.fingerprint
         spec_difference(spec, spec)  # walks through all of it
-        Preprocess.from_dict(spec.preprocess), spec.decode["mode"]
+        if not spec.is_external:
+            Preprocess.from_dict(spec.preprocess), spec.decode["mode"]
     except (FeatxError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{file} is damaged: spec.json is no spec ({error})") from None
     if fingerprint != meta.get("fingerprint"):

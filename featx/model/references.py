@@ -67,6 +67,7 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """
     from featx.run.options import DECIDE_VALUES
 
+    model.require_pictures("predict")
     if options.get("shard") is not None:
         raise ModelError(
             "a model labels whole sources and takes no shard; give each run a source of its own, "
@@ -226,6 +227,8 @@ def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str
     -------
     members : name -> bytes, empty where no image can be read any more
     """
+    if cache.spec.is_external:
+        return {}  # there are no pictures
     preprocess = Preprocess.from_dict(cache.spec.preprocess)
     if any(view.scale != 1 for view in preprocess.views):
         return {}  # a larger view is not made of the resized picture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from featx.cache.assemble import Description
 from featx.cache.format import row_blocks
 from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
 from featx.cache.known import KnownRows, rows_by_id
-from featx.labels import Names, class_order, indicator
-from featx.manifest import Labels, Manifest
+from featx.labels import encode_labels
+from featx.manifest import Manifest
 from featx.sources.picked import pick
 
 
@@ -94,7 +93,7 @@ def describe_rows(
     manifest: Manifest, rows: NDArray[np.int64], failed: dict[str, str]
 ) -> Description:
     """Pick what a cache says about its rows, given as items of the manifest in ascending order."""
-    labels, classes = _encode(manifest.labels)
+    labels, classes = encode_labels(manifest.labels)
     return Description(
         ids=pick(manifest.ids, rows),
         paths=pick(manifest.paths, rows),
@@ -104,21 +103,3 @@ def describe_rows(
         columns={name: pick(values, rows) for name, values in manifest.columns.items()},
         failed=failed,
     )
-
-
-def _encode(labels: Labels | None) -> tuple[NDArray[Any] | None, list[str] | None]:
-    """Class names become codes into their sorted list, -1 where missing; numbers stay.
-
-    Where rows have several labels, each class becomes a column.
-    """
-    if labels is None or isinstance(labels, np.ndarray):
-        return labels, None
-    if any(isinstance(label, tuple) for label in labels):
-        several = cast("list[Names | None]", labels)
-        classes = sorted({name for names in several for name in names or ()}, key=class_order)
-        return indicator(several, classes), classes
-    single = cast("list[str | None]", labels)
-    classes = sorted({label for label in single if label is not None}, key=class_order)
-    code = {name: k for k, name in enumerate(classes)}
-    codes = (-1 if label is None else code[label] for label in single)
-    return np.fromiter(codes, np.int32, len(single)), classes

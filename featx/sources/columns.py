@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featx.errors import SourceError
-from featx.labels import split_labels
-from featx.manifest import Labels, printable
+from featx.labels import Labels, split_labels
+from featx.manifest import printable
 from featx.sources.text import Text, shared
 
 RESERVED = ("path", "id", "label", "split")

@@ -1,0 +1,228 @@
+"""Read vectors out of files that other programs wrote: npz, npy with a table, Parquet, HDF5."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from featx.cache.vectors import write_cache
+from featx.errors import SourceError, nearest, words_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger("featx")
+
+VECTOR_NAMES = ("X", "vectors", "features", "embeddings", "embedding", "vector")
+"""Where vectors are looked for when no name is given."""
+
+_ROLES = {
+    "id": "ids",
+    "ids": "ids",
+    "path": "paths",
+    "paths": "paths",
+    "label": "labels",
+    "labels": "labels",
+    "y": "labels",
+    "group": "groups",
+    "groups": "groups",
+    "split": "split",
+    "content": "content",
+}
+
+
+def import_vectors(
+    file: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    *,
+    vectors: str | None = None,
+    table: str | os.PathLike[str] | None = None,
+    encoder: str | None = None,
+    encoder_digest: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the vectors of a file as a cache.
+
+    Arrays or columns called ``id``, ``path``, ``label``, ``group``, ``split`` and ``content``
+    (or their plurals, or ``y``) take those parts; every other one with a value for each row becomes
+    a column. What has another shape is left out, and said.
+
+    Parameters
+    ----------
+    file
+        ``.npz``, ``.npy`` (with `table`), ``.parquet`` or HDF5.
+    cache
+        The cache to write.
+    vectors
+        Name of the array or column that holds the vectors; needed where several could.
+    table
+        CSV or Parquet with a row for each vector of a ``.npy``, in the same order.
+    encoder, encoder_digest, force
+        See `write_cache`; the name of the file when `encoder` is None.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, or it is not clear where the vectors are.
+    CacheError
+        If a value does not fit.
+
+    Examples
+    --------
+    >>> featx.cache.import_vectors("texts.npz", "texts.h5", encoder="minilm")  # doctest: +SKIP
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise SourceError(f"no such file: {path}")
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise SourceError(f"{path}: expected one of {', '.join(sorted(_READERS))}")
+    if (table is not None) != (suffix == ".npy"):
+        raise SourceError(
+            f"{path}: pass table= (--table) with a .npy, and only there: a CSV or Parquet file "
+            "with a row for each vector, in the same order"
+        )
+    try:
+        arrays = _READERS[suffix](path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
+    X = arrays.pop(_vectors_name(path, arrays, vectors))
+    if table is not None:
+        arrays |= _table(Path(table))
+    parts = _parts(path, arrays, len(X))
+    return write_cache(
+        cache,
+        X,
+        encoder=encoder or path.stem,
+        encoder_digest=encoder_digest,
+        force=force,
+        **parts,
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+def _read_npy(path: Path) -> dict[str, Any]:
+    return {"X": np.load(path, allow_pickle=False)}
+
+
+def _read_hdf5(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with h5py.File(path, "r", locking=False) as file:
+        for name in file:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"/{name} is a link, which is not followed")
+            thing = file[name]
+            if not isinstance(thing, h5py.Dataset) or not 1 <= thing.ndim <= 2:
+                continue
+            if thing.is_virtual or thing.external:
+                raise ValueError(f"/{name} lies in another file, which is not followed")
+            text = h5py.check_string_dtype(thing.dtype) is not None
+            found[name] = thing.asstr()[...] if text else thing[...]
+    return found
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(words_of(error)) from None
+    return {name: _arrow(table.column(name)) for name in table.column_names}
+
+
+def _arrow(column: pa.ChunkedArray) -> Any:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        numbers = pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+        if numbers:
+            rows = [np.asarray(value) for value in column.to_pylist() if value is not None]
+            if len(rows) == len(column) and len({len(row) for row in rows}) == 1:
+                return np.stack(rows)
+    return column.to_pylist()
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
+}
+
+
+def _vectors_name(path: Path, arrays: dict[str, Any], asked: str | None) -> str:
+    """Find what holds the vectors: the one that is named, or the only matrix of numbers."""
+    if asked is not None:
+        if asked not in arrays:
+            raise SourceError(
+                f"{path} has nothing called {asked!r}{nearest(asked, arrays)}; it has "
+                f"{', '.join(arrays) or 'nothing'}"
+            )
+        return asked
+    matrices = [name for name, values in arrays.items() if _is_matrix(values)]
+    named = [name for name in VECTOR_NAMES if name in matrices]
+    if len(matrices) == 1 or named:
+        return (named or matrices)[0]
+    raise SourceError(
+        f"{path}: {'several' if matrices else 'no'} matrices of numbers "
+        f"({', '.join(matrices or arrays) or 'it is empty'}); name the vectors with --vectors NAME"
+    )
+
+
+def _is_matrix(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "fiu"
+
+
+def _table(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _read_parquet(path)
+    import pandas as pd
+
+    try:  # text stays text
+        found = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
+    return {str(name): found[name].tolist() for name in found.columns}
+
+
+def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
+    """Sort arrays into the arguments of `write_cache`."""
+    parts: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    for name, values in arrays.items():
+        role = _ROLES.get(name.lower())
+        if role in parts:
+            raise SourceError(f"{path}: {name!r} names the {role} a second time; rename one")
+        if role is not None:
+            parts[role] = _flat(values)
+        elif len(values) == n_rows and not _is_deep(values):
+            columns[name] = _flat(values)
+        else:
+            log.warning("%s: %r is left out: not one value a row", path, name)
+    return parts | {"columns": columns}
+
+
+def _is_deep(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.ndim > 1
+
+
+def _flat(values: Any) -> list[Any]:
+    """Plain Python values; bytes become text."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [value.decode() if isinstance(value, bytes) else value for value in listed]

@@ -1,0 +1,191 @@
+"""Vectors that something else computed: written as a cache, fitted, evaluated, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import featx
+from featx.cache import import_vectors
+from featx.cli import app
+from featx.errors import CacheError, CacheMismatchError, ModelError, SourceError
+
+N, WIDTH = 120, 12
+
+
+def blobs(seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Three classes that a linear head tells apart."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(N) % 3
+    X = rng.normal(size=(N, WIDTH))
+    X[np.arange(N), y] += 6
+    return X.astype(np.float32), [f"class {k}" for k in y]
+
+
+def test_a_cache_holds_what_was_given(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(
+        tmp_path / "v.h5",
+        X,
+        ids=[f"007-{k}" for k in range(N)],
+        labels=labels,
+        groups=[f"g{k // 4}" for k in range(N)],
+        columns={"site": ["01"] * N, "age": np.arange(N)},
+        content=[f"text {k // 2}" for k in range(N)],
+        encoder="mine",
+    )
+    with featx.open_cache(path) as cache:
+        assert np.array_equal(np.asarray(cache.X), X)
+        assert list(cache.ids)[:2] == ["007-0", "007-1"]
+        assert cache.labels == labels
+        assert [str(v) for v in cache.columns["group"]][3:5] == ["g0", "g1"]
+        assert {str(v) for v in cache.columns["site"]} == {"01"}
+        assert cache.columns["age"].tolist() == list(range(N))
+        assert cache.content_digests[0] == cache.content_digests[1] != cache.content_digests[2]
+        assert cache.spec.is_external
+        assert cache.verify().ok
+
+
+def test_a_head_is_fitted_evaluated_and_predicts(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="mine")
+    featx.fit(path, head="logreg", out=tmp_path / "m.featx", report=tmp_path / "m.html")
+    other, truth = blobs(1)
+    new = featx.write_cache(tmp_path / "n.h5", other, labels=truth, encoder="mine")
+    assert featx.evaluate(tmp_path / "m.featx", new).test["accuracy"]["value"] > 0.95
+    model = featx.load_model(tmp_path / "m.featx")
+    with featx.open_cache(new) as cache:
+        found = model.predict(cache).to_frame()
+    assert (found["label"] == truth).mean() > 0.95
+    with pytest.raises(ModelError, match="vectors of 'mine', not on pictures"):
+        model.predict(tmp_path)
+
+
+def test_a_model_refuses_vectors_of_another_encoder(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="mine")
+    featx.fit(path, head="ridge", out=tmp_path / "m.featx")
+    other = featx.write_cache(tmp_path / "o.h5", X, labels=labels, encoder="another")
+    with pytest.raises(ModelError, match="external:mine -> external:another"):
+        featx.evaluate(tmp_path / "m.featx", other)
+
+
+def test_a_cache_of_another_encoder_is_not_replaced(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="a", encoder_digest="1")
+    before = path.read_bytes()
+    with pytest.raises(CacheMismatchError, match="weights_digest 1 -> 2"):
+        featx.write_cache(path, X, labels=labels, encoder="a", encoder_digest="2")
+    assert path.read_bytes() == before
+    featx.write_cache(path, X[:50], encoder="b", force=True)
+    with featx.open_cache(path) as cache:
+        assert len(cache) == 50
+
+
+def test_kinds_of_labels(tmp_path: Path) -> None:
+    X = np.eye(4, dtype=np.float16)
+
+    def written(labels: Any) -> tuple[Any, list[str] | None]:
+        with featx.open_cache(featx.write_cache(tmp_path / "v.h5", X, labels=labels)) as cache:
+            assert cache.X.dtype == np.float16
+            return cache.labels, cache.classes
+
+    assert written([10, 9, 2, 9]) == (["10", "9", "2", "9"], ["2", "9", "10"])
+    assert written(["a", None, "", "b"])[0] == ["a", None, None, "b"]
+    numbers = written(np.array([0.5, np.nan, 2.0, 3.0]))[0]
+    assert np.array_equal(numbers, [0.5, np.nan, 2.0, 3.0], equal_nan=True)
+    assert written([("a", "b"), (), None, ("b",)])[0] == ["a|b", "|", None, "b"]
+    assert written(["007", "1E5", "TRUE", "NA"])[0] == ["007", "1E5", "TRUE", "NA"]
+    assert written(None) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"ids": ["a", "b", "a", "d"]}, "id 'a' stands in rows 0 and 2"),
+        ({"ids": ["a"]}, "ids has 1 values for 4 rows"),
+        ({"labels": ["a"] * 5}, "labels has 5 values for 4 rows"),
+        ({"labels": ["a", object(), "b", "c"]}, "in row 1"),
+        ({"split": ["train", "Test", "", ""]}, "split holds 'Test' in row 1"),
+        ({"groups": [1, 2, 3]}, "column 'group' has 3 values for 4 rows"),
+        ({"columns": {"a/b": [1, 2, 3, 4]}}, "cannot name a column"),
+        ({"content": [1, 2, 3, 4]}, "content holds 1 in row 0"),
+        ({"X": np.zeros(4)}, r"the shape \(4,\)"),
+        ({"X": np.zeros((0, 3))}, r"the shape \(0, 3\)"),
+        ({"X": [["a"]]}, "not a matrix of numbers"),
+        ({"X": np.array([[1.0], [np.nan], [3.0], [4.0]])}, "first in row 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, wrong: dict, words: str) -> None:
+    given = {"X": np.eye(4), **wrong}
+    with pytest.raises(CacheError, match=words):
+        featx.write_cache(tmp_path / "v.h5", given.pop("X"), **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _files(folder: Path, X: np.ndarray, labels: list[str]) -> dict[str, dict]:
+    ids = [f"i{k}" for k in range(N)]
+    np.savez(folder / "a.npz", X=X, ids=ids, labels=labels, site=["01"] * N)
+    np.save(folder / "a.npy", X)
+    table = pd.DataFrame({"id": ids, "label": labels, "site": ["01"] * N})
+    table.to_csv(folder / "a.csv", index=False)
+    table.assign(embedding=list(X)).to_parquet(folder / "a.parquet")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["features"] = X
+        file["id"] = ids
+        file["label"] = labels
+        file["site"] = ["01"] * N
+    return {"a.npz": {}, "a.npy": {"table": folder / "a.csv"}, "a.parquet": {}, "a.h5": {}}
+
+
+def test_files_of_every_kind_give_the_same_cache(tmp_path: Path) -> None:
+    X, labels = blobs()
+    for name, options in _files(tmp_path, X, labels).items():
+        path = import_vectors(tmp_path / name, tmp_path / f"{name}.cache.h5", **options)
+        with featx.open_cache(path) as cache:
+            assert np.array_equal(np.asarray(cache.X), X), name
+            assert list(cache.ids)[-1] == f"i{N - 1}", name
+            assert cache.labels == labels, name
+            assert [str(v) for v in cache.columns["site"]] == ["01"] * N, name
+
+
+def test_a_file_that_is_not_clear_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", a=np.eye(3), b=np.eye(3))
+    np.savez(tmp_path / "code.npz", X=np.array([{}], dtype=object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:99])
+    (tmp_path / "x.txt").write_text("1 2 3")
+    cases = {
+        "two.npz": r"several matrices of numbers \(a, b\)",
+        "code.npz": "cannot be read",
+        "cut.npz": "cannot be read",
+        "x.txt": "expected one of",
+        "none.npz": "no such file",
+    }
+    for name, words in cases.items():
+        with pytest.raises(SourceError, match=words):
+            import_vectors(tmp_path / name, tmp_path / "c.h5")
+    with pytest.raises(SourceError, match="nothing called 'c'"):
+        import_vectors(tmp_path / "two.npz", tmp_path / "c.h5", vectors="c")
+    with featx.open_cache(
+        import_vectors(tmp_path / "two.npz", tmp_path / "c.h5", vectors="a", encoder="e")
+    ) as cache:
+        assert cache.X.shape == (3, 3)
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    X, labels = blobs()
+    np.savez(tmp_path / "a.npz", X=X, labels=labels)
+    ended = CliRunner().invoke(
+        app, ["import", str(tmp_path / "a.npz"), str(tmp_path / "a.h5"), "--json"]
+    )
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.output.splitlines()[-1])
+    assert (found["rows"], found["n_features"]) == (N, WIDTH)
+    assert found["classes"] == ["class 0", "class 1", "class 2"]
