@@ -2,8 +2,8 @@
 
 The policy, whatever a file's name says:
 
-* the content decides the format; only formats that Pillow reads by itself are read (no Ghostscript,
-  no stub plugins), and of an animation or a stack only the first frame;
+* the content decides the format; only those of `featx.images.formats` are read, and of an animation
+  or a stack only the first frame;
 * colour becomes 8-bit RGB: grey is repeated, CMYK is converted, 16-bit is scaled by 1/257 (never
   clipped), floats must lie in [0, 1], alpha is composed on white;
 * the EXIF orientation is applied;
@@ -17,7 +17,6 @@ in less time; everything else, and every JPEG that simplejpeg does not take, is 
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 import warnings
 import zlib
@@ -30,12 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featx.errors import ImageError, words_of
+from featx.images.formats import MAX_PIXELS, open_image
 
 Pixels = NDArray[np.uint8]
 DecodeMode = Literal["exact", "fast"]
-
-MAX_PIXELS = 178_956_970
-"""Largest picture, in pixels: Pillow's own limit for a decompression bomb."""
 
 _LARGE = 40_000_000
 _large_picture = threading.BoundedSemaphore(1)  # bounds memory: one very large picture at a time
@@ -45,18 +42,8 @@ _EXIF_ORIENTATION = 0x0112
 # Of libjpeg's warnings those after which the pixels are made up; Pillow passes over them.
 _DAMAGED = ("bad Huffman code", "premature end of data segment")
 
-# Plugins that start another program, or that cannot decode at all.
-_UNSAFE_FORMATS = {"EPS", "WMF", "HDF5", "GRIB", "BUFR", "MPEG"}
-Image.init()
-_FORMATS = tuple(sorted(set(Image.OPEN) - _UNSAFE_FORMATS))
-
 # What Pillow warns of (odd metadata, large pictures) is either refused here or has no effect.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def image_extensions() -> frozenset[str]:
-    """Lower-case file extensions, with the dot, that count as images in a folder."""
-    return frozenset(e for e, f in Image.registered_extensions().items() if f in _FORMATS)
 
 
 def decoder_spec(mode: DecodeMode) -> dict[str, Any]:
@@ -106,11 +93,9 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
     if not data:
         raise ImageError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        n_pixels = image.width * image.height
-        if n_pixels > MAX_PIXELS:
-            raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
-        with _large_picture if n_pixels > _LARGE else contextlib.nullcontext():
+        image = open_image(data)
+        large = image.width * image.height > _LARGE
+        with _large_picture if large else contextlib.nullcontext():
             smallest = _OVERSAMPLING * need if mode == "fast" and need else 0
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 return _decode_jpeg(data, image, smallest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from featx.cache.format import tap_names
 from featx.errors import ImageError
-from featx.images import Pixels, draw
+from featx.images import Pixels, draw, open_image
 from featx.model import Model
 from featx.model.references import plain_image, reference_images, require_same_vectors, same_options
 from featx.run.options import ExtractOptions
@@ -141,7 +139,7 @@ def require_pixels(data: bytes, most: int) -> None:
         Naming its size.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             width, height = image.size
     except Exception:  # whatever it is, decoding words the reason
         return
