@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from featx.cache.assemble import describes, write_cache
-from featx.cache.durable import require_writable
 from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import target_path
+from featx.cache.folder import require_target, target_path
 from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
@@ -91,7 +90,7 @@ class _Extraction(Run):
     crew: Crew | None = None
 
     def execute(self) -> ExtractResult:
-        require_writable(self.cache, "cache", self.source)
+        require_target(self.cache, self.source)
         with ExitStack() as stack:
             # Locked from before the cache in place is looked at.
             stack.enter_context(WriterLock(self.cache))

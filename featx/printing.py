@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featx.cache.durable import size_text
 from featx.evaluation.decisions import decision_lines
+from featx.files import size_text
 from featx.portion import listed
 from featx.run.planning import Plan
 

@@ -18,8 +18,9 @@ import pytest
 
 from featx.cache import Cache, ExtractSpec, open_cache, split
 from featx.cache.assemble import Description, describes, write_cache
-from featx.cache.durable import durable_h5, require_writable, write_bytes
+from featx.cache.durable import durable_h5
 from featx.cache.fingerprint import spec_difference
+from featx.cache.folder import require_target
 from featx.cache.format import chunk_rows
 from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows, trusted_stamp
@@ -31,6 +32,7 @@ from featx.errors import (
     CacheLockedError,
     NoSpaceError,
 )
+from featx.files import require_writable, write_bytes
 
 SPEC = ExtractSpec(
     architecture="net",
@@ -443,36 +445,11 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, limit: int)
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(CacheError, match=r"cache .* is a folder with other things in it"):
-        require_writable(tmp_path, "cache")
+        require_target(tmp_path, None)
     with pytest.raises(CacheError, match=r"model .* is a folder; give the name of a file"):
         require_writable(tmp_path, "model")
     with pytest.raises(CacheError, match="does not exist"):
-        require_writable(tmp_path / "gone" / "c.h5", "cache")
-
-
-def test_a_target_that_is_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("path")
-    (tmp_path / "link.csv").symlink_to("table.csv")
-    with pytest.raises(CacheError, match="would replace a file of this same command"):
-        require_writable(tmp_path / "table.csv", "cache", tmp_path / "link.csv")
-    others: tuple[object, ...] = (
-        "https://host/" + 5000 * "x",
-        tmp_path / "gone",
-        ["table.csv"],
-        None,
-    )
-    require_writable(tmp_path / "table.csv", "cache", *others)
-
-
-def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(CacheError, match=r"model .* is a device or a pipe"):
-        require_writable(pipe, "model")
-    with pytest.raises(CacheError, match="is a device or a pipe"):
-        write_bytes(pipe, b"a page")
-    assert pipe.is_fifo()
-    assert list(tmp_path.iterdir()) == [pipe]
+        require_target(tmp_path / "gone" / "c.h5", None)
 
 
 def test_a_reader_keeps_its_file_while_it_is_replaced(cache: Path) -> None:

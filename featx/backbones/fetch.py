@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import socket
-import tempfile
 import threading
 import urllib.request
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from featx.errors import WeightsError, words_of
+from featx.files import Sequential, writing
 
 _REACHABLE_S = 0.8  # an offline machine must say so within a second
 _STALLED_S = 30.0
@@ -79,19 +79,13 @@ class UrlFile:
         digits = re.search(r"-([0-9a-f]{8,})\.", self._path.name)
         expected = digits[1] if digits else ""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            found = _copy(self.url, temporary)
+        with writing(self._path) as file:
+            found = _copy(self.url, file)
             if not found.startswith(expected):
                 raise WeightsError(
                     f"{self.url} has SHA-256 {found[:16]}..., expected {expected}...; nothing was "
                     "kept"
                 )
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return self._path
 
 
@@ -216,18 +210,18 @@ def _reach(url: str) -> None:
         raise ConnectionError(f"{place[0]}: {error}")
 
 
-def _copy(url: str, path: Path) -> str:
+def _copy(url: str, file: Sequential) -> str:
     """Download with a progress bar; return the SHA-256 of what came."""
     from tqdm import tqdm
 
     total = hashlib.sha256()
-    with urllib.request.urlopen(url, timeout=_STALLED_S) as answer, path.open("wb") as file:
+    with urllib.request.urlopen(url, timeout=_STALLED_S) as answer:
         size = int(answer.headers.get("Content-Length") or 0)
         with tqdm(total=size or None, unit="B", unit_scale=True, desc=Path(url).name) as bar:
             while chunk := answer.read(_CHUNK):
                 total.update(chunk)
                 file.write(chunk)
                 bar.update(len(chunk))
-    if size and path.stat().st_size != size:
-        raise ConnectionError(f"{path.stat().st_size} of {size} bytes came")
+    if size and file.tell() != size:
+        raise ConnectionError(f"{file.tell()} of {size} bytes came")
     return total.hexdigest()

@@ -12,12 +12,12 @@ from typing import Any
 import h5py
 
 from featx.cache.distrust import open_file, open_index
-from featx.cache.durable import sync_folder
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import ID_INDEX, INDEX, read_text, values_of
 from featx.cache.joined import Joined
 from featx.cache.parts import Part, read_parts
 from featx.errors import CacheError, CacheFormatError
+from featx.files import require_writable, sync_folder
 
 _GROUPS = ("taps", "columns")
 _IN_INDEX = ("spec", "provenance", "classes", ID_INDEX, "failed", "failed/ids", "failed/reasons")
@@ -218,6 +218,22 @@ def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
             raise CacheError(f"cannot create {path}: {error.strerror}") from None
         sync_folder(path.parent)
     return path
+
+
+def require_target(path: Path, source: object) -> None:
+    """Refuse a place that a cache cannot be written to, before any work is done for it.
+
+    Raises
+    ------
+    CacheError
+        If it is `source`, or a folder with other things in it, or cannot be written.
+    """
+    if path.is_dir() and not ((path / INDEX).is_file() or not any(path.glob("[!.]*"))):
+        raise CacheError(
+            f"cache {path} is a folder with other things in it; name a file, or a folder that is "
+            "new or empty"
+        )
+    require_writable(path, "cache", source, folder=True)
 
 
 def holds_cache(path: Path) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featx.cache.durable import require_writable
 from featx.cache.format import INDEX
 from featx.cache.lock import WriterLock
 from featx.cache.many import ManyRows
@@ -16,6 +15,7 @@ from featx.cache.shards import remove_unfinished
 from featx.cache.splitting import make_folder, require_apart, require_folder
 from featx.cache.writing import write_file, write_folder
 from featx.errors import CacheError
+from featx.files import require_writable
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.durable import TEMPORARY, durable_h5, write_bytes
+from featx.cache.durable import durable_h5
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import (
     CONTENT_DTYPE,
@@ -34,6 +34,7 @@ from featx.cache.format import (
 )
 from featx.cache.verify import require_sound
 from featx.errors import CacheError, CacheMismatchError, FeatxError
+from featx.files import TEMPORARY, write_bytes
 from featx.portion import WHOLE, Dealt, Portion, keeps
 
 SHARD_ROWS = 512

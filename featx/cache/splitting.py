@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featx.cache.durable import TEMPORARY, require_writable, sync_folder
 from featx.cache.format import INDEX
 from featx.cache.lock import WriterLock
 from featx.cache.shards import remove_unfinished
 from featx.cache.stored import rows_of
 from featx.cache.writing import PART_ROWS, write_folder
 from featx.errors import CacheError
+from featx.files import TEMPORARY, require_writable, sync_folder
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from featx.cache.durable import size_text
 from featx.cache.format import BLOCK_ROWS, values_of
+from featx.files import size_text
 
 if TYPE_CHECKING:
     from featx.cache.reader import Cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.distrust import open_file, open_index
-from featx.cache.durable import TEMPORARY, durable_h5, size_text
+from featx.cache.durable import durable_h5
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import (
     INDEX,
@@ -29,7 +28,8 @@ from featx.cache.format import (
 from featx.cache.lookup import write_id_index
 from featx.cache.parts import Part, file_digest
 from featx.cache.verify import require_sound
-from featx.errors import CacheError, NoSpaceError
+from featx.errors import CacheError
+from featx.files import TEMPORARY, require_space
 
 PART_ROWS = 65_536
 _RESERVE = 1 << 20  # bytes kept free for metadata
@@ -209,10 +209,5 @@ def _row_bytes(spec: ExtractSpec, rows: Rows) -> int:
 
 def _require_space(path: Path, folder: Path, spec: ExtractSpec, rows: Rows, n_rows: int) -> int:
     needed = n_rows * _row_bytes(spec, rows) + _RESERVE
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise NoSpaceError(
-            f"no space to write {path}: {size_text(needed)} needed, {size_text(free)} free; "
-            "make room and run the same command again, what is done is kept"
-        )
+    require_space(path, folder, needed)
     return needed

@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.durable import require_writable, size_text, write_bytes
 from featx.errors import MissingExtraError, ModelError
 from featx.exporting.graph import INPUT, output_names, require_exportable, to_onnx, whole_model
 from featx.exporting.lines import standalone_lines
+from featx.files import require_writable, scratch_folder, size_text, write_bytes
 from featx.images import decode, draw_pixels
+from featx.marks import GENERATOR
 from featx.model import Model
 from featx.model.archive import REFERENCES
 from featx.model.references import require_same_features
@@ -181,6 +181,7 @@ def _describe(proto: Any, model: Model) -> None:
     }
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
     helper.set_model_props(proto, texts)
+    proto.producer_name = GENERATOR
 
 
 def _pictures(model: Model) -> list[bytes]:
@@ -221,8 +222,8 @@ def _run(data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _labelled(model: Model, pictures: list[bytes], options: dict[str, Any]) -> NDArray[np.float64]:
     """Give what featx predicts for the same pictures, from their files."""
-    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
-        files = [Path(folder) / f"{k}.png" for k in range(len(pictures))]
+    with scratch_folder() as folder:
+        files = [folder / f"{k}.png" for k in range(len(pictures))]
         for file, data in zip(files, pictures, strict=True):
             file.write_bytes(data)
         rows = model.predict([str(file) for file in files], **options).rows

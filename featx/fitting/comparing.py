@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.durable import require_writable, write_bytes
 from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
+from featx.files import require_writable, write_bytes
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.leaderboard import Comparison, Entry, pareto_front
 from featx.fitting.options import FitOptions

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featx.cache.durable import require_writable, write_bytes
 from featx.errors import FitError
+from featx.files import require_writable, write_bytes
+from featx.marks import GENERATOR
 
 if TYPE_CHECKING:
     from featx.fitting.leaderboard import Comparison, Entry
@@ -89,7 +90,7 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     ]
     figure.legend(handles=shapes, loc="outside lower center", ncols=6, frameon=False)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": GENERATOR})
     write_bytes(place, file.getvalue())
     return place
 

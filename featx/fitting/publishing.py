@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.durable import require_writable
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.evaluation import json_ready
+from featx.files import require_writable
 from featx.fitting.measuring import Measured
 from featx.fitting.samples import Samples
 from featx.model import Model

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.durable import require_writable
 from featx.cache.reader import Cache, open_cache
+from featx.files import require_writable
 from featx.fitting.deciding import choose, require_decidable
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions, FitResult, usable_samples

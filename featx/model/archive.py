@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featx.cache.durable import size_text, write_bytes
 from featx.errors import ModelError
+from featx.files import size_text, write_bytes
 
 FORMAT_VERSION = 1
 N_REFERENCES = 8

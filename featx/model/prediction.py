@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
+from featx.files import scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.references import require_same_features
@@ -139,8 +139,8 @@ def _place(
     if cache is not None:
         yield Path(cache)
     elif target is None:
-        with tempfile.TemporaryDirectory(prefix="featx-") as folder:
-            yield Path(folder) / "features.h5"
+        with scratch_folder() as folder:
+            yield folder / "features.h5"
     else:
         place = target.with_name(f".{target.name}.{fingerprint[:8]}.h5")
         yield place

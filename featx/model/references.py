@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
+from featx.files import scratch_folder
 from featx.model import Model
 from featx.model.archive import N_REFERENCES, REFERENCES
 from featx.portion import WHOLE, Dealt
@@ -128,12 +127,12 @@ def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[
     from featx.extraction import extract
 
     images = reference_images(model)
-    with tempfile.TemporaryDirectory(prefix="featx-") as folder:
+    with scratch_folder() as folder:
         files = []
         for k, data in enumerate(images or [plain_image(model)]):
-            files.append(Path(folder) / f"{k}.png")
+            files.append(folder / f"{k}.png")
             files[-1].write_bytes(data)
-        place = Path(folder) / "references.h5"
+        place = folder / "references.h5"
         extract([str(f) for f in files], place, **options)
         with open_cache(place) as found:
             if not images:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from featx.cache.durable import TEMPORARY, publish, raise_write_error, require_writable
-from featx.errors import CacheError, ModelError
+from featx.errors import ModelError
+from featx.files import Sequential, require_writable, writing
+from featx.marks import GENERATOR
 
 Row = dict[str, Any]
 """One line: name of the column -> text, number, or None."""
@@ -58,66 +58,65 @@ def open_rows(path: Path, columns: dict[str, type]) -> Iterator[RowWriter]:
     columns
         Name and type (``str``, ``float`` or ``bool``) of each column.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-    try:
-        writer = _writer(path.suffix.lower(), temporary, columns)
+    with writing(path) as file:
+        writer = _writer(path.suffix.lower(), file, columns)
         try:
             yield writer
         finally:
             writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    except OSError as error:
-        if isinstance(error, CacheError):
-            raise
-        raise_write_error(error, path, 0)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _writer(suffix: str, path: Path, columns: dict[str, type]) -> RowWriter:
+def _writer(suffix: str, file: Sequential, columns: dict[str, type]) -> RowWriter:
     if suffix == ".csv":
-        return _Csv(path, list(columns))
+        return _Csv(file, list(columns))
     if suffix in (".parquet", ".pq"):
-        return _Parquet(path, columns)
-    return _Lines(path)
+        return _Parquet(file, columns)
+    return _Lines(file)
 
 
 class _Csv:
-    def __init__(self, path: Path, columns: list[str]) -> None:
-        self.file = path.open("x", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, columns)
+    def __init__(self, file: Sequential, columns: list[str]) -> None:
+        self.file, self.text = file, io.StringIO(newline="")
+        self.writer = csv.DictWriter(self.text, columns)
         self.writer.writeheader()
+        self._pass_on()
 
     def write(self, rows: list[Row]) -> None:
         self.writer.writerows(rows)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        self.file.write(self.text.getvalue().encode())
+        self.text.seek(0)
+        self.text.truncate()
 
     def close(self) -> None:
-        self.file.close()
+        """Nothing is kept back."""
 
 
 class _Lines:
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("x", encoding="utf-8")
+    def __init__(self, file: Sequential) -> None:
+        self.file = file
 
     def write(self, rows: list[Row]) -> None:
-        for row in rows:
-            self.file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        self.file.write("".join(lines).encode())
 
     def close(self) -> None:
-        self.file.close()
+        """Nothing is kept back."""
 
 
 class _Parquet:
-    def __init__(self, path: Path, columns: dict[str, type]) -> None:
+    def __init__(self, file: Sequential, columns: dict[str, type]) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
         types = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
-        self.schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+        self.schema = pa.schema(
+            [(name, types[kind]) for name, kind in columns.items()], {GENERATOR: "predictions"}
+        )
         self.table = pa.Table
-        self.writer = parquet.ParquetWriter(path, self.schema)
+        self.writer = parquet.ParquetWriter(file, self.schema)
 
     def write(self, rows: list[Row]) -> None:
         self.writer.write_table(self.table.from_pylist(rows, schema=self.schema))

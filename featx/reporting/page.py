@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from featx.errors import CacheError
 from featx.evaluation.decisions import decision_lines
+from featx.files import write_bytes
 from featx.reporting import plots, words
 from featx.reporting.charts import SHAPES, shape
 from featx.reporting.curves import calibration_bins, ranking_curves
@@ -46,19 +45,8 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     CacheError
         If it cannot be written.
     """
-    place, text = Path(path), render(data)
-    try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-            Path(name).chmod(0o644)
-            Path(name).replace(place)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise CacheError(f"report {place} cannot be written: {error.strerror or error}") from None
+    place = Path(path)
+    write_bytes(place, render(data).encode(errors="backslashreplace"))
     return place
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from featx.cache.durable import size_text
+from featx.files import size_text
 from featx.run.progress import duration
 
 PROBE_IMAGES = 64

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import load_backbone
-from featx.cache.durable import require_writable
 from featx.cache.fingerprint import ExtractSpec, spec_difference
-from featx.cache.folder import holds_cache
+from featx.cache.folder import holds_cache, require_target
 from featx.cache.known import KnownRows
 from featx.cache.reader import open_cache
 from featx.cache.shards import Row, parts_folder, require_own_shards
@@ -56,7 +55,7 @@ class Run:
 
     def prepare(self) -> ExtractSpec | None:
         """List the images, decide the plan, load the network; the spec of the cache in place."""
-        require_writable(self.cache, "cache", self.source)
+        require_target(self.cache, self.source)
         old = self._spec_in_place()
         if not self.options.force:
             require_own_shards(self.cache, self.options.portion)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from featx.errors import brief
+from featx.files import scratch_folder
 from featx.runtime.batches import Pieces, halved, in_batches
 from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
 from featx.runtime.compiling import (
@@ -226,8 +226,8 @@ class Builder:
         self.compile_seconds = time.perf_counter() - start
 
     def _compile_and_keep(self, module: nn.Module, check: Check) -> None:
-        with tempfile.TemporaryDirectory(prefix="featx-", ignore_cleanup_errors=True) as folder:
-            library = Path(folder) / "network.so"
+        with scratch_folder() as folder:
+            library = folder / "network.so"
             compile_library(module, self._batch_shape, library)
             package = self._package()
             if self._adopt(library, check) and package is not None:

@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import shutil
-import tempfile
 import threading
 import time
 import warnings
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from featx.files import scratch_folder
 from featx.runtime.mirroring import mirrored
 
 # Seen on two idle server cores: 12-15 s for EfficientNet-Lite0 and ResNet-50 with some 50 layers
@@ -169,10 +169,10 @@ def _extract_library(package: Path, target: Path) -> None:
 def _own_inductor_folder() -> Iterator[str]:
     """Let Inductor leave its files, the weights among them, where they are removed after."""
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    with tempfile.TemporaryDirectory(prefix="featx-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    with scratch_folder() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.fspath(folder)
         try:
-            yield folder
+            yield os.fspath(folder)
         finally:
             if before is None:
                 os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)

@@ -13,12 +13,12 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from featx.files import writing
 from featx.runtime.machine import processor
 from featx.runtime.plan import RuntimePlan
 
@@ -122,17 +122,7 @@ def keep(library: Path, path: Path) -> None:
         If the folder cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # readable by owner only
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            with library.open("rb") as source:
-                shutil.copyfileobj(source, file)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.write(_MAGIC + digest)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with library.open("rb") as source, writing(path, mode=0o600) as file:
+        shutil.copyfileobj(source, file)
+        source.seek(0)
+        file.write(_MAGIC + hashlib.file_digest(source, "sha256").digest())

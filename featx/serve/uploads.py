@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from featx.cache.durable import size_text
+from featx.files import size_text
 from featx.serve.limits import Limits
 from featx.serve.refusals import Refusal
 

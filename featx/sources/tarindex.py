@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from featx.errors import SourceError
+from featx.files import writing
 from featx.images import image_extensions
 from featx.manifest import Stamp, printable
 from featx.sources.places import open_file, stamp_of
@@ -245,18 +245,11 @@ def _keep(index: TarIndex, path: Path) -> None:
     said = json.dumps({"refused": index.refused, "ignored": index.ignored})
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    except OSError as error:
-        log.debug("the index of a tar is not kept: %s", error)
-        return
-    try:
         table = index.table.replace_schema_metadata({"featx": said})
-        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        with writing(path, mode=0o600) as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        Path(name).replace(path)
     except OSError as error:
         log.debug("the index of a tar is not kept: %s", error)
-        Path(name).unlink(missing_ok=True)
 
 
 def _one_line(error: BaseException) -> str:
