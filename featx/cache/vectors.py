@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.cache.assemble import Description
-from featx.cache.durable import require_writable
 from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
-from featx.cache.folder import holds_cache, open_trusted
+from featx.cache.folder import holds_cache, open_trusted, require_target
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE, column_dtype, row_digest
 from featx.cache.lock import WriterLock
 from featx.cache.writing import Whole, write_file
@@ -115,7 +114,7 @@ def write_cache(
         columns=_columns(dict(columns or {}), groups, vectors),
     )
     spec = external_spec(encoder, encoder_digest, vectors.dtype)
-    require_writable(path, "cache")
+    require_target(path, None)
     with WriterLock(path):
         if not force:
             _require_match(path, spec)
