@@ -14,11 +14,13 @@ from featx.errors import DeviceError
 from featx.runtime.allocator import kept_memory
 from featx.runtime.batches import CLOSED, Pieces, bounded_batch
 from featx.runtime.building import Builder
+from featx.runtime.card import pinned_memory
 from featx.runtime.fast import Floats, Pixels
 from featx.runtime.plan import Precision, RuntimePlan
 
 # A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.
 _CHECKED_SHARE, _MOST_CHECKED = 32, 64
+_BATCHES_OF_A_CARD = 4  # two on the card, one that waits for it, one that is being filled
 
 
 def enter_worker_thread() -> None:
@@ -77,6 +79,15 @@ class Runner:
     def batch_size(self) -> int:
         """Images in one forward; a call may bring more or fewer."""
         return self._pieces.size
+
+    @property
+    def most_batches(self) -> int | None:
+        """How many batches of a run make sense at a time; None: one more than there are threads."""
+        return None if self.plan.kind == "cpu" else _BATCHES_OF_A_CARD
+
+    def allocate(self, shape: tuple[int, ...]) -> Pixels:
+        """Memory for pictures, uint8 of `shape`, from which a card copies fastest."""
+        return pinned_memory(shape) if self.plan.kind == "cuda" else np.zeros(shape, np.uint8)
 
     def __enter__(self) -> Runner:
         return self
