@@ -195,12 +195,23 @@ def figures_text(found: dict[str, Any]) -> str:
         lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
     if found.get("decisions"):
         lines += [f"  {line}" for line in decision_lines(found["decisions"])]
+    if "measured_by" not in found:
+        lines.append(f"  measured on {found['n_test']} rows that the model never saw")
     if "measured_by" in found:
-        lines.append(f"  measured by {found['measured_by']}")
+        lines.append(f"  measured by {found['measured_by']}{_trained_text(found)}")
     lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
-    if found.get("measured_by") and found["model"]:
-        lines.append(f"  model: {found['model']}")
+    if found.get("trained_on"):
+        lines.append(f"  model: {found['model'] or 'not saved; --out MODEL saves it'}")
     return "\n".join(lines)
+
+
+def _trained_text(found: dict[str, Any]) -> str:
+    """Say which rows the model saw, where it saw others than the head that was measured."""
+    if not found.get("trained_on"):
+        return ""
+    if found["trained_on"] == found["n_train"]:
+        return f"; the model is fitted on these {found['n_train']} training rows"
+    return f"; then the model is fitted on all {found['trained_on']} rows"
 
 
 def _end(value: float | None) -> str:

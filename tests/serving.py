@@ -26,7 +26,7 @@ def make_model(folder: Path, **options: Any) -> Path:
     for path in save_coloured(folder / "new", 46)[:40]:
         path.unlink()
     extract(folder / "old", folder / "old.h5", input_size=64, **NETWORK, **FEW)
-    fit(folder / "old.h5", out=folder / "m.featx", **options)
+    fit(folder / "old.h5", "svm", out=folder / "m.featx", fit_on="train", **options)
     return folder / "m.featx"
 
 

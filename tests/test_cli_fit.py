@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
     found = tmp_path_factory.mktemp("shell")
     save_coloured(found / "photos", 40)
     featx.extract(found / "photos", found / "c.h5", **tiny)
-    featx.fit(found / "c.h5", out=found / "m.featx")
+    featx.fit(found / "c.h5", "svm", out=found / "m.featx", fit_on="train")
     (found / "table.csv").write_text("path\nphotos/none.jpg\n")
     (found / "no.png").write_text("a note")
     return found

@@ -184,7 +184,7 @@ def test_evaluation_and_report_follow_the_rule(
     folder: Path, tmp_path: Path, wanted: dict[str, Any]
 ) -> None:
     out, page = tmp_path / "m.featx", tmp_path / "m.html"
-    fitted = fit(folder / "c.h5", "logreg", out, report=page, **wanted)
+    fitted = fit(folder / "c.h5", "logreg", out, report=page, fit_on="train", **wanted)
     found = evaluate(out, folder / "c.h5")
     # The rows that the model never saw are the test rows, in the order of the cache.
     assert found.decisions["test"]["answered"] == fitted.decisions["test"]["answered"]
@@ -197,7 +197,7 @@ def test_evaluation_and_report_follow_the_rule(
 
 
 def test_evaluation_without_a_rule_says_none(folder: Path) -> None:
-    fit(folder / "c.h5", "logreg", folder / "none.featx")
+    fit(folder / "c.h5", "logreg", folder / "none.featx", fit_on="train")
     assert evaluate(folder / "none.featx", folder / "c.h5").decisions == {}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from coloured import save_coloured
 
-from featx import fit, open_cache
+from featx import evaluate, fit, open_cache
 from featx.cache import Cache
 from featx.errors import CacheError, CacheFormatError, FitError, ModelError
 from featx.extraction import extract
@@ -196,6 +196,51 @@ def test_nested_measures_every_row_and_fits_all(cache: Cache) -> None:
     assert sum(map(sum, result.confusion)) == 56
 
 
+def test_the_model_is_fitted_on_all_rows_after_it_was_measured(cache: Cache) -> None:
+    whole, part = (fit(cache, "logreg", fit_on=rows) for rows in ("all", "train"))
+    assert (whole.n_train, whole.n_test, whole.trained_on) == (42, 14, 56)
+    assert (part.n_train, part.n_test, part.trained_on) == (42, 14, 42)
+    # The figures and the settings are those of the head that had not seen the test rows.
+    assert (whole.test, whole.chosen["params"]) == (part.test, part.chosen["params"])
+    assert whole.test_ids == part.test_ids
+    assert len(whole.test_ids) == 14
+    models = [whole.model, part.model]
+    labelled = np.flatnonzero(np.asarray(cache.y) >= 0)
+    ids = [cache.ids[k] for k in labelled]
+    for model, n in zip(models, (56, 42), strict=True):
+        assert model is not None
+        assert model.saw(ids, cache.content_digests[labelled]).sum() == n
+        assert model.meta["n_train"] == n
+        scaler = model.estimator["scale"]
+        assert scaler.n_samples_seen_ == n
+    assert fit(cache, "logreg").trained_on == 56
+
+
+def test_test_rows_that_the_source_marks_stay_out_unless_asked_for(cache: Cache) -> None:
+    marked = fit(cache, "logreg", split="part")
+    part = cache.columns["part"][:56]
+    n_test = int((part == "test").sum())
+    assert marked.trained_on == marked.n_train == int((part != "").sum()) - n_test
+    every = fit(cache, "logreg", split="part", fit_on="all")
+    assert every.trained_on == marked.n_train + n_test
+    assert every.test == marked.test
+    assert every.chosen["params"] == marked.chosen["params"]
+
+
+def test_several_splits_leave_one_search_on_all_rows(cache: Cache) -> None:
+    repeated = fit(cache, "ridge", label="count", repeats=2)
+    assert repeated.trained_on == 60
+    assert repeated.chosen == fit(cache, "ridge", label="count", nested=True).chosen
+
+
+def test_evaluate_says_that_no_row_is_left(cache: Cache, folder: Path) -> None:
+    fit(cache, "logreg", folder / "whole.featx")
+    with pytest.raises(ModelError, match=r"none is left .*accuracy 1.0000 by 25% .*--fit-on train"):
+        evaluate(folder / "whole.featx", cache)
+    fit(cache, "logreg", folder / "part.featx", fit_on="train")
+    assert evaluate(folder / "part.featx", cache).n_test == 14
+
+
 def test_same_seed_same_figures(cache: Cache) -> None:
     first, second = (fit(cache, seed=3).to_dict() for _ in range(2))
     first.pop("seconds"), second.pop("seconds")
@@ -231,6 +276,8 @@ def test_weights_reach_the_fit(cache: Cache) -> None:
         ({"split": "part", "nested": True}, "fixes one split, and --nested"),
         ({"folds": 1}, "number of folds is 1"),
         ({"repeats": 0}, "number of repeats is 0"),
+        ({"fit_on": "al"}, "--fit-on is 'al'; did you mean all\\?; expected auto, all, train"),
+        ({"fit_on": "train", "nested": True}, "leaves none for --fit-on train"),
         ({"fold": 3}, "no option 'fold'; did you mean folds"),
     ],
 )

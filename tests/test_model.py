@@ -54,7 +54,7 @@ def cache(folder: Path) -> Iterator[Cache]:
 
 @pytest.fixture(scope="module")
 def file(cache: Cache, folder: Path) -> Path:
-    fit(cache, "svm", out=folder / "m.featx")
+    fit(cache, "svm", out=folder / "m.featx", fit_on="train")
     return folder / "m.featx"
 
 
@@ -71,7 +71,7 @@ def rewritten(file: Path, target: Path, **changes: bytes) -> Path:
 
 
 def test_comes_back_as_it_was(cache: Cache, model: Model, tmp_path: Path) -> None:
-    result = fit(cache, "svm")
+    result = fit(cache, "svm", fit_on="train")
     fresh = result.model
     assert fresh is not None
     X = np.asarray(cache.X)
@@ -201,7 +201,7 @@ def test_code_of_a_file_runs_only_when_named(
     folder: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     extract(folder / "old", tmp_path / "c.h5", **tiny)
-    fit(tmp_path / "c.h5", out=tmp_path / "m.featx")
+    fit(tmp_path / "c.h5", "svm", out=tmp_path / "m.featx")
     own = load_model(tmp_path / "m.featx")
     with pytest.raises(ModelError, match="which a model may not run"):
         own.predict(folder / "new", **FEW)
@@ -345,7 +345,7 @@ def test_without_readable_images_there_are_no_references(
 ) -> None:
     (folder / "old").rename(tmp_path / "away")
     try:
-        fitted = fit(cache, out=tmp_path / "m.featx").model
+        fitted = fit(cache, "svm", out=tmp_path / "m.featx").model
     finally:
         (tmp_path / "away").rename(folder / "old")
     assert fitted is not None

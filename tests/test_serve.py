@@ -181,7 +181,7 @@ def test_one_bad_picture_does_not_spoil_the_others(
 
 
 def test_thresholds_are_applied_and_said(model_folder: Path) -> None:
-    fit(model_folder / "old.h5", out=model_folder / "careful.featx", precision_at=1.0)
+    fit(model_folder / "old.h5", "svm", out=model_folder / "careful.featx", precision_at=1.0)
     found = open_service(load_model(model_folder / "careful.featx"), options={"threads": 1})
     try:
         assert found.facts.decision.startswith("Answers only where it is usually right: blue")
@@ -405,7 +405,7 @@ def test_a_model_of_several_taps_and_of_a_folder_of_parts(
     layers = {"layers": ("layer2", "layer3"), "input_size": 64}
     (tmp_path / "parts").mkdir()
     extract(model_folder / "old", tmp_path / "parts", **layers, **NETWORK, **FEW)
-    fit(tmp_path / "parts", out=tmp_path / "two.featx", tap="layer3,layer2")
+    fit(tmp_path / "parts", "svm", out=tmp_path / "two.featx", tap="layer3,layer2")
     service = open_service(load_model(tmp_path / "two.featx"), options={"threads": 1})
     try:
         assert service.training is not None

@@ -78,7 +78,7 @@ def test_a_model_is_measured_on_other_rows_with_its_own_order(
     folder: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     place, other = tmp_path / "mixed.featx", tmp_path / "other"
-    featx.fit(folder / "mixed.h5", "logreg", out=place)
+    featx.fit(folder / "mixed.h5", "logreg", out=place, fit_on="train")
     other.mkdir()
     table = save_mixed(other, 60, seed=1)
     # Another name comes first, and one that the model cannot say.
@@ -136,7 +136,7 @@ def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:
 
 def test_the_report_and_the_leaderboard_know_several_labels(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "mixed.featx"
-    featx.fit(folder / "mixed.h5", "logreg", out=place)
+    featx.fit(folder / "mixed.h5", "logreg", out=place, fit_on="train")
     text = featx.report(place).read_text()
     assert "the mean average precision of 3 labels is" in text
     assert "Each label" in text

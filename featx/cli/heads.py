@@ -33,8 +33,15 @@ def fit(
     folds: Annotated[int, typer.Option(help="Folds of the search.")] = 5,
     repeats: Annotated[int, typer.Option(help="Splits that are measured.")] = 1,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Measure every row; fit on all of them.")
+        bool, typer.Option("--nested", help="Measure every row, by outer folds.")
     ] = False,
+    fit_on: Annotated[
+        str,
+        typer.Option(
+            help="Rows of the model, once it was measured: all; train (the test rows stay for "
+            "`featx evaluate`); auto: all, but for test rows that the source marks itself."
+        ),
+    ] = "auto",
     weights_column: Annotated[str | None, typer.Option(help="Column of row weights.")] = None,
     one_standard_error: Annotated[
         bool, typer.Option("--one-standard-error", help="Simplest head close to the best.")

@@ -141,8 +141,9 @@ def _unseen(model: Model, samples: Samples) -> Samples:
     found = samples.keep(~known, "seen in training")
     if not len(found):
         raise ModelError(
-            f"{model.name} was trained on every labelled row of the cache (by name or by content); "
-            "evaluate it on other images"
+            f"{model.name} was trained on every labelled row of the cache (by name or by content), "
+            f"so none is left to measure on{_measured_before(model)}; evaluate it on other "
+            "images, or fit with --fit-on train, which leaves test rows out of the model"
         )
     if model.task == "multilabel":
         return _same_columns(found, model)
@@ -156,6 +157,15 @@ def _unseen(model: Model, samples: Samples) -> Samples:
             f"has {', '.join(samples.classes[:5])}..."
         )
     return found
+
+
+def _measured_before(model: Model) -> str:
+    """Repeat the figure of the fit, which was measured on rows that its heads had not seen."""
+    figures = model.figures
+    accuracy = figures.get("test", {}).get("accuracy", {}).get("value")
+    if accuracy is None or "measured_by" not in figures:
+        return ""
+    return f" (its fit measured accuracy {accuracy:.4f} by {figures['measured_by']})"
 
 
 def _same_columns(samples: Samples, model: Model) -> Samples:

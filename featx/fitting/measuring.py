@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate, over_repeats
 from featx.fitting.samples import Samples
-from featx.heads import Head
+from featx.heads import LARGE_ROWS, Head
 from featx.model.scoring import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
+from featx.selection.multilabel import plain_names
 from featx.selection.ondevice import Device
 
 Rows = NDArray[np.intp]
@@ -28,9 +30,9 @@ class Measured:
     Parameters
     ----------
     found
-        The search whose head is kept.
+        The search that was measured; of several splits, that of the first.
     train, test
-        Positions of the rows that the kept head saw, and of those that measured it.
+        Positions of the rows that it saw, and of those that measured it.
     scores
         What was predicted for ``test``.
     metrics
@@ -39,6 +41,11 @@ class Measured:
         As `featx.evaluation.baseline` gives it.
     warnings
         Of the split and of the search.
+    kept
+        The search whose head is kept, after the measurement: on `trained`, without a look at the
+        figures.
+    trained
+        Positions of the rows that the kept head saw.
     """
 
     found: SearchResult
@@ -47,6 +54,8 @@ class Measured:
     scores: Scores
     metrics: dict[str, Any]
     baseline: dict[str, Any]
+    kept: SearchResult
+    trained: Rows
     warnings: list[Warn] = field(default_factory=list)
 
 
@@ -72,8 +81,44 @@ class Measurement:
             )
 
     def run(self) -> Measured:
-        """Fit and measure as planned."""
-        return self._nested() if self.plan.nested else self._held_out()
+        """Fit and measure as planned, then fit the head that is kept."""
+        if self.plan.nested:
+            return self._nested()
+        measured = self._held_out()
+        whole = self.samples.split is None if self.plan.fit_on == "auto" else None
+        return self._fitted_on_all(measured) if whole or self.plan.fit_on == "all" else measured
+
+    def _fitted_on_all(self, measured: Measured) -> Measured:
+        """Fit on every row: with the settings that were measured, or by the whole search again.
+
+        Several splits may have chosen several settings, and a head may be another one on more
+        rows; the search then chooses once more, on all rows.
+        """
+        everything = np.arange(len(self.samples))
+        fixed = None if self.plan.repeats > 1 else self._settled(measured)
+        if fixed is None:
+            kept = self.search(everything, self.plan.seed)
+        else:
+            again, first = copy.copy(self), measured.found
+            again.head = fixed
+            kept = again.search(everything, self.plan.seed)
+            # The score and the table are those of the choice, which was made before.
+            kept = replace(
+                kept, best_score=first.best_score, table=first.table, at_edge=first.at_edge
+            )
+        said = {note["code"] for note in measured.warnings}
+        notes = [note for note in kept.warnings if note["code"] not in said]
+        return replace(
+            measured, kept=kept, trained=everything, warnings=[*measured.warnings, *notes]
+        )
+
+    def _settled(self, measured: Measured) -> Head | None:
+        """The head with the settings that were measured; None where it has to search again."""
+        head, params = self.head, measured.found.best_params
+        grown = len(measured.train) <= LARGE_ROWS < len(self.samples)
+        if head.parts or not params or (grown and head.large is not None):
+            return None
+        return head.with_grid({name: [value] for name, value in plain_names(params).items()})
 
     def _held_out(self) -> Measured:
         done = [self._once(self.plan.seed + k) for k in range(self.plan.repeats)]
@@ -204,6 +249,8 @@ class Measurement:
             scores=scores,
             metrics=self._evaluate(test, scores),
             baseline=known,
+            kept=found,
+            trained=train,
             warnings=[
                 *notes,
                 *found.warnings,

@@ -35,12 +35,15 @@ class FitOptions:
     folds
         Folds of the search, and outer folds when `nested`.
     repeats
-        How many splits are measured; the model is that of the first.
+        How many splits are measured.
     nested
-        Measure every row by outer folds, each with a search of its own; the model is then fitted
-        on all rows.
+        Measure every row by outer folds, each with a search of its own.
     weights_column
         Column with the weight of each row in fitting.
+    fit_on
+        Rows of the model that is kept: ``all`` of them once it was measured; ``train``, which
+        leaves the test rows for `featx.evaluate`; or ``auto``: all, but for test rows that the
+        source marks itself.
     seed
         Of every shuffle.
     one_standard_error
@@ -69,6 +72,7 @@ class FitOptions:
     repeats: int = 1
     nested: bool = False
     weights_column: str | None = None
+    fit_on: str = "auto"
     seed: int = 0
     one_standard_error: bool = False
     protocol: str | None = None
@@ -100,6 +104,7 @@ class FitOptions:
             nested=self.nested,
             seed=self.seed,
             groups=self.groups,
+            fit_on=self.fit_on,
         )
 
     @property
@@ -133,6 +138,16 @@ class FitResult:
         The same of the majority class, or of the mean.
     warnings
         ``{"code", "message"}`` each.
+    n_train, n_test
+        Rows that a measured head saw, and rows that measured one.
+    measured_by
+        How rows were held out, in words.
+    trained_on
+        Rows that the model saw: after the measurement it is fitted on all of them (`fit_on`).
+        Zero where a protocol took the place of a head.
+    test_ids
+        Rows behind the figures, in the order of the cache; each was predicted by a head that had
+        not seen it.
     model
         Ready to predict; saved where `path` says. Reference images are added where it is saved.
         None where a protocol took the place of a head.
@@ -156,6 +171,8 @@ class FitResult:
     tap: str
     excluded: dict[str, int]
     measured_by: str
+    trained_on: int
+    test_ids: list[str]
     seconds: float
     path: str | None = None
     decisions: dict[str, Any] = field(default_factory=dict)

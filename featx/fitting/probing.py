@@ -95,6 +95,8 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
         tap=samples.tap,
         excluded=samples.excluded,
         measured_by=_how(samples, found, options),
+        trained_on=0,
+        test_ids=samples.ids[split.test].tolist(),
         seconds=time.perf_counter() - start,
     )
 

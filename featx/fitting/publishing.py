@@ -134,7 +134,7 @@ def keep_for_report(
     """
     points = choose_points(_labels(samples, samples.y[measured.test]), _N_MAP, seed)
     kept = {
-        "search": measured.found.table,
+        "search": measured.kept.table,
         "learning": _learning(samples, measured, seed),
         "points": _map(samples, measured, points, method),
         "pictures": _pictures(cache, samples, measured, points),
@@ -182,7 +182,7 @@ def _learning(samples: Samples, measured: Measured, seed: int) -> dict[str, Any]
     train, test = rng.permutation(train)[:_MOST_TRAIN], rng.permutation(test)[:_MOST_TEST]
     try:
         return learning_curve(
-            measured.found.estimator,
+            measured.kept.estimator,
             _part(samples, train),
             _part(samples, test),
             task=samples.task,

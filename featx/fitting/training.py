@@ -93,7 +93,7 @@ def fit(
             model.meta["thresholds"] = bars
             measured.warnings.extend(notes)
         if out is not None:
-            rows = samples.rows[measured.train]
+            rows = samples.rows[measured.trained]
             model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
         if out is not None or report is not None:
@@ -123,7 +123,7 @@ def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
 def _model(
     cache: Cache, head: Head, samples: Samples, measured: Measured, options: FitOptions
 ) -> Model:
-    train = measured.train
+    train = measured.trained
     seen, names = digest_seen(samples.ids[train].tolist(), samples.digests[train])
     meta = describe_model(
         cache,
@@ -143,7 +143,7 @@ def _model(
     if scores.probabilities is not None:
         tested["probabilities"] = np.round(scores.probabilities, 6).tolist()
     return Model(
-        estimator=measured.found.estimator,
+        estimator=measured.kept.estimator,
         spec=cache.spec,
         meta=meta,
         figures={},
@@ -171,7 +171,7 @@ def _result(
     start: float,
     out: str | os.PathLike[str] | None,
 ) -> FitResult:
-    metrics, found = dict(measured.metrics), measured.found
+    metrics, found = dict(measured.metrics), measured.kept
     return FitResult(
         head=found.head,
         chosen=found.chosen,
@@ -194,6 +194,8 @@ def _result(
         tap=samples.tap,
         excluded=samples.excluded,
         measured_by=_how(samples, options),
+        trained_on=len(measured.trained),
+        test_ids=samples.ids[measured.test].tolist(),
         seconds=time.perf_counter() - start,
         path=None if out is None else os.fspath(out),
         decisions=_decisions(model.meta["thresholds"], samples, measured),
@@ -212,8 +214,8 @@ def _decisions(thresholds: dict[str, Any], samples: Samples, measured: Measured)
 
 
 def _spread(measured: Measured) -> float:
-    chosen = measured.found.chosen["params"]
-    return next(float(row["std"]) for row in measured.found.table if row["params"] == chosen)
+    chosen = measured.kept.chosen["params"]
+    return next(float(row["std"]) for row in measured.kept.table if row["params"] == chosen)
 
 
 def _how(samples: Samples, options: FitOptions) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,17 @@ def each_label(pipeline: Pipeline, listed: Grids) -> tuple[Pipeline, Grids]:
     wrapped = Pipeline([*pipeline.steps[:-1], ("clf", OneVsRestClassifier(clf))])
     renamed = [{k.replace("clf__", "clf__estimator__", 1): v for k, v in g.items()} for g in listed]
     return wrapped, renamed
+
+
+def plain_names(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Name parameters as the head itself does, without the classifier a label around it.
+
+    Examples
+    --------
+    >>> plain_names({"clf__estimator__C": 1.0, "scale": None})
+    {'clf__C': 1.0, 'scale': None}
+    """
+    return {k.replace("clf__estimator__", "clf__", 1): v for k, v in params.items()}
 
 
 def whole_labels(rows: Folds, y: NDArray[Any], groups: ArrayLike | None, seed: int) -> Folds:

@@ -14,6 +14,9 @@ from featx.errors import FitError, nearest
 from featx.selection.checks import check_groups, check_smallest
 from featx.selection.folds import Rows, check_all_classes, grouped_folds, strata_of
 
+FIT_ON = ("auto", "all", "train")
+"""Rows of the head that is kept: see `SplitPlan`."""
+
 _PARTS = {"train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 
 
@@ -46,11 +49,15 @@ class SplitPlan:
         Of every shuffle.
     groups
         Name of the column whose groups stay together.
+    fit_on
+        Rows of the head that is kept, once it was measured: ``all``; ``train``, which leaves the
+        test rows out; or ``auto``: all, but for test rows that the source itself marks.
 
     Raises
     ------
     FitError
-        For a share outside (0, 1), fewer than two folds, or no repeat.
+        For a share outside (0, 1), fewer than two folds, no repeat, or rows to fit on that are
+        none of the above.
 
     Examples
     --------
@@ -65,8 +72,19 @@ class SplitPlan:
     nested: bool = False
     seed: int = 0
     groups: str | None = None
+    fit_on: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.fit_on not in FIT_ON:
+            known = ", ".join(FIT_ON)
+            raise FitError(
+                f"--fit-on is {self.fit_on!r}{nearest(str(self.fit_on), FIT_ON)}; expected {known}"
+            )
+        if self.fit_on == "train" and self.nested:
+            raise FitError(
+                "--nested holds out every row in turn and leaves none for --fit-on train; leave "
+                "out one of them"
+            )
         try:
             share = float(self.split)
         except ValueError:
