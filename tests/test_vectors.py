@@ -58,7 +58,8 @@ def test_a_head_is_fitted_evaluated_and_predicts(tmp_path: Path) -> None:
     path = featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="mine")
     featx.fit(path, head="logreg", out=tmp_path / "m.featx", report=tmp_path / "m.html")
     other, truth = blobs(1)
-    new = featx.write_cache(tmp_path / "n.h5", other, labels=truth, encoder="mine")
+    names = [f"new {k}" for k in range(len(other))]  # a row of a known name counts as seen
+    new = featx.write_cache(tmp_path / "n.h5", other, ids=names, labels=truth, encoder="mine")
     assert featx.evaluate(tmp_path / "m.featx", new).test["accuracy"]["value"] > 0.95
     model = featx.load_model(tmp_path / "m.featx")
     with featx.open_cache(new) as cache:
