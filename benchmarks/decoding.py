@@ -27,7 +27,7 @@ import featx
 from benchmarks.speed import elpv_paths, write_photos
 from featx.backbones import load_backbone
 from featx.datasets import BUILT_IN
-from featx.images import draw, draw_pixels
+from featx.images import DecodePolicy, draw, draw_pixels
 from featx.preprocess import Preprocess
 
 SIZES = {"500x375": (500, 375), "1920x1280": (1920, 1280), "4000x3000": (4000, 3000)}
@@ -60,7 +60,7 @@ def exact(data: bytes, pre: Preprocess, out: Any) -> None:
 
 def fast(data: bytes, pre: Preprocess, out: Any) -> None:
     """featx with `--decode fast`."""
-    draw(data, pre, out, "fast")
+    draw(data, pre, out, DecodePolicy("fast"))
 
 
 WAYS: dict[str, Callable[[bytes, Preprocess, Any], None]] = {

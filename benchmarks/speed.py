@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.peers import PEERS, SCRIPT
 from featx.backbones import load_backbone
 from featx.extraction import extract
-from featx.images import draw
+from featx.images import DecodePolicy, draw
 from featx.provenance import library_versions
 from featx.runtime import Runner, enter_worker_thread, plan_runtime
 from featx.runtime.machine import cpu_cores, device_name
@@ -111,7 +111,7 @@ class Limit:
 
     def __init__(self, name: str, device: str, paths: list[str], precision: str, mode: str) -> None:
         backbone = load_backbone(name, weights=None if "lite" in name else "random")
-        self.pre, self.mode = backbone.preprocess, mode
+        self.pre, self.policy = backbone.preprocess, DecodePolicy(mode)  # type: ignore[arg-type]
         self.plan = plan_runtime(device=device, precision=precision, compile="on")
         self.reader = backbone.reader(backbone.select(), self.pre)
         self.key = f"bench {name}"
@@ -121,7 +121,7 @@ class Limit:
     def _decode(self, batch: Any, start: int = 0) -> Any:
         for k in range(len(batch)):
             data = self.data[(start + k) % len(self.data)]
-            draw(data, self.pre, batch[k : k + 1], self.mode)  # type: ignore[arg-type]
+            draw(data, self.pre, batch[k : k + 1], self.policy)
         return batch
 
     def measure(self, seconds: float) -> dict[str, float]:

@@ -13,8 +13,8 @@ from conftest import picture
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 
-from featx.errors import ImageError
-from featx.images import decode, draw, draw_pixels, image_extensions, resized_size
+from featx.errors import FeatxError, ImageError
+from featx.images import DecodePolicy, decode, draw, draw_pixels, image_extensions, resized_size
 from featx.preprocess import Preprocess, View, parse_views
 
 
@@ -137,7 +137,7 @@ def test_jpeg_whose_scan_is_damaged_is_refused(mode: str) -> None:
     del data[at - 20 : at - 10]
     Image.open(io.BytesIO(data)).load()
     with pytest.raises(ImageError, match="damaged: Corrupt JPEG data"):
-        decode(bytes(data), mode, 30)  # type: ignore[arg-type]
+        decode(bytes(data), DecodePolicy(mode), 30)  # type: ignore[arg-type]
 
 
 def test_bytes_after_the_picture_do_no_harm() -> None:
@@ -169,12 +169,12 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 
 def test_fast_decoding_stays_twice_as_large_as_needed() -> None:
     data = encode(picture(6, (1600, 1200)), "JPEG")
-    assert decode(data, "exact", 256).shape == (1200, 1600, 3)
-    small = decode(data, "fast", 256)
+    assert decode(data, need=256).shape == (1200, 1600, 3)
+    small = decode(data, DecodePolicy("fast"), 256)
     assert 512 <= min(small.shape[:2]) < 1200
     exact, fast = (np.zeros(Preprocess().out_shape(), np.uint8) for _ in range(2))
     draw(data, Preprocess(), exact)
-    draw(data, Preprocess(), fast, "fast")
+    draw(data, Preprocess(), fast, DecodePolicy("fast"))
     assert np.abs(exact.astype(int) - fast).mean() < 3
 
 
@@ -238,3 +238,66 @@ def test_positions_and_scales_cut_what_they_say() -> None:
     draw_pixels(pixels, zoomed, out[:1])
     big = Image.fromarray(pixels).resize((512, 512), Image.Resampling.BILINEAR)
     assert np.abs(out[0].astype(int) - np.asarray(big)[144:368, 144:368]).max() <= 2
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_png_of_16_bits_is_scaled_from_all_of_them(bands: int) -> None:
+    rng = np.random.default_rng(bands)
+    deep = rng.integers(0, 65536, (9, 7, bands), dtype=np.uint16)
+    pixels = decode(deep_png(deep))
+    n_colours = bands - (bands % 2 == 0)
+    levels = np.rint(deep / 257)
+    wanted = np.broadcast_to(levels[..., :n_colours], (9, 7, 3))
+    if n_colours < bands:
+        alpha = levels[..., -1:] / 255
+        wanted = wanted * alpha + 255 * (1 - alpha)
+    assert np.abs(pixels - wanted).max() <= (1 if n_colours < bands else 0)
+    dark = decode(deep_png(deep // 16), DecodePolicy(bits=12))
+    assert np.abs(dark.astype(int) - pixels).max() <= 2
+    with pytest.raises(ImageError, match="--bits 16 in place of --bits 12"):
+        decode(deep_png(deep), DecodePolicy(bits=12))
+
+
+def test_clear_colour_of_a_deep_png_is_white() -> None:
+    deep = np.full((4, 4, 3), 700, np.uint16)
+    clear = struct.pack(">3H", 700, 700, 700)
+    assert (decode(deep_png(deep, clear)) == 255).all()
+    assert (decode(deep_png(deep, struct.pack(">3H", 701, 700, 700))) == 3).all()
+
+
+def deep_png(samples: np.ndarray, clear: bytes = b"") -> bytes:
+    """A PNG of 16 bits, shape (height, width, 1 to 4); `clear` is its chunk tRNS."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    height, width, bands = samples.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    rows = samples.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = [chunk(b"IHDR", head), chunk(b"tRNS", clear) if clear else b""]
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts, chunk(b"IDAT", data), chunk(b"IEND", b"")])
+
+
+def test_bands_are_chosen_of_any_format() -> None:
+    image = picture(4)
+    wanted = np.asarray(image)[..., [2, 0, 0]]
+    for fmt in ("PNG", "BMP", "TIFF"):
+        pixels = decode(encode(image, fmt), DecodePolicy(bands=(3, 1, 1)))
+        np.testing.assert_array_equal(pixels, wanted)
+    with pytest.raises(ImageError, match="1 band, and --bands 3,1,1 asks for band 3"):
+        decode(encode(image.convert("L"), "PNG"), DecodePolicy(bands=(3, 1, 1)))
+
+
+@pytest.mark.parametrize("bands", ["", "1,2", "0,1,2", "a", "1,2,3,4", (1.5,), "-1"])
+def test_bands_are_one_or_three_numbers(bands: object) -> None:
+    with pytest.raises(FeatxError, match="bands must be one number"):
+        DecodePolicy(bands=bands)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [8, 32, 12.0, "12", True])
+def test_bits_are_a_whole_number(bits: object) -> None:
+    with pytest.raises(FeatxError, match="bits must be a whole number from 9 to 31"):
+        DecodePolicy(bits=bits)  # type: ignore[arg-type]

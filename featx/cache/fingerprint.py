@@ -13,6 +13,14 @@ FORMAT_VERSION = 1
 EXTERNAL = "external:"
 """How the architecture of vectors begins that featx did not compute."""
 
+_SINCE = {
+    "decode.policy": {
+        2: "since 2, TIFFs that were read wrongly (min-is-white, separate planes, deep colours, "
+        "signed) are right or refused, and PNGs of 16-bit colour keep 16 bits until they are scaled"
+    }
+}
+"""What a new number of a field means, to be said where it differs."""
+
 
 @dataclass(frozen=True)
 class ExtractSpec:
@@ -82,7 +90,7 @@ def spec_difference(old: ExtractSpec, new: ExtractSpec) -> list[str]:
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     names = [*before, *(name for name in after if name not in before)]
     return [
-        f"{name} {_short(before.get(name))} -> {_short(after.get(name))}"
+        f"{name} {_short(before.get(name))} -> {_short(after.get(name))}{_meaning(name, after)}"
         for name in names
         if before.get(name) != after.get(name)
     ]
@@ -96,6 +104,11 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, ", ".join(f"{t['layer']} ({t['side']}, {t['pool']})" for t in value)
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _meaning(name: str, after: dict[str, Any]) -> str:
+    text = _SINCE.get(name, {}).get(after.get(name, 0))
+    return f" ({text})" if text else ""
 
 
 def _short(value: Any) -> str:

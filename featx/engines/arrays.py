@@ -13,6 +13,7 @@ from featx.cache.shards import Row
 from featx.engines.job import Job, Outcome
 from featx.engines.threads import ThreadLoop
 from featx.errors import ImageError
+from featx.images import DEFAULT_POLICY
 from featx.manifest import Manifest
 from featx.runtime import Runner, plan_runtime
 
@@ -74,7 +75,7 @@ class Network:
         job = Job(
             manifest=manifest,
             preprocess=self.preprocess,
-            decode="exact",
+            decode=DEFAULT_POLICY,
             runner=self.runner,
             known=lambda content: False,
             store=store,

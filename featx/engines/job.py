@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.shards import Row
-from featx.images import DecodeMode
+from featx.images import DecodePolicy
 from featx.manifest import Manifest
 from featx.preprocess import Preprocess
 from featx.runtime import Runner
@@ -56,7 +56,7 @@ class Job:
 
     manifest: Manifest
     preprocess: Preprocess
-    decode: DecodeMode
+    decode: DecodePolicy
     runner: Runner
     known: Callable[[bytes], bool]
     store: Callable[[list[Row]], None]

@@ -105,7 +105,7 @@ def _embed_beside(
     options = replace(
         run.options,
         precision=ran.precision,
-        decode=run.decode,
+        decode=run.decode.mode,
         threads=max(1, run.plan.threads // len(devices)),
         workers=1,
         progress=False,

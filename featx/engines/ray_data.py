@@ -85,7 +85,7 @@ def _assignment(run: Run, room: Room) -> Assignment:
         engine="local",
         workers=1,
         device=run.plan.device,
-        decode=run.decode,
+        decode=run.decode.mode,
         threads=run.plan.threads,
         progress=False,
     )

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,13 +230,14 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
 
 def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: int) -> bytes | None:
     """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
-    from featx.images import decode
+    from featx.images import decode, policy_of
 
     try:
         data = read(row)
         if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
             return None  # another picture lies there now
-        return thumbnail(decode(data, "fast", side), side)
+        policy = replace(policy_of(cache.spec.decode), mode="fast")
+        return thumbnail(decode(data, policy, side), side)
     except (FeatxError, KeyError, OSError):
         return None
 

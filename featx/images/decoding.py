@@ -4,73 +4,74 @@ The policy, whatever a file's name says:
 
 * the content decides the format; only those of `featx.images.formats` are read, and of an animation
   or a stack only the first frame;
-* colour becomes 8-bit RGB: grey is repeated, CMYK is converted, 16-bit is scaled by 1/257 (never
-  clipped), floats must lie in [0, 1], alpha is composed on white;
+* colour becomes 8-bit RGB: grey is repeated, CMYK is converted, deep values are scaled by the range
+  of their type or by the bits that the run names (never clipped), floats must lie in [0, 1], alpha
+  is composed on white;
 * the EXIF orientation is applied;
 * a file that is truncated, that its decoder finds damaged among the pixels, or that has more than
   `MAX_PIXELS` of them is refused.
 
 JPEG scans are decoded by libjpeg-turbo through simplejpeg, which gives Pillow's pixels bit for bit
-in less time; everything else, and every JPEG that simplejpeg does not take, is decoded by Pillow.
+in less time; TIFF by tifffile (`featx.images.tiff`); PNG of 16 bits by libpng through imagecodecs,
+since Pillow keeps 8 bits of its colours; everything else, and every JPEG that simplejpeg does not
+take, by Pillow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import warnings
 import zlib
-from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featx.errors import ImageError, words_of
 from featx.images.formats import MAX_PIXELS, open_image
-
-Pixels = NDArray[np.uint8]
-DecodeMode = Literal["exact", "fast"]
+from featx.images.policy import DEFAULT_POLICY, DecodePolicy
+from featx.images.samples import Pixels, on_white, pick_bands, rgb_of, scale, white_of
+from featx.images.tags import check_tiff
+from featx.images.tiff import is_tiff, read_tiff, rgb_of_tiff
 
 _LARGE = 40_000_000
 _large_picture = threading.BoundedSemaphore(1)  # bounds memory: one very large picture at a time
 _OVERSAMPLING = 2  # --decode fast keeps at least twice the pixels that are needed
 _EXIF_ORIENTATION = 0x0112
+_PNG_DEPTH = 24  # place of the bits of a sample; the colour type follows
+_PNG_COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 # Of libjpeg's warnings those after which the pixels are made up; Pillow passes over them.
 _DAMAGED = ("bad Huffman code", "premature end of data segment")
 
 # What Pillow warns of (odd metadata, large pictures) is either refused here or has no effect.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 
 
-def decoder_spec(mode: DecodeMode) -> dict[str, Any]:
-    """Everything about decoding that can change a pixel, for the fingerprint."""
-    return {
-        "policy": 1,
-        "mode": mode,
-        "colour": "RGB; CMYK converted; alpha on white; 16-bit scaled",
-        "exif": "applied",
-        "frame": 0,
-        "pillow": version("pillow").split(".")[0],
-        "simplejpeg": version("simplejpeg").split(".")[0],
-    }
-
-
-def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> Pixels:
+def decode(
+    data: bytes,
+    policy: DecodePolicy = DEFAULT_POLICY,
+    need: int | None = None,
+    page: int = 0,
+) -> Pixels:
     """Decode the bytes of an image file.
 
     Parameters
     ----------
     data
         The whole file.
-    mode
-        ``fast`` may decode a JPEG at a reduced scale, as long as its shorter side stays at least
-        twice `need`.
+    policy
+        Mode ``fast`` may decode a JPEG at a reduced scale, as long as its shorter side stays at
+        least twice `need`.
     need
         The shorter side, in pixels, that the picture is going to be resized to.
+    page
+        Which page or frame, from 0.
 
     Returns
     -------
@@ -93,16 +94,12 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
     if not data:
         raise ImageError("the file is empty")
     try:
+        if is_tiff(data):
+            return _decode_tiff(data, policy, page)
         image = open_image(data)
         large = image.width * image.height > _LARGE
         with _large_picture if large else contextlib.nullcontext():
-            smallest = _OVERSAMPLING * need if mode == "fast" and need else 0
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                return _decode_jpeg(data, image, smallest)
-            pixels = _decode_pillow(image)
-            if image.format == "PNG":
-                _check_png(data)
-            return pixels
+            return _decode_other(data, image, policy, need, page)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -114,6 +111,58 @@ def decode(data: bytes, mode: DecodeMode = "exact", need: int | None = None) -> 
     except Exception as error:  # Pillow's plugins raise any type on hostile bytes
         reason = words_of(error)
         raise ImageError(f"cannot be decoded: {reason[:200]}") from None
+
+
+def _decode_tiff(data: bytes, policy: DecodePolicy, page: int) -> Pixels:
+    with _large_picture if len(data) > _LARGE else contextlib.nullcontext():
+        check_tiff(data)
+        raw = read_tiff(data, page, MAX_PIXELS)
+        return _orient(rgb_of_tiff(raw, policy), raw.orientation)
+
+
+def _decode_other(
+    data: bytes, image: Image.Image, policy: DecodePolicy, need: int | None, page: int
+) -> Pixels:
+    smallest = _OVERSAMPLING * need if policy.mode == "fast" and need else 0
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        return _chosen(_decode_jpeg(data, image, smallest), policy)
+    if image.format == "TIFF":
+        raise ImageError("a TIFF whose first bytes are in the wrong order")
+    if page:
+        image.seek(page)
+    if image.format == "PNG" and not page and data[_PNG_DEPTH] == 16:
+        pixels = _decode_deep_png(data, image, policy)
+    else:
+        pixels = _decode_pillow(image, policy)
+    if image.format == "PNG":
+        _check_png(data)
+    return pixels
+
+
+def _chosen(pixels: Pixels, policy: DecodePolicy) -> Pixels:
+    """Apply the choice of bands to a picture that has been decoded to RGB."""
+    return rgb_of(pick_bands(pixels, policy.bands)) if policy.bands else pixels
+
+
+def _decode_deep_png(data: bytes, image: Image.Image, policy: DecodePolicy) -> Pixels:
+    """Decode all 16 bits of each sample: grey, grey and alpha, RGB, or RGB and alpha."""
+    clear = image.info.get("transparency")
+    samples = np.atleast_3d(imagecodecs.png_decode(data))
+    colours = _PNG_COLOURS[data[_PNG_DEPTH + 1]]
+    samples = samples[..., : max(colours, samples.shape[2] if clear is None else colours)]
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if policy.bands:
+        samples = pick_bands(samples, policy.bands)
+    levels = scale(samples, white_of(samples.dtype, 16, policy), policy)
+    if policy.bands:
+        return _orient(rgb_of(levels), orientation)
+    if clear is not None:
+        seen = (samples != np.atleast_1d(clear)).any(axis=2, keepdims=True)
+        levels = np.dstack([levels, np.where(seen, 255, 0).astype(np.uint8)])
+    if levels.shape[2] in (1, 3):
+        return _orient(rgb_of(levels), orientation)
+    rgba = np.dstack([rgb_of(levels[..., :-1]), levels[..., -1]])
+    return _orient(on_white(rgba), orientation)
 
 
 def _check_png(data: bytes) -> None:
@@ -149,29 +198,42 @@ def _decode_jpeg(data: bytes, image: Image.Image, smallest: int) -> Pixels:
     return _orient(pixels, orientation)
 
 
-def _decode_pillow(image: Image.Image) -> Pixels:
+def _decode_pillow(image: Image.Image, policy: DecodePolicy = DEFAULT_POLICY) -> Pixels:
     image.load()
-    # Read after loading: Pillow's TIFF reader turns the picture itself, and says so here.
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return _orient(np.array(_to_rgb(image)), orientation)  # torch wants it writable
+    if policy.bands:
+        pixels = rgb_of(pick_bands(_bands_of(image), policy.bands))
+    else:
+        pixels = np.array(_to_rgb(image))  # torch wants it writable
+    return _orient(pixels, orientation)
+
+
+def _bands_of(image: Image.Image) -> Pixels:
+    """Bands of a picture, shape (height, width, n); those of colours that are codes are RGB."""
+    if _is_deep(image):
+        return np.atleast_3d(_grey_levels(image))
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = _to_rgb(image)
+    return np.atleast_3d(np.asarray(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_scale_deep(np.asarray(image), image.mode)).convert("RGB")
+    if _is_deep(image):
+        return Image.fromarray(_grey_levels(image)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scale_deep(values: NDArray[Any], mode: str) -> Pixels:
-    top = 1.0 if mode == "F" else 65535.0
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= top):  # also refuses NaN
-        raise ImageError(f"pixel values from {low} to {high}; featx reads 0 to {top:g} here")
-    scaled: Pixels = np.rint(values.astype(np.float32) * (255.0 / top)).astype(np.uint8)
-    return scaled
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _grey_levels(image: Image.Image) -> Pixels:
+    # These formats say themselves which value is white, and Pillow has scaled it to 65,535.
+    white = 1.0 if image.mode == "F" else 65535.0
+    return scale(np.asarray(image), white, DEFAULT_POLICY)
 
 
 def _orient(pixels: Pixels, orientation: object) -> Pixels:

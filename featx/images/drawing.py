@@ -7,11 +7,15 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from featx.images.decoding import DecodeMode, Pixels, decode
+from featx.images.decoding import decode
+from featx.images.policy import DEFAULT_POLICY, DecodePolicy
+from featx.images.samples import Pixels
 from featx.preprocess import Preprocess, View
 
 
-def draw(data: bytes, preprocess: Preprocess, out: Pixels, mode: DecodeMode = "exact") -> None:
+def draw(
+    data: bytes, preprocess: Preprocess, out: Pixels, policy: DecodePolicy = DEFAULT_POLICY
+) -> None:
     """Decode `data` and draw each view of it into `out`.
 
     Parameters
@@ -22,10 +26,10 @@ def draw(data: bytes, preprocess: Preprocess, out: Pixels, mode: DecodeMode = "e
         Size, resizing and views.
     out
         uint8, shape `Preprocess.out_shape`, RGB; written in place.
-    mode
+    policy
         See `decode`.
     """
-    draw_pixels(decode(data, mode, min(preprocess.resize_size)), preprocess, out)
+    draw_pixels(decode(data, policy, min(preprocess.resize_size)), preprocess, out)
 
 
 def draw_pixels(pixels: Pixels, preprocess: Preprocess, out: Pixels) -> None:

@@ -58,7 +58,7 @@ class Format:
 WANTED: dict[str, Format] = {
     "JPEG": Format("libjpeg-turbo", check_jpeg),
     "PNG": Format("zlib", check_png),
-    "TIFF": Format("libtiff", check_tiff),
+    "TIFF": Format("tifffile, through featx.images.tiff", check_tiff),
     "WEBP": Format("libwebp", check_tags),
     "AVIF": Format("libavif", check_tags),
     "HEIF": Format("libheif, from the extra heif", check_tags),

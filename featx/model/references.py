@@ -265,14 +265,13 @@ def _resized(
 
     from PIL import Image
 
-    from featx.images import decode, draw_pixels, resized_size
+    from featx.images import decode, draw_pixels, policy_of, resized_size
 
     try:
         data = read(row)
         if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
             return None  # another picture lies there now
-        mode = cache.spec.decode["mode"]
-        pixels = decode(data, mode, min(preprocess.resize_size))
+        pixels = decode(data, policy_of(cache.spec.decode), min(preprocess.resize_size))
     except (FeatxError, KeyError):
         return None
     size = resized_size((pixels.shape[0], pixels.shape[1]), preprocess)

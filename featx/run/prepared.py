@@ -22,7 +22,7 @@ from featx.cache.shards import Row, parts_folder, require_own_shards
 from featx.engines.job import Job, Outcome
 from featx.engines.threads import ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
-from featx.images import DecodeMode, decoder_spec
+from featx.images import DecodePolicy, decoder_spec
 from featx.manifest import Source, load_manifest
 from featx.portion import Dealt, keeps
 from featx.run.options import ExtractOptions
@@ -91,7 +91,7 @@ class Run:
                 "--force to replace it"
             )
 
-    def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodeMode]:
+    def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodePolicy]:
         options = self.options
         old = None if options.force else old or self._spec_of_parts()
         precision, decode = options.precision, options.decode
@@ -105,7 +105,7 @@ class Run:
             compile=options.compile,
             threads=options.threads,
         )
-        return plan, decode or "exact"
+        return plan, DecodePolicy(decode or "exact")
 
     def plan_runtime(self, **asked: Any) -> RuntimePlan:
         """Decide how the forward pass runs on the machine that will run it: this one."""
