@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from featx.errors import FeatxError
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from featx.backbones import list_backbones, load_backbone
     from featx.cache import open_cache, write_cache

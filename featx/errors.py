@@ -3,6 +3,7 @@
 ::
 
     FeatxError
+    ├── OptionError (TypeError, ValueError)   an option of a wrong type, or an unknown one
     ├── SourceError (ValueError)          the images or their table
     │   └── UnreachableError                  storage that gives no answer, or changes meanwhile
     ├── ImageError (ValueError)           one image that cannot become pixels
@@ -33,6 +34,10 @@ from collections.abc import Iterable
 
 class FeatxError(Exception):
     """What a user can act on; the message is one line."""
+
+
+class OptionError(FeatxError, TypeError, ValueError):
+    """An option has a wrong type, or does not exist."""
 
 
 class SourceError(FeatxError, ValueError):

@@ -7,13 +7,15 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from featx.arguments import typed
 from featx.cache.assemble import describes, write_cache
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.folder import require_target, target_path
@@ -28,10 +30,11 @@ from featx.engines.job import Outcome
 from featx.engines.work import Ran
 from featx.errors import ExtractError
 from featx.manifest import Source
-from featx.portion import Dealt
+from featx.portion import Dealt, Portion
+from featx.preprocess import Interpolation
 from featx.provenance import library_versions
 from featx.run.dryrun import DryRun
-from featx.run.options import ExtractOptions, ExtractResult
+from featx.run.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.run.prepared import Run
 from featx.run.progress import Progress
 from featx.run.sync import Difference, describe_rows, difference, untouched_content
@@ -42,7 +45,41 @@ from featx.sources.picked import pick
 log = logging.getLogger("featx")
 
 
-def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> ExtractResult:
+@typed
+def extract(
+    source: Source,
+    cache: str | os.PathLike[str],
+    *,
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | os.PathLike[str] | None = None,
+    layers: str | Sequence[str] = (),
+    pool: str | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    resize: Literal["crop", "squash", "pad"] | None = None,
+    interpolation: Interpolation | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    views: str | None = None,
+    view_merge: Literal["mean", "concat", "apart"] = "mean",
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    threads: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str = "auto",
+    gpus_per_worker: float | None = None,
+    decode: Literal["exact", "fast"] | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    shard: str | Sequence[int] | Portion | None = None,
+    on_error: Literal["skip", "fail"] = "skip",
+    max_failed: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> ExtractResult:
     """Embed every image of `source` and publish the features as `cache`.
 
     What exists is reused: rows of the cache in place and of an interrupted run, found by the
@@ -59,11 +96,56 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
         A folder of class folders, a CSV or Parquet table, a list of paths, or a built-in name.
     cache
         The HDF5 file to write.
-    **options
-        The fields of `ExtractOptions`.
+    backbone, weights
+        The network and its weights; see `featx.load_backbone`.
+    layers, pool
+        Layers to read, one name or several, globs allowed, and how each is pooled (``avg``,
+        ``max``, ``avgmax``, ``cov``, ``gem``, ``flatten``, ``cls``; ``a+b`` gives two taps). By
+        default the last pooling layer.
+    input_size
+        Pixels a side. This and the next five replace a part of the preprocessing that belongs to
+        the weights.
+    crop_pct
+        Share of the resized side that the crop keeps, in (0, 1].
+    resize, interpolation
+        How a picture is brought to that size.
+    mean, std
+        Three numbers each, of pixel values in [0, 1]; one for a network of grey pictures.
+    views, view_merge
+        Several views of each image (`featx.preprocess.VIEW_SETS`), and what becomes of their
+        vectors: ``mean``, ``concat`` or ``apart`` (a tap for each view).
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    precision
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    batch_size
+        Images in one forward pass.
+    compile
+        Compile the forward pass.
+    threads
+        Worker threads; by default the cores that this process may use.
+    engine, workers, address, gpus_per_worker
+        Processes of this machine or of a Ray cluster; see `featx.run.options.ExtractOptions`.
+    decode
+        ``exact``, or ``fast``: large JPEGs at reduced scale. By default as in the cache in place,
+        else ``exact``.
+    dtype
+        Type of the stored features.
+    shard
+        ``"k/n"`` or ``(k, n)``: the kth of n parts of the source alone.
+    on_error, max_failed
+        ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
+    dry_run
+        Report what would be done, and do nothing.
+    force
+        Do not reuse the cache in place, and replace it whatever it is.
+    progress
+        Show progress on stderr.
 
     Raises
     ------
+    OptionError
+        If an option has a wrong type.
     SourceError, BackboneError, DeviceError
         If the run cannot start.
     CacheMismatchError
@@ -79,7 +161,8 @@ def extract(source: Source, cache: str | os.PathLike[str], **options: Any) -> Ex
     >>> import featx
     >>> result = featx.extract("photos/", "photos.h5", backbone="resnet50")  # doctest: +SKIP
     """
-    asked = ExtractOptions.of(**options)
+    given = {name: value for name, value in locals().items() if name not in ("source", "cache")}
+    asked = ExtractOptions.of(**given)
     run = DryRun if asked.dry_run else _Extraction
     return run(source, target_path(cache, create=not asked.dry_run), asked).execute()
 

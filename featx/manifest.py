@@ -16,7 +16,7 @@ from featx.errors import ImageError, SourceError, nearest
 from featx.labels import Labels
 from featx.portion import WHOLE, Dealt, Portion
 
-Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
 

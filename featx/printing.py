@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return not text or text[0].isdigit() or text == "-"
+    return text in ("", "-") or text.lstrip("-")[:1].isdigit()
 
 
 def backbones_text(found: Sequence[Any]) -> str:
@@ -148,61 +150,97 @@ def merge_text(found: dict[str, Any]) -> str:
     return f"{found['cache']}: {found['rows']} rows{of} {where}{without}"
 
 
-def leaderboard_text(found: dict[str, Any]) -> str:
-    """Render a comparison, the best line first."""
-    names = ("cache", "tap", "head")
-    shown = [{**row, "cache": Path(row["cache"]).name} for row in found["rows"]]
-    width = {n: max(len(n), *(len(row[n]) for row in shown)) for n in names}
-    title = "  ".join(f"{n:<{width[n]}}" for n in names)
-    lines = [
-        f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front",
-        f"  {title}  {found['metric']:>8}  {'95 % interval':<15}  {'LogME':>7}  {'fit s':>6}  "
-        f"{'bytes':>6}  {'ms':>6}",
-    ]
-    for row in shown:
-        score, ms = row["score"], row["ms_per_image"]
-        cells = "  ".join(f"{row[n]:<{width[n]}}" for n in names)
-        lines.append(
-            f"{'*' if row['pareto'] else ' '} {cells}  {score['value']:>8.4f}  "
-            f"{_end(score['low'])} - {_end(score['high'])}  {row['logme']:>7.3f}  "
-            f"{row['fit_seconds']:>6.2f}  {row['bytes_per_image']:>6}  "
-            f"{'' if ms is None else format(ms, '.2f'):>6}"
+@dataclass(frozen=True)
+class Sheet:
+    """A table with lines above and below it, for a terminal and for a notebook."""
+
+    above: Sequence[str]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    below: Sequence[str]
+
+    def text(self) -> str:
+        """For a terminal: all but the first line indented."""
+        lines = [*self.above, *table(self.head, self.rows).split("\n"), *self.below]
+        return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
+
+    def html(self) -> str:
+        """For a notebook."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        above, below = (
+            "".join(f"<div>{escape(line)}</div>" for line in lines)
+            for lines in (self.above, self.below)
         )
-    best = found["selected"]["score"]
-    base = found["baseline"][found["metric"]]["value"]
-    lines.append(
-        f"  choosing the best of these is worth {best['value']:.4f} "
-        f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}"
+        return f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}"
+
+
+def leaderboard_sheet(found: dict[str, Any]) -> Sheet:
+    """Lay out a comparison, the best line first."""
+    head = ["cache", "tap", "head", found["metric"], "95 % interval", "LogME", "fit s"]
+    rows = []
+    for row in found["rows"]:
+        score, ms = row["score"], row["ms_per_image"]
+        rows.append(
+            [
+                Path(row["cache"]).name,
+                row["tap"],
+                row["head"],
+                f"{score['value']:.4f}",
+                f"{_end(score['low'])} - {_end(score['high'])}",
+                f"{row['logme']:.3f}",
+                f"{row['fit_seconds']:.2f}",
+                str(row["bytes_per_image"]),
+                "-" if ms is None else f"{ms:.2f}",
+                "*" if row["pareto"] else "",
+            ]
+        )
+    best, base = found["selected"]["score"], found["baseline"][found["metric"]]["value"]
+    return Sheet(
+        [f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front"],
+        [*head, "bytes", "ms", "*"],
+        rows,
+        [
+            f"choosing the best of these is worth {best['value']:.4f} "
+            f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}",
+            *_warnings(found),
+        ],
     )
-    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
-    return "\n".join(lines)
 
 
-def figures_text(found: dict[str, Any]) -> str:
-    """A table of metrics with the baseline beside, and the warnings below."""
+def figures_sheet(found: dict[str, Any]) -> Sheet:
+    """Lay out metrics with the baseline beside, and the warnings below."""
     listed = found["chosen"].get("params", {}).items()
     params = ", ".join(f"{k}={_short(v)}" for k, v in listed if not isinstance(v, list | dict))
     left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())
-    lines = [
-        f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
-        f"{found['n_train']} training rows, {found['n_test']} test rows{left_out}",
-        f"  {'metric':<20}{'value':>8}  {'95 % interval':<17}{'baseline':>9}",
-    ]
+    rows = []
     for name, figure in found["test"].items():
         interval = f"{_end(figure['low'])} - {_end(figure['high'])}"
         beside = found["baseline"].get(name)
         base = f"{beside['value']:.4f}" if beside else ""
-        lines.append(f"  {name:<20}{figure['value']:>8.4f}  {interval:<17}{base:>9}".rstrip())
-    if found.get("decisions"):
-        lines += [f"  {line}" for line in decision_lines(found["decisions"])]
-    if "measured_by" not in found:
-        lines.append(f"  measured on {found['n_test']} rows that the model never saw")
+        rows.append([name, f"{figure['value']:.4f}", interval, base])
+    below = list(decision_lines(found["decisions"])) if found.get("decisions") else []
     if "measured_by" in found:
-        lines.append(f"  measured by {found['measured_by']}{_trained_text(found)}")
-    lines += [f"  warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+        below.append(f"measured by {found['measured_by']}{_trained_text(found)}")
+    else:
+        below.append(f"measured on {found['n_test']} rows that the model never saw")
+    below += _warnings(found)
     if found.get("trained_on"):
-        lines.append(f"  model: {found['model'] or 'not saved; --out MODEL saves it'}")
-    return "\n".join(lines)
+        below.append(f"model: {found['model'] or 'not saved; --out MODEL saves it'}")
+    return Sheet(
+        [
+            f"{found['head']} ({params or 'nothing to choose'}) on {found['tap']}: "
+            f"{found['n_train']} training rows, {found['n_test']} test rows{left_out}"
+        ],
+        ["metric", "value", "95 % interval", "baseline"],
+        rows,
+        below,
+    )
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    return [f"warning ({w['code']}): {w['message']}" for w in found["warnings"]]
 
 
 def _trained_text(found: dict[str, Any]) -> str:

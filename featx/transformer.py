@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from featx.arguments import require_types, several
 from featx.errors import ImageError, SourceError
 from featx.manifest import Manifest, Stamp, printable, read_file
 
@@ -29,7 +30,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone, weights, layer, pool
+    backbone, weights, layers, pool
         As `featx.extract` takes them; several layers are set side by side.
     input_size
         Pixels a side; that of the weights when None.
@@ -49,18 +50,18 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self,
         backbone: str = "efficientnet_lite0",
         *,
-        weights: str | None = None,
-        layer: str | Sequence[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        layers: str | Sequence[str] = (),
         pool: str | None = None,
         input_size: int | None = None,
         device: str = "auto",
         precision: str = "fp32",
-        batch_size: int | str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
         threads: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
-        self.layer = layer
+        self.layers = layers
         self.pool = pool
         self.input_size = input_size
         self.device = device
@@ -98,11 +99,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._network().names
 
     def _network(self) -> Network:
-        layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer or ())
+        require_types("FeatureExtractor", _types(), self.get_params(deep=False))
         return _load(
             self.backbone,
-            self.weights,
-            layers,
+            None if self.weights is None else os.fspath(self.weights),
+            tuple(several(self.layers)),
             self.pool,
             self.input_size,
             (self.device, self.precision, self.batch_size, self.threads),
@@ -118,6 +119,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(FeatureExtractor.__init__)
 
 
 @lru_cache(maxsize=2)

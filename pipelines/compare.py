@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import featx
-from featx.printing import leaderboard_text
 from pipelines.places import cache_of
 
 BACKBONES = "efficientnet_lite0,efficientnet_lite1"
@@ -38,7 +37,7 @@ def main() -> None:
     except featx.FeatxError as error:
         sys.exit(f"featx: {error}")
     place.write_text(f"{json.dumps(found.to_dict(), indent=1)}\n")
-    print(leaderboard_text(found.to_dict()))
+    print(found)
     print(f"  {place}, {files['out'].name}, {files['plot'].name}")
 
 

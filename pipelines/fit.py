@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import featx
-from featx.printing import figures_text
+from featx.printing import figures_sheet
 from pipelines.places import cache_of
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         sys.exit(f"featx: {error}")
     text = json.dumps(figures, indent=1)
     model.with_suffix(".json").write_text(f"{text}\n")
-    print(figures_text(figures))
+    print(figures_sheet(figures).text())
     print(f"  figures: {model.with_suffix('.json')}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -71,6 +72,30 @@ def test_fit_prints_a_table_with_the_baseline(shell: Shell, folder: Path) -> Non
     line = next(row for row in done.stdout.splitlines() if row.split()[0] == "accuracy")
     assert line.split()[-1] == "0.5000"
     assert "warning (few-test-rows)" in done.stdout
+
+
+def test_results_show_the_table_and_give_metrics_as_attributes(folder: Path, shell: Shell) -> None:
+    result = featx.fit(folder / "c.h5", "logreg")
+    assert result.accuracy.value == result.test["accuracy"]["value"]
+    assert result.accuracy.low == result.test["accuracy"]["low"]
+    assert "accuracy" in dir(result)
+    with pytest.raises(AttributeError, match="no metric 'acuracy'; did you mean accuracy"):
+        result.acuracy  # noqa: B018
+    printed = shell("fit", folder / "c.h5", "--head", "logreg").stdout
+    assert repr(result).strip() == printed.strip()
+    assert copy.deepcopy(result).accuracy == result.accuracy
+    page = result._repr_html_()
+    assert page.count("<tr>") == len(result.test) + 1
+    assert "<td>accuracy</td>" in page
+    found = featx.compare(folder / "c.h5", "ridge", folds=3)
+    assert "Pareto front" in repr(found)
+    assert "<td>ridge</td>" in found._repr_html_()
+    both = shell(
+        "compare", folder / "c.h5", "--heads", "ridge,knn", "--heads", "lda", "--folds", "3"
+    )
+    assert {line.split()[2] for line in both.stdout.splitlines() if "c.h5" in line} == {
+        *("ridge", "knn", "lda")
+    }
 
 
 def test_evaluate_leaves_out_the_training_rows(shell: Shell, folder: Path) -> None:

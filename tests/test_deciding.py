@@ -29,7 +29,6 @@ from featx.heads import Head, get_head
 from featx.model.archive import dump, read_archive, write_archive
 from featx.model.scoring import Scores
 from featx.model.thresholds import decide
-from featx.printing import figures_text
 
 CLASSES = ["blue", "red"]
 
@@ -193,7 +192,7 @@ def test_evaluation_and_report_follow_the_rule(
     rule, worth = decision_lines(found.decisions)
     for line in (rule, worth):
         assert line in page.read_text(encoding="utf-8")
-        assert line in figures_text(found.to_dict())
+        assert line in repr(found)
 
 
 def test_evaluation_without_a_rule_says_none(folder: Path) -> None:

@@ -23,7 +23,9 @@ from featx.extraction import extract
 
 @pytest.fixture
 def extractor(tiny: dict[str, Any]) -> FeatureExtractor:
-    return FeatureExtractor(str(tiny["backbone"]), weights="random", layer="flatten", input_size=32)
+    return FeatureExtractor(
+        str(tiny["backbone"]), weights="random", layers="flatten", input_size=32
+    )
 
 
 def test_features_are_those_of_extract(

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from featx.arguments import typed
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.fetch import UrlFile
 
@@ -49,6 +50,7 @@ class BackboneInfo:
     local: bool
 
 
+@typed
 def list_backbones(pattern: str = "") -> list[BackboneInfo]:
     """List the networks whose name contains `pattern`, or matches it where it is a glob.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from featx.arguments import typed
 from featx.backbones import from_file, from_onnx, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
@@ -19,8 +21,12 @@ from featx.errors import UnknownBackboneError, WeightsError, nearest
 from featx.preprocess import Preprocess
 
 
+@typed
 def load_backbone(
-    name: str, *, weights: str | Path | None = None, in_chans: int | None = None
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    in_chans: int | None = None,
 ) -> Backbone:
     """Load a frozen network with its weights, preprocessing and default tap.
 
@@ -58,7 +64,7 @@ def load_backbone(
     # Entries that a file lacks (its classifier) must not differ from run to run either.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        recipe, chosen = _recipe(source, plain, None if weights is None else str(weights))
+        recipe, chosen = _recipe(source, plain, None if weights is None else os.fspath(weights))
         return _filled(recipe, chosen, in_chans)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.arguments import typed
 from featx.cache.distrust import json_object, json_text
 from featx.cache.features import Beside, Features
 from featx.cache.folder import Folder, open_trusted
@@ -31,8 +33,6 @@ from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
 
 
@@ -263,6 +263,7 @@ def _column(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.asarray(values_of(dataset))
 
 
+@typed
 def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open a cache for reading; nothing is loaded but what is asked for.
 

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +72,11 @@ def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"--{name} takes numbers like 0.5,0.5,0.5; got {text!r}") from None
+
+
+def split_names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of a repeatable option, each of which may hold several: ``a,b``."""
+    return tuple(name.strip() for one in given or () for name in one.split(",") if name.strip())
 
 
 def whole(name: str, text: str) -> int:

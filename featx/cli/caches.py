@@ -17,6 +17,7 @@ from featx.cli.app import (
     numbers,
     say_failures,
     show,
+    split_names,
     whole,
 )
 
@@ -30,7 +31,8 @@ def extract(
     ),
     weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Layer to read; repeatable, globs allowed.")
+        list[str] | None,
+        typer.Option(help="Layer to read, globs allowed; several as a,b or repeated."),
     ] = None,
     pool: Annotated[
         str | None,
@@ -75,7 +77,7 @@ def extract(
 ) -> None:
     """Embed what is new in SOURCE, reuse the rest, and publish CACHE."""
     options = {k: v for k, v in locals().items() if k not in ("source", "cache", "as_json")}
-    options["layers"] = tuple(options.pop("layer") or ())
+    options["layers"] = split_names(options.pop("layer"))
     options |= {"mean": numbers("mean", mean), "std": numbers("std", std)}
     if batch_size != "auto":
         options["batch_size"] = whole("batch-size", batch_size)

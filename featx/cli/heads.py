@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import CacheFile, Json, ModelFile, command, show
+from featx.cli.app import CacheFile, Json, ModelFile, command, show, split_names
 
 Memory = Annotated[
     str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
@@ -71,10 +71,9 @@ def fit(
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
     options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
     from featx.fitting.training import fit as run
-    from featx.printing import figures_text
 
-    found = run(cache, head, out, **options).to_dict()
-    show(found, as_json, figures_text(found))
+    found = run(cache, head, out, **options)
+    show(found.to_dict(), as_json, repr(found))
 
 
 @command
@@ -89,10 +88,9 @@ def evaluate(
 ) -> None:
     """Measure MODEL on the rows of CACHE that it never saw."""
     from featx.fitting.evaluating import evaluate as run
-    from featx.printing import figures_text
 
-    found = run(model, cache, groups=groups, seed=seed).to_dict()
-    show(found, as_json, figures_text(found))
+    found = run(model, cache, groups=groups, seed=seed)
+    show(found.to_dict(), as_json, repr(found))
 
 
 @command
@@ -111,7 +109,10 @@ def report(
 @command
 def compare(
     caches: Annotated[list[Path], typer.Argument(help="HDF5 files of the same images.")],
-    heads: Annotated[str, typer.Option(help="Names, separated by commas.")] = "svm,logreg",
+    heads: Annotated[
+        list[str] | None,
+        typer.Option("--heads", "--head", help="Names, as a,b or repeated; default: svm,logreg."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A PNG of score against cost.")] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
@@ -125,18 +126,7 @@ def compare(
 ) -> None:
     """Rank taps and heads of CACHES: score with interval, time and bytes per image."""
     from featx.fitting.comparing import compare as run
-    from featx.printing import leaderboard_text
 
-    names = [name.strip() for name in heads.split(",") if name.strip()]
-    found = run(
-        caches,
-        names,
-        out=out,
-        plot=plot,
-        label=label,
-        groups=groups,
-        folds=folds,
-        seed=seed,
-        memory=memory,
-    )
-    show(found.to_dict(), as_json, leaderboard_text(found.to_dict()))
+    options = {k: v for k, v in locals().items() if k not in ("caches", "heads", "as_json", "run")}
+    found = run(caches, split_names(heads) or ("svm", "logreg"), **options)
+    show(found.to_dict(), as_json, repr(found))

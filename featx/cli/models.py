@@ -25,6 +25,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
     on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
     max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
@@ -37,9 +38,10 @@ def predict(
         "on_error": on_error,
         "max_failed": max_failed,
         "batch_size": batch_size if batch_size == "auto" else whole("batch-size", batch_size),
+        "compile": compile,
+        "weights": weights,
+        "backbone": backbone,
     }
-    named = {"weights": weights, "backbone": backbone}
-    options |= {name: value for name, value in named.items() if value is not None}
     from featx.model.modelfile import load_model
 
     result = load_model(model).predict(source, out=out, cache=cache, **options)
@@ -95,8 +97,7 @@ def serve(
         seconds=max_seconds,
     )
     options: dict[str, Any] = {"device": device, "threads": threads, "compile": compile}
-    named = {"weights": weights, "backbone": backbone}
-    options |= {name: value for name, value in named.items() if value is not None}
+    options |= {"weights": weights, "backbone": backbone}
 
     def ready(address: str, service: Service) -> None:
         about = service.facts
@@ -123,7 +124,5 @@ def export(
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
     from featx.model.modelfile import load_model
 
-    named = {"weights": weights, "backbone": backbone}
-    options = {name: value for name, value in named.items() if value is not None}
-    result = load_model(model).export(out, **options)
+    result = load_model(model).export(out, weights=weights, backbone=backbone)
     show(result.to_dict(), as_json, str(result))

@@ -21,6 +21,7 @@ from featx.images import decode, draw_pixels
 from featx.marks import GENERATOR
 from featx.model import Model
 from featx.model.archive import REFERENCES
+from featx.model.prediction import predict
 from featx.model.references import require_same_features
 from featx.preprocess import Preprocess, View
 from featx.provenance import library_versions
@@ -79,7 +80,13 @@ class Exported:
         )
 
 
-def export(model: Model, path: str | os.PathLike[str], **options: Any) -> Exported:
+def export(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+) -> Exported:
     """Write a model as one ONNX file: cropped uint8 pictures in, probabilities out.
 
     The graph normalises, turns views, runs the network in float32, and applies head and thresholds.
@@ -91,8 +98,8 @@ def export(model: Model, path: str | os.PathLike[str], **options: Any) -> Export
         From `featx.load_model`.
     path
         The ``.onnx`` file; replaced once the new one is complete.
-    **options
-        `weights` or `backbone`, when their file lies elsewhere now.
+    weights, backbone
+        Where the file of the weights, or the code of the network, lies now.
 
     Returns
     -------
@@ -117,6 +124,7 @@ def export(model: Model, path: str | os.PathLike[str], **options: Any) -> Export
     require_writable(target, "ONNX file", model.path)
     model.require_pictures("export")
     require_exportable(model)
+    options: dict[str, Any] = {"weights": weights, "backbone": backbone}
     options |= {"device": "cpu", "compile": "off", "progress": False}
     chosen = require_same_features(model, {**options, "precision": "fp32"})
     proto = to_onnx(whole_model(model, chosen["backbone"], chosen["weights"]), model)
@@ -226,7 +234,7 @@ def _labelled(model: Model, pictures: list[bytes], options: dict[str, Any]) -> N
         files = [folder / f"{k}.png" for k in range(len(pictures))]
         for file, data in zip(files, pictures, strict=True):
             file.write_bytes(data)
-        rows = model.predict([str(file) for file in files], **options).rows
+        rows = predict(model, [str(file) for file in files], options=options).rows
     if not model.classes:
         return np.array([row["label"] for row in rows], dtype=np.float64)
     return np.array([[row[f"p_{name}"] for name in model.classes] for row in rows])

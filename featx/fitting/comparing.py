@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.arguments import several, typed
 from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
@@ -40,9 +41,10 @@ class _Line:
     predicted: NDArray[Any]
 
 
+@typed
 def compare(
-    caches: Sequence[str | os.PathLike[str] | Cache],
-    heads: Sequence[str | Head | Any] = ("svm", "logreg"),
+    caches: str | os.PathLike[str] | Cache | Sequence[str | os.PathLike[str] | Cache],
+    heads: str | Head | Any | Sequence[str | Head | Any] = ("svm", "logreg"),
     *,
     out: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
@@ -50,16 +52,16 @@ def compare(
     groups: str | None = None,
     folds: int = 5,
     seed: int = 0,
-    memory: str = "auto",
+    memory: Literal["auto", "stream", "ram"] = "auto",
 ) -> Comparison:
     """Measure every tap of every cache with every head, on the same rows and folds.
 
     Parameters
     ----------
     caches
-        Of the same images; rows that not all of them have are left out.
+        One cache or several of the same images; rows that not all of them have are left out.
     heads
-        Names, or estimators.
+        One head or several: names, or estimators.
     out
         A CSV file for the table.
     plot
@@ -69,7 +71,7 @@ def compare(
     folds
         Outer folds, and folds of each search.
     seed
-        Of every shuffle.
+        Random seed of folds and intervals.
     memory
         As in `featx.fitting.options.FitOptions`, for each line.
 
@@ -84,6 +86,7 @@ def compare(
     >>> found.rows[0].tap, found.selected["score"]["value"]  # doctest: +SKIP
     ('avgpool', 0.91)
     """
+    caches, heads = several(caches), several(heads)
     if not caches or not heads:
         raise FitError("there is nothing to compare; name a cache and a head at least")
     options = FitOptions(label=label, groups=groups, folds=folds, seed=seed, memory=memory)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from featx.arguments import typed
 from featx.cache.reader import Cache
 from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
 from featx.fitting.columns import Columns, load_samples
+from featx.fitting.measures import Measures
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
@@ -25,9 +27,11 @@ from featx.selection.checks import Warn, check_groups, warn
 _BATCH = 8192
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Measures):
     """What a model is worth on rows it never saw; `to_dict` is the JSON of ``featx evaluate``.
+
+    Each metric of `test` is an attribute too, as in `featx.fitting.options.FitResult`.
 
     Parameters
     ----------
@@ -63,6 +67,7 @@ class Evaluation:
         return ready
 
 
+@typed
 def evaluate(
     model: Model | str | os.PathLike[str],
     cache: Cache | str | os.PathLike[str],
@@ -81,7 +86,7 @@ def evaluate(
     groups
         Column whose groups the intervals resample whole.
     seed
-        Of the bootstrap.
+        Random seed of the intervals.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def evaluate(
 
     Examples
     --------
-    >>> featx.evaluate("cells.featx", "new.h5").test["accuracy"]["value"]  # doctest: +SKIP
+    >>> featx.evaluate("cells.featx", "new.h5").accuracy.value  # doctest: +SKIP
     0.91
     """
     require_seed(seed)

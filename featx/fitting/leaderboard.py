@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.evaluation import json_ready
+from featx.printing import leaderboard_sheet
 from featx.selection.checks import Warn
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Entry:
     pareto: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """A leaderboard; `to_dict` is the JSON of ``featx compare --json``.
 
@@ -78,6 +79,12 @@ class Comparison:
         """JSON-ready values."""
         ready: dict[str, Any] = json_ready(asdict(self))
         return ready
+
+    def __repr__(self) -> str:
+        return leaderboard_sheet(self.to_dict()).text()
+
+    def _repr_html_(self) -> str:
+        return leaderboard_sheet(self.to_dict()).html()
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each line."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_type_hints
 
+from featx.arguments import require_types
 from featx.cache.reader import Cache
-from featx.errors import FitError, nearest
 from featx.evaluation import json_ready
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.deciding import Wanted
+from featx.fitting.measures import Measures
 from featx.fitting.samples import Samples, require_seed
 from featx.heads import Head
 from featx.model import Model
@@ -72,27 +74,33 @@ class FitOptions:
     repeats: int = 1
     nested: bool = False
     weights_column: str | None = None
-    fit_on: str = "auto"
+    fit_on: Literal["auto", "all", "train"] = "auto"
     seed: int = 0
     one_standard_error: bool = False
     protocol: str | None = None
     precision_at: float | None = None
     cost: str | None = None
     abstain: float | None = None
-    memory: str = "auto"
+    memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        require_types("fit", _hints(), vars(self))
         require_seed(self.seed)
 
     @classmethod
     def of(cls, **options: Any) -> FitOptions:
-        """Build from keyword arguments; an unknown one is named with the nearest known."""
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise FitError(f"fit has no option {name!r}{nearest(name, known)}")
+        """Build from keyword arguments as `featx.fit` takes them: several taps become ``a,b``."""
+        tap = options.get("tap")
+        if tap is not None and not isinstance(tap, str):
+            options["tap"] = ",".join(tap) or None
         return cls(**options)
+
+    def changed(self) -> dict[str, Any]:
+        """Give the options that differ from the defaults."""
+        plain = type(self)()
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value != getattr(plain, name)}
 
     @property
     def plan(self) -> SplitPlan:
@@ -120,9 +128,17 @@ class FitOptions:
         return Columns(self.tap, self.label, self.groups, self.weights_column, named)
 
 
-@dataclass(frozen=True)
-class FitResult:
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(FitOptions)
+
+
+@dataclass(frozen=True, repr=False)
+class FitResult(Measures):
     """A fitted head and what it is worth; `to_dict` is the JSON of ``featx fit --json``.
+
+    Each metric of `test` is an attribute too, ``result.accuracy.value``, and the result shows the
+    table of the shell.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.arguments import typed
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.evaluation import json_ready
@@ -48,6 +49,7 @@ _MOST_TRAIN, _MOST_TEST = 20_000, 10_000
 Rows = NDArray[np.intp]
 
 
+@typed
 def report(
     model: Model | str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> Path:

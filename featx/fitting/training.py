@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.arguments import typed
 from featx.cache.reader import Cache, open_cache
 from featx.files import require_writable
 from featx.fitting.deciding import choose, require_decidable
@@ -31,13 +32,30 @@ from featx.reporting import write_report
 from featx.selection.checks import check_groups
 
 
+@typed
 def fit(
     cache: str | os.PathLike[str] | Cache,
     head: str | Head | Any = None,
     out: str | os.PathLike[str] | None = None,
     *,
+    tap: str | Sequence[str] | None = None,
+    label: str | None = None,
+    groups: str | None = None,
+    split: str | float = "auto",
+    folds: int = 5,
+    repeats: int = 1,
+    nested: bool = False,
+    fit_on: Literal["auto", "all", "train"] = "auto",
+    weights_column: str | None = None,
+    one_standard_error: bool = False,
+    protocol: str | None = None,
+    precision_at: float | None = None,
+    cost: str | None = None,
+    abstain: float | None = None,
+    memory: Literal["auto", "stream", "ram"] = "auto",
+    device: str = "cpu",
+    seed: int = 0,
     report: str | os.PathLike[str] | None = None,
-    **options: Any,
 ) -> FitResult:
     """Choose a head's hyperparameters on training rows, fit it, and measure it on the others.
 
@@ -50,13 +68,53 @@ def fit(
         None. A protocol brings its own.
     out
         Where to save the model, if anywhere.
+    tap
+        The tap, or taps, whose features are used; when None the first of the cache, and all of
+        them for a stack.
+    label
+        Column taken as the label.
+    groups
+        Column whose groups stay on one side of a split; a column called ``group`` when None.
+    split
+        ``auto`` (the split of the source, else a stratified quarter is held out), a column, or the
+        share of test rows in (0, 1).
+    folds
+        Folds of the search, and outer folds when `nested`.
+    repeats
+        Number of splits that are measured.
+    nested
+        Measure every row by outer folds, each with a search of its own.
+    fit_on
+        Rows of the model that is kept: ``all`` of them once it was measured; ``train``, which
+        leaves the test rows for `featx.evaluate`; or ``auto``: all, but for test rows that the
+        source marks itself.
+    weights_column
+        Column with the weight of each row in fitting.
+    one_standard_error
+        Choose the simplest candidate within one standard error of the best.
+    protocol
+        Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
+    precision_at
+        Answer a class only above the probability that gives it this precision.
+    cost
+        ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
+    abstain
+        Abstain below the confidence that leaves this share of errors among the answers.
+    memory
+        ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
+        does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
+    device
+        Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda`` or ``cuda:1``; the head
+        that is kept is fitted on the processor.
+    seed
+        Random seed of splits, folds and intervals.
     report
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
-    **options
-        The fields of `featx.fitting.options.FitOptions`.
 
     Raises
     ------
+    OptionError
+        If an option has a wrong type.
     FitError
         If the head cannot be fitted or measured on these rows.
     CacheError
@@ -66,9 +124,11 @@ def fit(
     --------
     >>> import featx
     >>> result = featx.fit("photos.h5", "svm", out="photos.featx")  # doctest: +SKIP
-    >>> result.test["accuracy"]["value"]  # doctest: +SKIP
+    >>> result.accuracy.value  # doctest: +SKIP
     0.93
     """
+    own = ("cache", "head", "out", "report")
+    options = {name: value for name, value in locals().items() if name not in (*own, "own")}
     start, chosen = time.perf_counter(), FitOptions.of(**options)
     if chosen.protocol is not None:
         given = {"head": head, "out": out, "report": report}
@@ -97,8 +157,7 @@ def fit(
             model.members.update(make_references(file, samples.tap, rows))
         result = _result(file, samples, measured, model, chosen, start, out)
         if out is not None or report is not None:
-            changed = {k: v for k, v in options.items() if v != getattr(FitOptions(), k)}
-            command = fit_command(file, found.name, out, changed)
+            command = fit_command(file, found.name, out, chosen.changed())
             method = "pca" if report is None else "auto"
             kept = keep_for_report(file, samples, measured, command, chosen.seed, method)
             model.kept.update(kept)

@@ -6,20 +6,21 @@ import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featx.arguments import typed
 from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
 from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.errors import ModelError
+from featx.manifest import Source
 from featx.model.scoring import Scores, score_rows
 
 if TYPE_CHECKING:
     from featx.exporting import Exported
-    from featx.manifest import Source
     from featx.model.prediction import Prediction
 
 SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
@@ -132,17 +133,101 @@ class Model:
             )
         return score_rows(self.estimator, features, self.classes)
 
-    def predict(self, source: Source, **options: Any) -> Prediction:
-        """Label new images; see `featx.model.prediction.predict`."""
+    @typed
+    def predict(
+        self,
+        source: Source | Cache,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        compile: Literal["auto", "on", "off"] = "auto",
+        threads: int | None = None,
+        on_error: Literal["skip", "fail"] = "skip",
+        max_failed: int | None = None,
+        progress: bool = True,
+    ) -> Prediction:
+        """Label every image of `source`.
+
+        Parameters
+        ----------
+        source
+            Images, as `featx.extract` takes them, or an open cache.
+        out
+            A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label (several as ``a|b``), a
+            probability for each class (``p_<class>``), with thresholds whether it is ``abstained``
+            from, and for an image that cannot be read the reason in ``error``.
+        cache
+            Where the features are kept and reused. Without it they are removed afterwards; what an
+            interrupted run has done stays beside `out`, and the same command goes on from there.
+        weights, backbone
+            Where the file of the weights, or the code of the network, lies now.
+        device, batch_size, compile, threads, on_error, max_failed, progress
+            As in `featx.extract`.
+
+        Raises
+        ------
+        OptionError
+            If an option has a wrong type.
+        ModelError
+            If the features would be others than those of the training.
+        DriftError
+            If they are, although everything that is recorded is the same.
+        ExtractError
+            If no image could be embedded.
+
+        Examples
+        --------
+        >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
+        >>> found = model.predict("new/", out="new.csv")  # doctest: +SKIP
+        """
+        own = ("self", "source", "out", "cache")
+        options = {name: value for name, value in locals().items() if name not in (*own, "own")}
         from featx.model.prediction import predict
 
-        return predict(self, source, **options)
+        return predict(self, source, out=out, cache=cache, options=options)
 
-    def export(self, path: str | os.PathLike[str], **options: Any) -> Exported:
-        """Write one ONNX file that runs without featx; see `featx.exporting.export`."""
+    @typed
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        backbone: str | None = None,
+    ) -> Exported:
+        """Write one ONNX file that runs without featx: uint8 pictures in, probabilities out.
+
+        Parameters
+        ----------
+        path
+            The ``.onnx`` file; replaced once the new one is complete.
+        weights, backbone
+            Where the file of the weights, or the code of the network, lies now.
+
+        Returns
+        -------
+        exported : what was written, and the ten lines that run it
+
+        Raises
+        ------
+        MissingExtraError
+            If the extra ``onnx`` is not installed.
+        ModelError
+            If the model has no form in ONNX, or ONNX Runtime gives other probabilities.
+        BackboneError
+            If the network cannot be translated.
+
+        Examples
+        --------
+        >>> model.export("cells.onnx").difference < 1e-3  # doctest: +SKIP
+        True
+        """
         from featx.exporting import export
 
-        return export(self, path, **options)
+        return export(self, path, weights=weights, backbone=backbone)
 
     def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
         """Whether the model was trained on an image of this name or of this content."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from featx.arguments import typed
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.reader import Cache
 from featx.errors import FeatxError, ModelError
@@ -80,6 +81,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     write_archive(Path(path), members)
 
 
+@typed
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Load a model; nothing in the file is ever executed.
 

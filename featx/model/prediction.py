@@ -80,40 +80,15 @@ def predict(
     *,
     out: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
-    **options: Any,
+    options: dict[str, Any] | None = None,
 ) -> Prediction:
-    """Label every image of `source`.
+    """Label every image of `source`; see `featx.model.Model.predict`.
 
     Parameters
     ----------
-    model
-        From `featx.load_model`.
-    source
-        What `featx.extract` takes, or an open cache.
-    out
-        A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label (several as
-        ``a|b``), a probability for each class (``p_<class>``), with thresholds whether it is
-        ``abstained`` from, and for an image that cannot be read the reason in ``error``.
-    cache
-        Where the features are kept and reused. Without it they are removed afterwards; what an
-        interrupted run has done stays beside `out`, and the same command goes on from there.
-    **options
-        Fields of `featx.run.options.ExtractOptions` that change no value: device, batch_size,
-        threads, on_error, progress; and `weights` or `backbone`, when their file lies elsewhere
-        now.
-
-    Raises
-    ------
-    ModelError
-        If the features would be others than those of the training.
-    DriftError
-        If they are, although everything that is recorded is the same.
-    ExtractError
-        If no image could be embedded.
-
-    Examples
-    --------
-    >>> found = featx.load_model("cells.featx").predict("new/", out="new.csv")  # doctest: +SKIP
+    options
+        Fields of `featx.run.options.ExtractOptions` that change no value, and `weights` or
+        `backbone` where they are not None.
     """
     target = None if out is None else Path(out)
     if target is not None:
@@ -121,7 +96,7 @@ def predict(
     if isinstance(source, Cache):
         model.require_cache(source)
         return _label(model, source, target)
-    chosen = require_same_features(model, options)
+    chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
         from featx.extraction import extract
 

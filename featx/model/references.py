@@ -72,6 +72,7 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
             "a model labels whole sources and takes no shard; give each run a source of its own, "
             "as a pattern that names some of the tars"
         )
+    options = {k: v for k, v in options.items() if v is not None or k not in DECIDE_VALUES}
     kept = {k: v for k, v in model.meta["options"].items() if k in DECIDE_VALUES}
     chosen = {**kept, **_same(model, options), **options}
     _require_no_code(model, chosen, options)

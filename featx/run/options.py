@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from featx.errors import FeatxError, nearest
+import numpy as np
+
+from featx.arguments import require_types
+from featx.errors import FeatxError, OptionError, nearest
 from featx.portion import Portion
 from featx.run.planning import Plan
 from featx.run.sync import Difference
@@ -90,8 +96,8 @@ class ExtractOptions:
     view_merge: Literal["mean", "concat", "apart"] = "mean"
     device: str = "auto"
     precision: str = "auto"
-    batch_size: int | str = "auto"
-    compile: str = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     threads: int | None = None
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
@@ -99,7 +105,7 @@ class ExtractOptions:
     gpus_per_worker: float | None = None
     decode: Literal["exact", "fast"] | None = None
     dtype: Literal["float32", "float16"] = "float32"
-    shard: Portion | str | tuple[int, int] | None = None
+    shard: str | Sequence[int] | Portion | None = None
     on_error: Literal["skip", "fail"] = "skip"
     max_failed: int | None = None
     dry_run: bool = False
@@ -107,17 +113,7 @@ class ExtractOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        choices = {
-            "engine": ("local", "ray"),
-            "decode": (None, "exact", "fast"),
-            "dtype": ("float32", "float16"),
-            "on_error": ("skip", "fail"),
-            "view_merge": ("mean", "concat", "apart"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                known = ", ".join(str(a) for a in allowed if a)
-                raise FeatxError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        require_types("extract", _hints(), vars(self))
         if self.workers is not None and self.workers < 1:
             raise FeatxError(f"workers must be 1 or more, got {self.workers}")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
@@ -133,14 +129,22 @@ class ExtractOptions:
 
     @classmethod
     def of(cls, **options: Any) -> ExtractOptions:
-        """Build from keyword arguments; an unknown one is named with the nearest known."""
-        known = [f.name for f in fields(cls)]
+        """Build from keyword arguments as `featx.extract` takes them.
+
+        One layer counts as a list of one, lists become tuples and a path of weights its text; an
+        unknown option is named with the nearest known.
+        """
         for name in options:
-            if name not in known:
-                raise FeatxError(f"extract has no option {name!r}{nearest(name, known)}")
+            if name not in _hints():
+                raise OptionError(f"extract has no option {name!r}{nearest(name, _hints())}")
+        layers = options.get("layers")
+        if layers is None or isinstance(layers, str):
+            options["layers"] = () if layers is None else (layers,)
         for name in ("layers", "mean", "std"):
-            if isinstance(options.get(name), list):
+            if isinstance(options.get(name), list | np.ndarray):
                 options[name] = tuple(options[name])
+        if isinstance(options.get("weights"), os.PathLike):
+            options["weights"] = os.fspath(options["weights"])
         return cls(**options)
 
     def values(self) -> dict[str, Any]:
@@ -150,6 +154,11 @@ class ExtractOptions:
             # A model is used from other folders than its cache was made in.
             found["weights"] = str(Path(self.weights).resolve())
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(ExtractOptions)
 
 
 @dataclass(frozen=True)

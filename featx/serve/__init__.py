@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from featx.errors import FeatxError, MissingExtraError
 
@@ -26,7 +26,11 @@ def serve(
     cache: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     ready: Callable[[str, Service], None] = lambda address, service: None,
-    **options: Any,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    compile: Literal["auto", "on", "off"] = "auto",
 ) -> None:
     """Serve a model until the process is interrupted.
 
@@ -44,9 +48,10 @@ def serve(
         What is accepted.
     ready
         Called with the address and the service when requests are answered.
-    **options
-        Fields of `featx.run.options.ExtractOptions` that change no value: device, threads, compile;
-        and `weights` or `backbone`, when their file lies elsewhere now.
+    weights, backbone
+        Where the file of the weights, or the code of the network, lies now.
+    device, threads, compile
+        As in `featx.extract`.
 
     Raises
     ------
@@ -79,5 +84,11 @@ def serve(
         cache=cache,
         limits=limits or Limits(),
         ready=ready,
-        options=options,
+        options={
+            "weights": weights,
+            "backbone": backbone,
+            "device": device,
+            "threads": threads,
+            "compile": compile,
+        },
     )
