@@ -299,7 +299,12 @@ class _Extraction(Run):
         return {
             "versions": library_versions(),
             "backbone": self.backbone.name,
-            "weights": {"source": weights.source, "tag": weights.tag, "licence": weights.licence},
+            "weights": {
+                "source": weights.source,
+                "tag": weights.tag,
+                "licence": weights.licence,
+                **({"notes": list(weights.notes)} if weights.notes else {}),
+            },
             "source": self.manifest.name,
             "options": self.options.values(),
             "plan": self.plan.describe(),

@@ -14,6 +14,7 @@ from featx.backbones.reader import TapReader
 from featx.backbones.sizes import net_for_size
 from featx.backbones.taps import PRE_LOGITS, Tap, select_taps
 from featx.backbones.weights import Weights
+from featx.errors import UnknownLayerError
 from featx.preprocess import Preprocess
 
 
@@ -90,6 +91,13 @@ class Backbone:
         """The dotted name and the type of every module, in the network's order."""
         return [(name, type(m).__name__) for name, m in self.net.named_modules() if name]
 
+    def notes_for(self, asked: str) -> list[str]:
+        """Say which network was meant by `asked` and what was done to its weights, in lines."""
+        plain = self.name.partition(":")[2] or self.name
+        known = asked in (plain, self.name) or asked.startswith((f"{self.name}.", f"{plain}."))
+        lines = [] if known else [f"{asked} is taken as {self.name}"]
+        return lines + [f"weights {note}" for note in self.weights.notes]
+
     def select(self, layers: Iterable[str] = (), pool: str | None = None) -> tuple[Tap, ...]:
         """Turn layer names and globs into taps.
 
@@ -105,12 +113,29 @@ class Backbone:
         Raises
         ------
         UnknownLayerError
-            If a layer or the pool is unknown, with the nearest names.
+            If a layer or the pool is unknown, with the nearest names; or if the weights file
+            lacks the layer.
         """
         names = [name for name, _ in self.layers]
         if self.default.layer == PRE_LOGITS and PRE_LOGITS not in names:
             names.append(PRE_LOGITS)
-        return select_taps(layers, pool, names, self.default, self.name)
+        taps = select_taps(layers, pool, names, self.default, self.name)
+        for tap in taps:
+            self._require_loaded(tap)
+        return taps
+
+    def _require_loaded(self, tap: Tap) -> None:
+        """Refuse a layer of the classifier that the weights file lacks: it is at random."""
+        order = {name: k for k, (name, _) in enumerate(self.net.named_modules())}
+        at, top = order.get(tap.layer, -1), tap.layer.partition(".")[0]
+        for entry in self.weights.missing:
+            module = entry.rpartition(".")[0]
+            before = order[module] <= at or module.startswith(f"{tap.layer}.")
+            if tap.side == "output" and before and module.partition(".")[0] == top:
+                raise UnknownLayerError(
+                    f"layer {tap.layer!r} cannot be read: {self.weights.source} has no {entry} "
+                    f"for {self.name}; name a layer below the classifier"
+                )
 
     def reader(self, taps: Sequence[Tap], preprocess: Preprocess | None = None) -> TapReader:
         """The module that reads `taps`; see `TapReader`.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from functools import cache, partial
+from importlib.metadata import version
 from typing import Any
 
 from torch import nn
 
 from featx.backbones.fetch import HubFile, UrlFile, WeightsFile
+from featx.backbones.names import spelled
 from featx.backbones.recipe import Recipe, check_channels
 from featx.backbones.taps import PRE_LOGITS, Tap
 from featx.backbones.weights import State
+from featx.errors import UnknownBackboneError, nearest
 from featx.preprocess import Preprocess
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
@@ -33,6 +36,15 @@ def knows(name: str) -> bool:
     return bool(is_model(name.partition(".")[0]))
 
 
+def spelled_with_tag(name: str) -> str | None:
+    """The name as timm writes it, its tag as it was given; None if timm lacks the network."""
+    if knows(name):
+        return name
+    base, dot, tag = name.partition(".")
+    own = spelled(base, names())
+    return None if own is None else f"{own}{dot}{tag}"
+
+
 @cache
 def _tagged() -> dict[str, tuple[str, ...]]:
     import timm
@@ -50,10 +62,22 @@ def tags(name: str) -> tuple[str, ...]:
 
 
 def cfg_of(name: str, tag: str = "") -> Any:
-    """Timm's own record of some weights; of the default ones without a tag."""
+    """Timm's own record of some weights; of the default ones without a tag.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If the installed timm lacks the tag; names those that it has.
+    """
     from timm.models import get_pretrained_cfg
 
-    return get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+    try:
+        return get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+    except RuntimeError:  # timm's way to say that it does not know the tag
+        raise UnknownBackboneError(
+            f"timm {version('timm')} has no weights {tag!r} for {name}; it has "
+            f"{', '.join(tags(name)) or 'none'}{nearest(tag, tags(name))}"
+        ) from None
 
 
 def preprocess_of(cfg: dict[str, Any]) -> Preprocess:

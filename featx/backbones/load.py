@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from torch import nn
 from featx.arguments import typed
 from featx.backbones import from_file, from_onnx, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
+from featx.backbones.checkpoint import read_checkpoint
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
 from featx.backbones.listing import local_names
+from featx.backbones.names import spelled, split_name, suggestion
 from featx.backbones.recipe import Recipe, check_channels, fill
-from featx.backbones.weights import Weights, digest_state, read_state
-from featx.errors import UnknownBackboneError, WeightsError, nearest
+from featx.backbones.weights import Weights, digest_state
+from featx.errors import UnknownBackboneError, WeightsError
+from featx.filekey import split_key
 from featx.preprocess import Preprocess
 
 
@@ -33,13 +37,14 @@ def load_backbone(
     Parameters
     ----------
     name
-        ``torchvision:NAME``, ``timm:NAME``, or a plain name: ``efficientnet_lite0`` to ``2`` from
-        their packages, then torchvision's networks, then timm's. ``file:module.py:factory`` for
-        your own network, whose code is run; or the path of an ONNX file.
+        ``torchvision:NAME``, ``timm:NAME``, ``hf-hub:timm/NAME.TAG``, or a plain name:
+        ``efficientnet_lite0`` to ``2`` from their packages, then torchvision's networks, then
+        timm's. ``file:module.py:factory`` for your own network, whose code is run; or the path of
+        an ONNX file.
     weights
         None for the pretrained ones, found on this machine or else downloaded, or those that the
         factory brings; ``random`` for a fixed seed; otherwise the library's tag, a file, or an
-        address.
+        address. ``net.pth#teacher`` names the part of a file that holds several networks.
     in_chans
         1 for a network of grey pictures, which gets the mean over red, green and blue; None for
         what the weights say.
@@ -80,24 +85,28 @@ def resolve(name: str) -> tuple[str, str]:
         return "file", name
     if from_onnx.knows(name):
         return "onnx", name
-    source, colon, plain = name.partition(":")
-    if not colon:
-        source, plain = "", name
-    if source == "" and plain in from_packages.NAMES:
-        return "package", plain
-    if source in ("", "torchvision") and plain in from_torchvision.names():
-        return "torchvision", plain
-    if source in ("", "timm") and from_timm.knows(plain):
-        return "timm", plain
-    known = {"torchvision": from_torchvision.names, "timm": from_timm.names}
-    if source in known:
-        choices = known[source]()
-    else:
-        choices = (*from_packages.NAMES, *from_torchvision.names(), *from_timm.names())
+    source, plain = split_name(name)
+    libraries = {k: names for k, names in _LIBRARIES.items() if source in ("", k)}
+    for known, names in libraries.items():
+        if known == "timm" and (own := from_timm.spelled_with_tag(plain)) is not None:
+            return known, own
+        if known != "timm" and (own := spelled(plain, names())) is not None:
+            return known, own
+    base = plain.partition(".")[0]
+    choices = (n for names in (libraries or _LIBRARIES).values() for n in names())
+    sources = "" if libraries else f"; {source!r} is not torchvision, timm or file"
     raise UnknownBackboneError(
-        f"unknown backbone {name!r}{nearest(plain, dict.fromkeys(choices))}; `featx backbones` "
+        f"unknown backbone {name!r}{sources}{suggestion(base, choices)}; `featx backbones` "
         "lists them"
     )
+
+
+_LIBRARIES: dict[str, Callable[[], tuple[str, ...]]] = {
+    "package": lambda: from_packages.NAMES,
+    "torchvision": from_torchvision.names,
+    "timm": from_timm.names,
+}
+"""Where a name is looked for, in this order."""
 
 
 def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | None]:
@@ -110,9 +119,10 @@ def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | 
     if weights in library.tags(name):
         return library.recipe(name, weights), None
     recipe = library.recipe(name)
-    if weights not in (None, "random") and "://" not in weights and not Path(weights).exists():
+    file = "random" if weights is None else split_key(weights)[0]
+    if file != "random" and "://" not in file and not Path(file).exists():
         raise WeightsError(
-            f"no weights file {weights!r}, and {recipe.name} has no weights of that tag; known "
+            f"no weights file {file!r}, and {recipe.name} has no weights of that tag; known "
             f"are {', '.join(library.tags(name)) or 'none'}, random"
         )
     return recipe, weights
@@ -126,10 +136,11 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         digest = (recipe.own_digest if own else "") or digest_state(net.state_dict())
         found = Weights(own or "random", tag, digest)
         return _backbone(recipe, net, found, in_chans)
+    weights, key = (None, "") if weights is None else split_key(weights)
     path, source, tag, licence = _file(recipe, weights)
-    state, read = read_state(path)
-    filled = fill(recipe, state, str(path), in_chans)
-    found = Weights(source, tag, digest_state(filled.loaded), licence, read + filled.notes)
+    filled = fill(recipe, read_checkpoint(path), in_chans, key)
+    where = f"{source}#{key}" if key else source
+    found = Weights(where, tag, digest_state(filled.loaded), licence, filled.notes, filled.missing)
     return _backbone(recipe, filled.net, found, filled.in_chans)
 
 

@@ -9,9 +9,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from featx.backbones.branches import Wanted, counted, holds, pick
+from featx.backbones.checkpoint import Checkpoint
 from featx.backbones.fetch import WeightsFile
 from featx.backbones.taps import Tap
-from featx.backbones.weights import Difference, State, compare, strip_prefixes
+from featx.backbones.weights import Difference, State, compare
 from featx.errors import BackboneError, WeightsError
 from featx.preprocess import Preprocess
 
@@ -79,17 +81,30 @@ class Filled:
     """A network with its weights in it.
 
     `loaded` holds the tensors that came from the file, as the network now has them; `in_chans`
-    is None where the library's own number was kept.
+    is None where the library's own number was kept; `missing` names the classifier's entries that
+    the file lacks.
     """
 
     net: nn.Module
     loaded: State
     notes: tuple[str, ...]
     in_chans: int | None
+    missing: tuple[str, ...] = ()
 
 
-def fill(recipe: Recipe, state: State, where: str, in_chans: int | None) -> Filled:
-    """Build the network that `state` fits, and load it entry by entry.
+def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") -> Filled:
+    """Build the network that a file fits, and load it entry by entry.
+
+    Parameters
+    ----------
+    recipe
+        The network.
+    file
+        What `featx.backbones.checkpoint.read_checkpoint` found.
+    in_chans
+        Channels to build it for; None for what the file says.
+    key
+        The part of the file to take; "" for the one that fits best.
 
     Raises
     ------
@@ -97,18 +112,27 @@ def fill(recipe: Recipe, state: State, where: str, in_chans: int | None) -> Fill
         If the entries are those of another network; says which.
     """
     net = recipe.build(in_chans=in_chans)
-    state, notes = strip_prefixes(state, net.state_dict())
-    if recipe.rename is not None:
-        state = recipe.rename(state, net)
-    state = {n: t for n, t in state.items() if not n.startswith(recipe.ignored)}
+    wanted = Wanted(net, recipe.classifiers, recipe.rename)
+    branch, notes = pick(file, wanted, key)
+    picked = {n: t for n, t in branch.state.items() if not n.startswith(recipe.ignored)}
+    state, foreign = _without_heads(picked, net, recipe.classifiers)
     found = compare(net, state)
     if options := _adaptations(found):
         in_chans = options.setdefault("in_chans", in_chans)
         net = recipe.build(**options)
         found = compare(net, state)
         notes += tuple(f"{k} is {v} in the file" for k, v in options.items() if v is not None)
+    misfits = [n for n, _, _ in found.other_shape if n.startswith(_prefixes(recipe.classifiers))]
+    if misfits:
+        state = {n: t for n, t in state.items() if n not in misfits}
+        found = compare(net, state)
     if found and not _lacks_classifier(found, recipe.classifiers):
-        return _convert(recipe, state, WeightsError(f"{where} does not fit {recipe.name}: {found}"))
+        refusal = WeightsError(
+            f"{file.where} does not fit {recipe.name}: {compare(net, picked)}; {holds(file)}"
+        )
+        return _convert(recipe, picked, refusal, notes)
+    dropped = [n.partition(".")[0] for n in (*foreign, *misfits)]
+    notes += (f"dropped: {counted(dropped)}",) if dropped else ()
     if found:
         notes += (f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful",)
     # Through the network's own dictionary, which carries the versions that some modules ask for.
@@ -116,7 +140,24 @@ def fill(recipe: Recipe, state: State, where: str, in_chans: int | None) -> Fill
     complete.update(state)
     net.load_state_dict(complete)
     loaded = {n: t for n, t in net.state_dict().items() if n in state}
-    return Filled(net, loaded, notes, in_chans)
+    return Filled(net, loaded, notes, in_chans, found.missing)
+
+
+def _prefixes(classifiers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in classifiers)
+
+
+def _without_heads(
+    state: State, net: nn.Module, classifiers: tuple[str, ...]
+) -> tuple[State, list[str]]:
+    """Drop entries of modules that the network lacks, and of another classifier than its own.
+
+    Entries inside the body stay: those of a resnet34 would otherwise pass for a resnet18's.
+    """
+    own = set(net.state_dict())
+    body = {name for name, _ in net.named_children()} - set(classifiers)
+    parts = {n for n in state if n not in own and n.partition(".")[0] not in body}
+    return {n: t for n, t in state.items() if n not in parts}, [n for n in state if n in parts]
 
 
 def _adaptations(found: Difference) -> dict[str, int | None]:
@@ -139,12 +180,12 @@ def _adaptations(found: Difference) -> dict[str, int | None]:
 
 
 def _lacks_classifier(found: Difference, classifiers: tuple[str, ...]) -> bool:
-    prefixes = tuple(f"{name}." for name in classifiers)
+    prefixes = _prefixes(classifiers)
     absent = all(name.startswith(prefixes) for name in found.missing)
     return bool(prefixes) and absent and not found.unexpected and not found.other_shape
 
 
-def _convert(recipe: Recipe, state: State, refusal: WeightsError) -> Filled:
+def _convert(recipe: Recipe, state: State, refusal: WeightsError, notes: tuple[str, ...]) -> Filled:
     if recipe.convert is None:
         raise refusal
     torch.manual_seed(0)
@@ -163,7 +204,7 @@ def _convert(recipe: Recipe, state: State, refusal: WeightsError) -> Filled:
             and torch.equal(value, untouched[name])
         ):
             raise refusal
-    return Filled(net, dict(net.state_dict()), ("entries converted by timm",), None)
+    return Filled(net, dict(net.state_dict()), (*notes, "entries converted by timm"), None)
 
 
 def check_channels(channels: int) -> int:

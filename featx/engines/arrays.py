@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from featx.errors import ImageError
 from featx.images import DEFAULT_POLICY
 from featx.manifest import Manifest
 from featx.runtime import Runner, plan_runtime
+
+log = logging.getLogger("featx")
 
 
 class Network:
@@ -38,6 +41,8 @@ class Network:
     ) -> None:
         device, precision, batch_size, threads = runtime
         loaded = load_backbone(backbone, weights=weights)
+        for line in loaded.notes_for(backbone):
+            log.info("%s", line)
         self.preprocess = loaded.preprocess.override(input_size=input_size)
         taps = loaded.select(layers, pool)
         reader = loaded.reader(taps, self.preprocess)

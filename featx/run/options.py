@@ -7,13 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
 from featx.arguments import require_types
 from featx.errors import FeatxError, OptionError, nearest
+from featx.filekey import absolute
 from featx.portion import Portion
 from featx.run.planning import Plan
 from featx.run.sync import Difference
@@ -150,9 +150,8 @@ class ExtractOptions:
     def values(self) -> dict[str, Any]:
         """The options that decide values, JSON-ready: what a model needs to extract alike."""
         found = {name: getattr(self, name) for name in DECIDE_VALUES}
-        if self.weights and "://" not in self.weights and Path(self.weights).exists():
-            # A model is used from other folders than its cache was made in.
-            found["weights"] = str(Path(self.weights).resolve())
+        if self.weights:  # a model is used from other folders than its cache was made in
+            found["weights"] = absolute(self.weights)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 

@@ -122,6 +122,8 @@ class Run:
     def _load(self) -> None:
         options, start = self.options, time.perf_counter()
         self.backbone = load_backbone(options.backbone, weights=options.weights)
+        for line in self.backbone.notes_for(options.backbone):
+            log.info("%s", line)
         self.preprocess = self.backbone.preprocess.override(
             input_size=options.input_size,
             crop_pct=options.crop_pct,
