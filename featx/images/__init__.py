@@ -1,7 +1,11 @@
 """PIXELS: one decode policy, and pictures drawn straight into the batch."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from featx.images.decoding import decode
-from featx.images.drawing import draw, draw_pixels, resized_size
 from featx.images.formats import MAX_PIXELS, image_extensions, open_image
 from featx.images.policy import (
     DEFAULT_POLICY,
@@ -12,6 +16,12 @@ from featx.images.policy import (
     policy_of,
 )
 from featx.images.samples import Pixels
+
+if TYPE_CHECKING:
+    from featx.images.drawing import draw, draw_pixels, resized_size
+
+# Drawing needs torch; a process that only decodes is to start without it.
+_DRAWING = ("draw", "draw_pixels", "resized_size")
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -29,3 +39,11 @@ __all__ = [
     "policy_of",
     "resized_size",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DRAWING:
+        raise AttributeError(f"module 'featx.images' has no attribute {name!r}")
+    value = getattr(import_module("featx.images.drawing"), name)
+    globals()[name] = value
+    return value
