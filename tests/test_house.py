@@ -45,7 +45,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        *("featx", "featx.errors", "featx.cli"),
+        *("featx", "featx.errors", "featx.cli", "featx.images"),
         *("featx.heads", "featx.selection", "featx.evaluation", "featx.streaming"),
         "featx.reporting",
     ],
