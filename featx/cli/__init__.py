@@ -19,7 +19,6 @@ def main() -> None:
         # A name that the terminal has no letters for must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="featx: %(message)s", stream=sys.stderr)
-    logging.getLogger("featx").setLevel(logging.INFO)
     # A cluster's stop is like Ctrl-C: what is done is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="featx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,11 +14,16 @@ from typing import Annotated, Any
 
 import typer
 
+from featx import __version__
+from featx.cli.colours import print_lines
+from featx.cli.panels import examples_of, in_panels
 from featx.errors import FeatxError
 
+log = logging.getLogger("featx")
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Frozen CNN features, cached in HDF5, and classical heads trained on them in seconds.",
 )
@@ -38,21 +44,30 @@ ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"featx {__version__}")
+        raise typer.Exit
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command that turns known errors into one line and exit status 1."""
+    name = function.__name__.rstrip("_")
+    signature = in_panels(function)
 
     @functools.wraps(function)
-    def wrapped(**arguments: Any) -> None:
+    def wrapped(*, quiet: bool, **arguments: Any) -> None:
+        log.setLevel(logging.WARNING if quiet else logging.INFO)
         try:
             function(**arguments)
         except FeatxError as error:
-            print(f"featx: {one_line(str(error))}", file=sys.stderr)
+            print_lines(f"featx: {one_line(str(error))}", sys.stderr)
             raise typer.Exit(ERROR) from None
         except OSError as error:  # of the machine, not of featx: no permission, a name too long
             if error.errno == errno.EPIPE:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            print(f"featx: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+            print_lines(f"featx: {one_line(f'{where}{error.strerror or error}')}", sys.stderr)
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
             # Threads may still be inside the network: leave without waiting for them.
@@ -60,8 +75,26 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             sys.stderr.flush()
             os._exit(_INTERRUPTED)
 
-    app.command(name=function.__name__.rstrip("_"))(wrapped)
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    app.command(name=name, epilog=examples_of(name))(wrapped)
     return wrapped
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_say_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
@@ -90,10 +123,10 @@ def whole(name: str, text: str) -> int:
 def say_failures(failures: dict[str, str], where: str) -> None:
     """Name on stderr the images that failed, each with its reason, and `where` the others are."""
     for name, reason in list(failures.items())[:_LISTED]:
-        print(f"failed: {one_line(f'{name}: {reason}')}", file=sys.stderr)
+        print_lines(f"failed: {one_line(f'{name}: {reason}')}", sys.stderr)
     if len(failures) > _LISTED:
         more = len(failures) - _LISTED
-        print(f"failed: and {more} more; {one_line(where)} lists them", file=sys.stderr)
+        print_lines(f"failed: and {more} more; {one_line(where)} lists them", sys.stderr)
 
 
 def one_line(text: str) -> str:
@@ -107,7 +140,10 @@ def show(found: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the result on stdout, as `text` or as one JSON object."""
     shown = "\n".join(map(one_line, text.split("\n")))
     try:
-        print(json.dumps(found, allow_nan=False) if as_json else shown, flush=True)
+        if as_json:
+            print(json.dumps(found, allow_nan=False), flush=True)
+        else:
+            print_lines(shown)
     except OSError as error:
         if error.errno == errno.EPIPE:  # whoever read has read enough
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -20,6 +20,7 @@ from featx.cli.app import (
     split_names,
     whole,
 )
+from featx.preprocess import VIEW_SETS, Interpolation
 
 
 @command
@@ -56,22 +57,44 @@ def extract(
     decode: Annotated[
         str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
     ] = None,
-    views: Annotated[str | None, typer.Option(help="hflip, flips, dihedral, five-crop...")] = None,
-    view_merge: Annotated[str, typer.Option(help="mean, concat, apart.")] = "mean",
-    input_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
-    crop_pct: Annotated[float | None, typer.Option(help="Share of the side kept.")] = None,
-    resize: Annotated[str | None, typer.Option(help="crop, squash, pad.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic...")] = None,
+    views: Annotated[
+        str | None, typer.Option(help=f"{', '.join(VIEW_SETS)}; several as a,b.")
+    ] = None,
+    view_merge: Annotated[
+        str,
+        typer.Option(help="mean of the views' vectors, concat, or apart (a tap for each view)."),
+    ] = "mean",
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Share of the resized side that the crop keeps, in (0, 1].")
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="crop (keeps the ratio, cuts), squash (ignores the ratio), pad (keeps all)."
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help=f"{', '.join(get_args(Interpolation))}.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Three numbers: 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Three numbers.")] = None,
+    std: Annotated[str | None, typer.Option(help="Three numbers: 0.2,0.2,0.2.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16, as stored.")] = "float32",
     shard: Annotated[
         str | None,
         typer.Option(help="K/N: the Kth of N parts of SOURCE alone; `featx merge` joins them."),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
-    max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, do not do it.")] = False,
+    on_error: Annotated[
+        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
+    ] = "skip",
+    max_failed: Annotated[
+        int | None, typer.Option(help="Stop once more images than this have failed.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
     as_json: Json = False,
 ) -> None:

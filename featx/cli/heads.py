@@ -9,6 +9,10 @@ import typer
 
 from featx.cli.app import CacheFile, Json, ModelFile, command, show, split_names
 
+HEAD_NAMES = (
+    "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
+    "knn-reg"
+)
 Memory = Annotated[
     str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
 ]
@@ -18,7 +22,8 @@ Memory = Annotated[
 def fit(
     cache: CacheFile,
     head: Annotated[
-        str | None, typer.Option(help="Name, or module:attribute of your own; default: svm.")
+        str | None,
+        typer.Option(help=f"{HEAD_NAMES}; or module:attribute of your own; default: svm."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
     tap: Annotated[
@@ -60,11 +65,14 @@ def fit(
         str | None, typer.Option(help="FALSE_POSITIVE:FALSE_NEGATIVE, as 1:5, for two classes.")
     ] = None,
     abstain: Annotated[
-        float | None, typer.Option(help="Share of errors allowed among what is answered.")
+        float | None,
+        typer.Option(
+            help="Abstain on uncertain images so that the rest keep at most this error rate."
+        ),
     ] = None,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -83,7 +91,7 @@ def evaluate(
     groups: Annotated[
         str | None, typer.Option(help="Column whose groups the intervals keep whole.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the intervals.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure MODEL on the rows of CACHE that it never saw."""
@@ -111,7 +119,11 @@ def compare(
     caches: Annotated[list[Path], typer.Argument(help="HDF5 files of the same images.")],
     heads: Annotated[
         list[str] | None,
-        typer.Option("--heads", "--head", help="Names, as a,b or repeated; default: svm,logreg."),
+        typer.Option(
+            "--heads",
+            "--head",
+            help=f"{HEAD_NAMES}; several as a,b or repeated; default: svm,logreg.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A PNG of score against cost.")] = None,
@@ -120,7 +132,7 @@ def compare(
         str | None, typer.Option(help="Column whose groups stay on one side of a split.")
     ] = None,
     folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of every shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     memory: Memory = "auto",
     as_json: Json = False,
 ) -> None:

@@ -21,14 +21,18 @@ def predict(
     cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name again a network that is code of your own.")
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
-    on_error: Annotated[str, typer.Option(help="skip or fail.")] = "skip",
-    max_failed: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
+    ] = "skip",
+    max_failed: Annotated[
+        int | None, typer.Option(help="Stop once more images than this have failed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
@@ -61,14 +65,15 @@ def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8000,
     token: Annotated[
-        str, typer.Option(envvar="FEATX_TOKEN", help="What every request must carry.")
+        str, typer.Option(envvar="FEATX_TOKEN", help="Secret that every request must carry.")
     ] = "",
     cache: Annotated[
-        Path | None, typer.Option(help="Of the training images; default: the model's own.")
+        Path | None,
+        typer.Option(help="Cache of the training images; default: the one that the model names."),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name again a network that is code of your own.")
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
@@ -117,7 +122,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The .onnx file.")],
     weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name again a network that is code of your own.")
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -25,7 +25,8 @@ class Progress:
         self._said = time.monotonic()
         self._first: tuple[float, int] | None = None  # when images had come, and how many
         self._bar: Any = None
-        self._show = show and total > 0
+        # Whoever wants no log (`--quiet`) wants no bar.
+        self._show = show and total > 0 and log.level <= logging.INFO
         if self._show and (sys.stderr.isatty() or _in_notebook()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a notebook without widgets gets a plain bar

@@ -1,0 +1,104 @@
+"""The help page of each command: options in panels, and two examples."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+PANELS: dict[str, tuple[str, ...]] = {
+    "Pixels": (
+        *("input_size", "crop_pct", "resize", "interpolation", "mean", "std", "decode"),
+        *("views", "view_merge", "bits", "bands", "pages"),
+    ),
+    "Machine": (
+        *("device", "precision", "batch_size", "compile", "threads", "workers", "memory"),
+        "dtype",
+    ),
+    "Cluster": ("engine", "address", "gpus_per_worker", "shard", "partial"),
+    "Limits": (
+        *("on_error", "max_failed", "allow_hosts", "max_file_mb", "max_request_mb"),
+        *("max_held_mb", "max_megapixels", "max_files", "max_waiting", "max_seconds"),
+    ),
+}
+"""Options by panel; those of no panel are common ones."""
+
+EXAMPLES: dict[str, tuple[str, str]] = {
+    "extract": (
+        "featx extract photos/ photos.h5",
+        "featx extract table.csv cells.h5 --backbone resnet50 --layer layer3,layer4 --pool avg+max",
+    ),
+    "info": ("featx info photos.h5", "featx info photos.h5 --json"),
+    "verify": ("featx verify photos.h5", "featx verify parts/ --json"),
+    "split": ("featx split photos.h5 parts/", "featx split photos.h5 parts/ --rows 100000"),
+    "merge": (
+        "featx merge part1.h5 part2.h5 photos.h5",
+        "featx merge part1.h5 part3.h5 photos.h5 --partial",
+    ),
+    "import": (
+        "featx import vectors.npz texts.h5 --encoder my-encoder",
+        "featx import vectors.npy texts.h5 --table texts.csv",
+    ),
+    "fit": (
+        "featx fit photos.h5 --head svm --out photos.featx --report photos.html",
+        "featx fit cells.h5 --head logreg --groups patient --nested",
+    ),
+    "evaluate": (
+        "featx evaluate photos.featx new.h5",
+        "featx evaluate cells.featx new.h5 --groups patient --json",
+    ),
+    "report": ("featx report photos.featx", "featx report photos.featx --out photos.html"),
+    "compare": (
+        "featx compare resnet50.h5 lite0.h5 --heads svm,logreg,knn",
+        "featx compare a.h5 b.h5 --out table.csv --plot table.png",
+    ),
+    "predict": (
+        "featx predict photos.featx new/ --out labels.csv",
+        "featx predict photos.featx one.jpg --out label.jsonl",
+    ),
+    "serve": ("featx serve photos.featx", "featx serve photos.featx --port 0 --device cuda"),
+    "export": (
+        "featx export photos.featx photos.onnx",
+        "featx export photos.featx photos.onnx --weights here/resnet50.pth",
+    ),
+    "backbones": ("featx backbones resnet", "featx backbones 'timm:vit_*dinov2*' --json"),
+    "layers": ("featx layers resnet50", "featx layers efficientnet_lite0 --input-size 320"),
+    "doctor": ("featx doctor", "featx doctor --json"),
+}
+
+
+def examples_of(command: str) -> str:
+    """Give the lines below the help of a command."""
+    lines = EXAMPLES.get(command, ())
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)]) if lines else ""
+
+
+def in_panels(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature with each option in its panel, and ``--quiet`` at the end."""
+    panel = {option: name for name, options in PANELS.items() for option in options}
+    signature = inspect.signature(function, eval_str=True)
+    found = [_placed(p, panel.get(p.name)) for p in signature.parameters.values()]
+    return signature.replace(parameters=[*found, _QUIET])
+
+
+def _placed(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
+    kind = parameter.annotation
+    if panel is None or get_origin(kind) is not Annotated:
+        return parameter
+    plain, info = get_args(kind)
+    placed = copy(info)
+    placed.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[plain, placed])
+
+
+_QUIET = inspect.Parameter(
+    "quiet",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no log, but warnings and errors.")
+    ],
+)
