@@ -41,6 +41,7 @@ Source = Annotated[
 ]
 CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file, or a folder of parts.")]
 ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import CacheFile, Json, ModelFile, command, show, split_names
+from featx.cli.app import CacheFile, Force, Json, ModelFile, command, show, split_names
 
 HEAD_NAMES = (
     "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
@@ -74,6 +74,7 @@ def fit(
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""
@@ -105,12 +106,13 @@ def evaluate(
 def report(
     model: ModelFile,
     out: Annotated[Path | None, typer.Option(help="The .html file; default: beside MODEL.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write the report of MODEL as one self-contained HTML page."""
     from featx.fitting.publishing import report as run
 
-    place = run(model, out)
+    place = run(model, out, force=force)
     show({"report": str(place)}, as_json, str(place))
 
 
@@ -134,6 +136,7 @@ def compare(
     folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     memory: Memory = "auto",
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Rank taps and heads of CACHES: score with interval, time and bytes per image."""

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx.cli.app import SOME_FAILED, Json, ModelFile, Source, command, say_failures, show, whole
+from featx.cli.app import (
+    SOME_FAILED,
+    Force,
+    Json,
+    ModelFile,
+    Source,
+    command,
+    say_failures,
+    show,
+    whole,
+)
 
 if TYPE_CHECKING:
     from featx.serve.app import Service
@@ -33,6 +43,7 @@ def predict(
     max_failed: Annotated[
         int | None, typer.Option(help="Stop once more images than this have failed.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
@@ -48,7 +59,7 @@ def predict(
     }
     from featx.model.modelfile import load_model
 
-    result = load_model(model).predict(source, out=out, cache=cache, **options)
+    result = load_model(model).predict(source, out=out, cache=cache, force=force, **options)
     say_failures(result.failures, str(out))
     found = result.to_dict()
     failures = found.pop("failures")
@@ -124,10 +135,11 @@ def export(
     backbone: Annotated[
         str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
     from featx.model.modelfile import load_model
 
-    result = load_model(model).export(out, weights=weights, backbone=backbone)
+    result = load_model(model).export(out, weights=weights, backbone=backbone, force=force)
     show(result.to_dict(), as_json, str(result))

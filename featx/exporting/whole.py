@@ -86,6 +86,7 @@ def export(
     *,
     weights: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write a model as one ONNX file: cropped uint8 pictures in, probabilities out.
 
@@ -100,6 +101,8 @@ def export(
         The ``.onnx`` file; replaced once the new one is complete.
     weights, backbone
         Where the file of the weights, or the code of the network, lies now.
+    force
+        Replace a file at `path` that featx did not write.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def export(
     """
     target = Path(path)
     _require_extra()
-    require_writable(target, "ONNX file", model.path)
+    require_writable(target, "ONNX file", model.path, force=force)
     model.require_pictures("export")
     require_exportable(model)
     options: dict[str, Any] = {"weights": weights, "backbone": backbone}

@@ -53,6 +53,7 @@ def compare(
     folds: int = 5,
     seed: int = 0,
     memory: Literal["auto", "stream", "ram"] = "auto",
+    force: bool = False,
 ) -> Comparison:
     """Measure every tap of every cache with every head, on the same rows and folds.
 
@@ -74,6 +75,8 @@ def compare(
         Random seed of folds and intervals.
     memory
         As in `featx.fitting.options.FitOptions`, for each line.
+    force
+        Replace files at `out` and `plot` that featx did not write.
 
     Raises
     ------
@@ -91,9 +94,9 @@ def compare(
         raise FitError("there is nothing to compare; name a cache and a head at least")
     options = FitOptions(label=label, groups=groups, folds=folds, seed=seed, memory=memory)
     if out is not None:
-        require_writable(Path(out), "table", *caches)
+        require_writable(Path(out), "table", *caches, force=force)
     if plot is not None:
-        require_png(plot, out)
+        require_png(plot, out, force=force)
     chosen = [get_head(head) for head in heads]
     shared, excluded = _shared(caches, options.columns, chosen[0])
     lines: list[_Line] = []
@@ -111,7 +114,7 @@ def compare(
     if out is not None:
         write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
     if plot is not None:
-        draw_leaderboard(found, plot)
+        draw_leaderboard(found, plot, force=force)
     return found
 
 

@@ -64,6 +64,8 @@ class FitOptions:
     device
         Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda`` or ``cuda:1``; the head
         that is kept is fitted on the processor.
+    force
+        Replace files at `out` and `report` that featx did not write.
     """
 
     tap: str | None = None
@@ -83,6 +85,7 @@ class FitOptions:
     abstain: float | None = None
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
+    force: bool = False
 
     def __post_init__(self) -> None:
         require_types("fit", _hints(), vars(self))
@@ -97,10 +100,14 @@ class FitOptions:
         return cls(**options)
 
     def changed(self) -> dict[str, Any]:
-        """Give the options that differ from the defaults."""
+        """Give the options that differ from the defaults and change what comes out."""
         plain = type(self)()
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+        return {
+            name: value
+            for name, value in found.items()
+            if value != getattr(plain, name) and name != "force"
+        }
 
     @property
     def plan(self) -> SplitPlan:

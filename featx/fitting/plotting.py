@@ -19,7 +19,9 @@ _MARKERS = "osD^vPX*"
 _APART = 9  # points between the heads of one tap
 
 
-def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
+def draw_leaderboard(
+    found: Comparison, path: str | os.PathLike[str], *, force: bool = False
+) -> Path:
     """Draw each line of a comparison with its interval, against ms or bytes of an image.
 
     Milliseconds where every cache knows its own, else bytes. Lines on the Pareto front are named
@@ -29,6 +31,8 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     ----------
     path
         A ``.png`` file.
+    force
+        Replace a picture that featx did not write.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     --------
     >>> draw_leaderboard(featx.compare(["a.h5", "b.h5"]), "board.png")  # doctest: +SKIP
     """
-    place = require_png(path)
+    place = require_png(path, force=force)
     # Not pyplot: it keeps figures alive and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,12 +99,12 @@ def draw_leaderboard(found: Comparison, path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def require_png(path: str | os.PathLike[str], *read: object) -> Path:
+def require_png(path: str | os.PathLike[str], *read: object, force: bool = False) -> Path:
     """Refuse a plot that is no PNG or cannot be written, before any work is done for it."""
     place = Path(path)
     if place.suffix.lower() != ".png":
         raise FitError(f"plot {place}: the suffix is {place.suffix!r}; expected .png")
-    require_writable(place, "plot", *read)
+    require_writable(place, "plot", *read, force=force)
     return place
 
 

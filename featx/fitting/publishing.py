@@ -51,7 +51,10 @@ Rows = NDArray[np.intp]
 
 @typed
 def report(
-    model: Model | str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+    model: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
 ) -> Path:
     """Write the report of a model as one self-contained HTML page.
 
@@ -61,6 +64,8 @@ def report(
         A model, or its file. Cache and images are not needed any more.
     out
         Where the page goes; beside the model when None.
+    force
+        Replace a page that featx did not write.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def report(
     if out is None and chosen.path is None:
         raise ModelError("the model was never saved, so say where its report goes: out=...")
     place = Path(out) if out is not None else Path(str(chosen.path)).with_suffix(".html")
-    require_writable(place, "report", chosen.path)
+    require_writable(place, "report", chosen.path, force=force)
     return write_report(place, report_data(chosen))
 
 

@@ -56,6 +56,7 @@ def fit(
     device: str = "cpu",
     seed: int = 0,
     report: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> FitResult:
     """Choose a head's hyperparameters on training rows, fit it, and measure it on the others.
 
@@ -110,6 +111,8 @@ def fit(
         Random seed of splits, folds and intervals.
     report
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
+    force
+        Replace files at `out` and `report` that featx did not write.
 
     Raises
     ------
@@ -137,10 +140,11 @@ def fit(
             return probe(file, chosen)
     found, wanted = get_head("svm" if head is None else head), chosen.wanted
     if out is not None:
-        require_writable(Path(out), "model", getattr(cache, "path", cache))
+        require_writable(Path(out), "model", getattr(cache, "path", cache), force=chosen.force)
         dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
     if report is not None:
-        require_writable(Path(report), "report", getattr(cache, "path", cache), out)
+        read = getattr(cache, "path", cache)
+        require_writable(Path(report), "report", read, out, force=chosen.force)
     with opened(cache) as file:
         samples = usable_samples(file, found, chosen)
         found = over_taps(found, samples.widths)

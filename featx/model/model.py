@@ -149,6 +149,7 @@ class Model:
         on_error: Literal["skip", "fail"] = "skip",
         max_failed: int | None = None,
         progress: bool = True,
+        force: bool = False,
     ) -> Prediction:
         """Label every image of `source`.
 
@@ -167,6 +168,8 @@ class Model:
             Where the file of the weights, or the code of the network, lies now.
         device, batch_size, compile, threads, on_error, max_failed, progress
             As in `featx.extract`.
+        force
+            Replace a file at `out` that featx did not write.
 
         Raises
         ------
@@ -184,11 +187,11 @@ class Model:
         >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
         >>> found = model.predict("new/", out="new.csv")  # doctest: +SKIP
         """
-        own = ("self", "source", "out", "cache")
+        own = ("self", "source", "out", "cache", "force")
         options = {name: value for name, value in locals().items() if name not in (*own, "own")}
         from featx.model.prediction import predict
 
-        return predict(self, source, out=out, cache=cache, options=options)
+        return predict(self, source, out=out, cache=cache, force=force, options=options)
 
     @typed
     def export(
@@ -197,6 +200,7 @@ class Model:
         *,
         weights: str | os.PathLike[str] | None = None,
         backbone: str | None = None,
+        force: bool = False,
     ) -> Exported:
         """Write one ONNX file that runs without featx: uint8 pictures in, probabilities out.
 
@@ -206,6 +210,8 @@ class Model:
             The ``.onnx`` file; replaced once the new one is complete.
         weights, backbone
             Where the file of the weights, or the code of the network, lies now.
+        force
+            Replace a file at `path` that featx did not write.
 
         Returns
         -------
@@ -227,7 +233,7 @@ class Model:
         """
         from featx.exporting import export
 
-        return export(self, path, weights=weights, backbone=backbone)
+        return export(self, path, weights=weights, backbone=backbone, force=force)
 
     def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
         """Whether the model was trained on an image of this name or of this content."""

@@ -80,6 +80,7 @@ def predict(
     *,
     out: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Prediction:
     """Label every image of `source`; see `featx.model.Model.predict`.
@@ -92,7 +93,7 @@ def predict(
     """
     target = None if out is None else Path(out)
     if target is not None:
-        require_rows_target(target, source)
+        require_rows_target(target, source, model.path, force=force)
     if isinstance(source, Cache):
         model.require_cache(source)
         return _label(model, source, target)

@@ -30,7 +30,7 @@ class RowWriter(Protocol):
         """Write what is left."""
 
 
-def require_rows_target(path: Path, source: object = None) -> None:
+def require_rows_target(path: Path, *read: object, force: bool = False) -> None:
     """Refuse a target that cannot be written, or is the source, before any work is done for it.
 
     Raises
@@ -44,7 +44,7 @@ def require_rows_target(path: Path, source: object = None) -> None:
         raise ModelError(
             f"predictions {path}: the suffix names no format; use one of {', '.join(SUFFIXES)}"
         )
-    require_writable(path, "predictions", source)
+    require_writable(path, "predictions", *read, force=force)
 
 
 @contextmanager
