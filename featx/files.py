@@ -92,7 +92,7 @@ def replacing(
     Parameters
     ----------
     path
-        The final name; replaced when the block ends well.
+        The final name, or a link to it; replaced when the block ends well.
     needed
         Expected size in bytes, for the message when the disk is full.
     check
@@ -111,6 +111,7 @@ def replacing(
     CacheError
         If it cannot be written for another reason.
     """
+    path = behind(path)
     remove_dead(path)
     temporary, file = _temporary(path, needed, mode)
     size = needed
@@ -199,6 +200,22 @@ def _temporary(path: Path, needed: int, mode: int) -> tuple[Path, IO[bytes]]:
         if _same_file(file.fileno(), name):
             return name, file
         file.close()  # another run took it for a dead one before it was locked
+
+
+def behind(path: Path) -> Path:
+    """Follow links: a file that is named through one is the file behind it.
+
+    Raises
+    ------
+    CacheError
+        If the links lead in a circle.
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise CacheError(f"{path} is a link that leads back to itself; remove it") from None
 
 
 def temporary_name(path: Path) -> Path:
@@ -298,6 +315,7 @@ def require_writable(
         If `path` is a folder and must not be one, or a device or pipe, or one of `read`,
         or a file that featx did not write, or its folder is missing or read-only.
     """
+    path = behind(path)
     if path.is_dir() and not folder:
         raise CacheError(f"{what} {path} is a folder; give the name of a file")
     _require_plain(path, what)

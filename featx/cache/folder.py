@@ -17,7 +17,7 @@ from featx.cache.format import ID_INDEX, INDEX, read_text, values_of
 from featx.cache.joined import Joined
 from featx.cache.parts import Part, read_parts
 from featx.errors import CacheError, CacheFormatError
-from featx.files import require_writable, sync_folder
+from featx.files import behind, require_writable, sync_folder
 
 _GROUPS = ("taps", "columns")
 _IN_INDEX = ("spec", "provenance", "classes", ID_INDEX, "failed", "failed/ids", "failed/reasons")
@@ -203,14 +203,16 @@ def cache_files(path: Path) -> list[Path]:
 
 
 def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
-    """Where a cache is written to; a name that ends in a separator is a folder, made if need be.
+    """Where a cache is written to: the file behind a link, so that two names of it have one lock.
+
+    A name that ends in a separator is a folder, made if need be.
 
     Raises
     ------
     CacheError
         If the folder cannot be created.
     """
-    path, name = Path(cache), os.fspath(cache)
+    path, name = behind(Path(cache)), os.fspath(cache)
     if create and name.endswith(("/", os.sep)) and not path.exists():
         try:
             path.mkdir()

@@ -15,7 +15,7 @@ from featx.cache.shards import remove_unfinished
 from featx.cache.splitting import make_folder, require_apart, require_folder
 from featx.cache.writing import write_file, write_folder
 from featx.errors import CacheError
-from featx.files import require_writable
+from featx.files import behind, require_writable
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def merge(
     >>> merge(["part-1.h5", "part-2.h5"], "photos.h5")  # doctest: +SKIP
     """
     given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths, target = [Path(source) for source in given], Path(cache)
+    paths, target = [Path(source) for source in given], behind(Path(cache))
     if not paths:
         raise CacheError("no cache to merge is named")
     if target.name in ("", ".."):  # a lock lies beside it, under its name

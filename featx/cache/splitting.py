@@ -13,7 +13,7 @@ from featx.cache.shards import remove_unfinished
 from featx.cache.stored import rows_of
 from featx.cache.writing import PART_ROWS, write_folder
 from featx.errors import CacheError
-from featx.files import TEMPORARY, require_writable, sync_folder
+from featx.files import TEMPORARY, behind, require_writable, sync_folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def split(
     >>> from featx.cache import split
     >>> split("photos.h5", "photos", rows=100_000)  # doctest: +SKIP
     """
-    source, target = Path(cache), Path(folder)
+    source, target = Path(cache), behind(Path(folder))
     if target.name in ("", ".."):  # a lock lies beside it, under its name
         target = target.resolve()
     if rows < 1:

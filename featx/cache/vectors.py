@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.cache.assemble import Description
 from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
-from featx.cache.folder import holds_cache, open_trusted, require_target
+from featx.cache.folder import holds_cache, open_trusted, require_target, target_path
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE, column_dtype, row_digest
 from featx.cache.lock import WriterLock
 from featx.cache.writing import Whole, write_file
@@ -100,7 +100,7 @@ def write_cache(
     (['a', 'b'], (4, 4))
     >>> folder.cleanup()
     """
-    path = Path(cache)
+    path = target_path(cache, create=False)
     vectors = _vectors(X)
     names = [str(k) for k in range(len(vectors))] if ids is None else _text(ids, "ids", vectors)
     _require_unique(names)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.lock import WriterLock
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
-from featx.files import scratch_folder
+from featx.errors import CacheError
+from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.references import require_same_features
@@ -118,9 +122,25 @@ def _place(
         with scratch_folder() as folder:
             yield folder / "features.h5"
     else:
+        target = behind(target)
         place = target.with_name(f".{target.name}.{fingerprint[:8]}.h5")
         yield place
         # Not in a finally: an interrupted run goes on from what it leaves.
+        _remove_features(place)
+        for left in _left_behind(target):
+            _remove_features(left)
+
+
+def _left_behind(target: Path) -> list[Path]:
+    """List the features that runs of other models left beside `target` when they were killed."""
+    own = re.compile(rf"(\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.h5)(\.parts|\.lock)?")
+    found = (own.fullmatch(path.name) for path in target.parent.glob(f".{escape(target.name)}.*"))
+    return [target.with_name(name) for name in sorted({one[1] for one in found if one})]
+
+
+def _remove_features(place: Path) -> None:
+    """Remove features that nobody needs any more; those of a run that lives are locked and stay."""
+    with suppress(CacheError), WriterLock(place):
         place.unlink(missing_ok=True)
         remove_parts(place)
 
