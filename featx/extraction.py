@@ -34,6 +34,7 @@ from featx.portion import Dealt, Portion
 from featx.preprocess import Interpolation
 from featx.provenance import library_versions
 from featx.run.dryrun import DryRun
+from featx.run.notices import say_of_pictures
 from featx.run.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.run.prepared import Run
 from featx.run.progress import Progress
@@ -72,6 +73,9 @@ def extract(
     address: str = "auto",
     gpus_per_worker: float | None = None,
     decode: Literal["exact", "fast"] | None = None,
+    bits: int | None = None,
+    bands: str | Sequence[int] | None = None,
+    pages: Literal["first", "all"] = "first",
     dtype: Literal["float32", "float16"] = "float32",
     shard: str | Sequence[int] | Portion | None = None,
     on_error: Literal["skip", "fail"] = "skip",
@@ -129,6 +133,14 @@ def extract(
     decode
         ``exact``, or ``fast``: large JPEGs at reduced scale. By default as in the cache in place,
         else ``exact``.
+    bits
+        Bits that pictures of more than 8 bits use, such as 12: 2 ** bits - 1 is white.
+    bands
+        Numbers of the bands to read, from 1: ``"3,2,1"`` or (3, 2, 1) for red, green and blue, one
+        for grey.
+    pages
+        ``first``: the first page or frame of each file; ``all``: a row for each, with the id
+        ``id#2`` and so on.
     dtype
         Type of the stored features.
     shard
@@ -215,7 +227,9 @@ class _Extraction(Run):
         content = untouched_content(self.manifest, known)
         known.forget_names()
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
+        say_of_pictures(self.manifest, np.flatnonzero(content == b""), self.decode)
         ran = self._embed(known, outcome)
+        _say_of_pages(outcome)
         return self._publish(outcome, known, ran, self.cache if in_place else None)
 
     def _embed(self, known: KnownRows, outcome: Outcome) -> Ran:
@@ -343,6 +357,8 @@ class _Extraction(Run):
             failed=len(failed),
             removed=changes.removed,
             ignored=self.manifest.ignored,
+            ignored_by_extension=self.manifest.ignored_by_extension,
+            pages_left=sum(outcome.pages_left),
             n_features=next(iter(taps.values())),
             taps=taps,
             device=self.plan.device,
@@ -355,4 +371,14 @@ class _Extraction(Run):
             failures=failed,
             plan=self.expected,
             shard=self.options.portion.shown,
+        )
+
+
+def _say_of_pages(outcome: Outcome) -> None:
+    if outcome.pages_left:
+        log.warning(
+            "%d files have several pages or frames: the first of each was read, %d were not; pass "
+            "--pages all for a row each",
+            len(outcome.pages_left),
+            sum(outcome.pages_left),
         )

@@ -59,6 +59,11 @@ class Manifest:
         portion counts those that are no one's.
     dealt
         Which portion of the source the items are; None if they are all of it.
+    pages
+        Page of its file that each item is, from 0, int32 of shape (n,); None if all are first.
+    ignored_by_extension
+        How many of the `ignored` have each extension, in lower case; ``hidden`` and ``other`` stand
+        for files whose name begins with a dot, or has no extension.
     """
 
     name: str
@@ -72,6 +77,12 @@ class Manifest:
     refused: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
     dealt: Dealt | None = None
+    pages: NDArray[np.int32] | None = None
+    ignored_by_extension: dict[str, int] = field(default_factory=dict)
+
+    def page(self, item: int) -> int:
+        """Page of its file that an item is, from 0."""
+        return 0 if self.pages is None else int(self.pages[item])
 
     def __len__(self) -> int:
         return len(self.ids)

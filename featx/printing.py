@@ -119,6 +119,7 @@ def extract_text(found: dict[str, Any]) -> str:
             f"{cache}: would embed {found['embedded']}, reuse {found['reused']}, "
             f"drop {found['removed']} ({changes or 'no difference'})"
             + (f"\n  {Plan(**found['plan']).describe()}" if found["plan"] else "")
+            + ignored_text(found)
         )
     if not found["embedded"]:
         did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
@@ -134,7 +135,23 @@ def extract_text(found: dict[str, Any]) -> str:
         f"  since last time: {changes or 'no difference'}\n"
         f"  {found['seconds']['total']:.1f} s in all"
         + (f"; time of the threads: {shares}" if found["embedded"] else "")
+        + ignored_text(found)
     )
+
+
+def ignored_text(found: dict[str, Any], most: int = 12) -> str:
+    r"""Say which files of a source were passed over, by extension, most frequent first.
+
+    Examples
+    --------
+    >>> ignored_text({"ignored": 5, "ignored_by_extension": {".txt": 1, ".heic": 4}})
+    '\n  5 ignored: .heic 4, .txt 1'
+    """
+    if not found["ignored"]:
+        return ""
+    kinds = sorted(found["ignored_by_extension"].items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = [f"{name} {count}" for name, count in kinds]
+    return f"\n  {found['ignored']} ignored" + (f": {listed(shown, most)}" if shown else "")
 
 
 def _widths_text(taps: dict[str, int]) -> str:

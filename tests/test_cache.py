@@ -472,3 +472,11 @@ def test_damaged_shards_are_computed_again(tmp_path: Path) -> None:
     first.write_bytes(first.read_bytes()[:1000])
     assert len(KnownRows(SPEC, None, folder)) in (600 - 512, 512)
     assert second.exists()
+
+
+def test_a_new_decode_policy_says_what_changed() -> None:
+    a = ExtractSpec("resnet18", "3f", (), {"input_size": [1, 2]}, {"policy": 1}, "fp32")
+    b = ExtractSpec("resnet18", "3f", (), {"input_size": [3, 2]}, {"policy": 2}, "fp32")
+    size, policy = spec_difference(a, b)
+    assert size == "preprocess.input_size [1, 2] -> [3, 2]"
+    assert policy.startswith("decode.policy 1 -> 2 (since 2, TIFFs that were read wrongly")

@@ -107,7 +107,7 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _meaning(name: str, after: dict[str, Any]) -> str:
-    text = _SINCE.get(name, {}).get(after.get(name, 0))
+    text = _SINCE[name].get(after.get(name, 0)) if name in _SINCE else None
     return f" ({text})" if text else ""
 
 

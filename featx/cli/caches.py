@@ -57,6 +57,15 @@ def extract(
     decode: Annotated[
         str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
     ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits that deep pictures use, such as 12 (of 16).")
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Bands to read, from 1: 3,2,1 as red, green, blue.")
+    ] = None,
+    pages: Annotated[
+        str, typer.Option(help="first, or all: a row for each page or frame of a file.")
+    ] = "first",
     views: Annotated[
         str | None, typer.Option(help=f"{', '.join(VIEW_SETS)}; several as a,b.")
     ] = None,

@@ -53,6 +53,7 @@ class Gathering:
         outcome.failed.update(part.failed)
         outcome.embedded += part.embedded
         outcome.reused += part.reused
+        outcome.pages_left += part.pages_left
         for stage, spent in part.busy.items():
             outcome.busy[stage] += spent
         for item, reason in part.failed.items():

@@ -23,7 +23,7 @@ class Outcome:
     """What became of the items.
 
     ``content`` is S16, shape (n,): `keys_of` the digest of each item that has or will have a row,
-    else empty.
+    else empty. ``pages_left`` has, for each embedded file of several pages, how many were not read.
     """
 
     content: NDArray[np.bytes_]
@@ -31,6 +31,7 @@ class Outcome:
     embedded: int = 0
     reused: int = 0
     busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    pages_left: list[int] = field(default_factory=list)
 
     @property
     def done(self) -> int:

@@ -23,7 +23,8 @@ from featx.cache.shards import Row
 from featx.engines.job import Job, Outcome
 from featx.engines.slots import Batch, Drawn, Lease, Slots, block_of, make_batches
 from featx.errors import ExtractError, ImageError
-from featx.images import decode, draw, draw_pixels
+from featx.images import decode, draw_pixels
+from featx.images.pages import page_count
 from featx.runtime import enter_worker_thread
 
 _STOP_SECONDS = 1.2  # how long an interrupted run waits for the batches in hand
@@ -122,7 +123,8 @@ class ThreadLoop:
         """Read and decode one item; None if its row exists already."""
         job, start = self.job, time.perf_counter()
         data, stamp = job.manifest.read(item)
-        content = digest_bytes(data)
+        page = job.manifest.page(item)
+        content = digest_bytes(data, page)
         read = time.perf_counter()
         spent["read"] += read - start
         self.outcome.content[item] = keys_of([content])[0]
@@ -130,7 +132,10 @@ class ThreadLoop:
             with self._lock:
                 self.outcome.reused += 1
             return None
-        pixels = decode(data, job.decode, self._need)
+        pixels = decode(data, job.decode, self._need, page)
+        if job.manifest.pages is None and (left := page_count(data) - 1):
+            with self._lock:
+                self.outcome.pages_left.append(left)
         spent["decode"] += time.perf_counter() - read
         kept = trusted_stamp(stamp.size, stamp.mtime_ns, time.time_ns())
         return (item, content, kept), pixels
@@ -174,7 +179,9 @@ class ThreadLoop:
         drawn = np.zeros(self.job.preprocess.out_shape(), np.uint8)
         try:
             data, _ = self.job.manifest.read(item)
-            draw(data, self.job.preprocess, drawn, self.job.decode)
+            page = self.job.manifest.page(item)
+            pixels = decode(data, self.job.decode, self._need, page)
+            draw_pixels(pixels, self.job.preprocess, drawn)
         except ImageError:
             return None
         return drawn
@@ -220,6 +227,12 @@ def spread(n_items: int, size: int) -> NDArray[np.int64]:
     return np.linspace(0, n_items - 1, min(size, n_items)).astype(np.int64)
 
 
-def digest_bytes(data: bytes) -> bytes:
-    """SHA-256 of the bytes of an image file, in hexadecimal: its row's key."""
-    return hashlib.sha256(data).hexdigest().encode()
+def digest_bytes(data: bytes, page: int = 0) -> bytes:
+    """SHA-256 of the bytes of an image file, in hexadecimal: its row's key.
+
+    The key of a later page is the digest of the file's and the page's number, from 1.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if page:
+        found = hashlib.sha256(f"{found}#{page + 1}".encode()).hexdigest()
+    return found.encode()

@@ -98,6 +98,7 @@ class Part:
     seconds: float
     prepare_seconds: float
     ran: Ran
+    pages_left: tuple[int, ...] = ()
 
 
 class RunOverError(Exception):
@@ -145,6 +146,7 @@ class Worker:
         mine, start = self._find(chunk), time.perf_counter()
         all_mine = self._outcome
         before = (all_mine.embedded, all_mine.reused, dict(all_mine.busy))
+        paged = len(all_mine.pages_left)
         here = mine[mine >= 0]
         loop = self._run.loop(here, all_mine, self._known, self._runner, self._shards.add)
         try:
@@ -163,6 +165,7 @@ class Worker:
             seconds=time.perf_counter() - start,
             prepare_seconds=loop.prepare_seconds,
             ran=Ran.of(self._runner),
+            pages_left=tuple(all_mine.pages_left[paged:]),
         )
 
     def _tick(self, _: Outcome) -> None:

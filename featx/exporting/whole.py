@@ -252,6 +252,10 @@ def _notes(model: Model, preprocess: Preprocess) -> list[str]:
     notes.append("pictures on white and scales 16-bit ones; the lines above do not.")
     if model.spec.decode["mode"] == "fast":
         notes.append("The model was trained on JPEGs decoded at reduced scale (--decode fast).")
+    for name in ("bits", "bands"):
+        if name in model.spec.decode:
+            chosen = model.spec.decode[name]
+            notes.append(f"The model was trained on pictures decoded with --{name} {chosen}.")
     if not preprocess.antialias:
         notes.append("The model was trained without antialiasing, which Pillow always does.")
     return notes

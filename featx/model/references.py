@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,10 +50,22 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     chosen = same_options(model, options)
     key = "{device} {precision} {weights}".format(**chosen)
     if key not in model.checked:
-        plain = {**chosen, "compile": "off", "progress": False, "force": False}
-        require_same_vectors(model, *_embed(model, plain))
+        # Reference images hold the bands that were chosen, and no others.
+        plain = {**chosen, "compile": "off", "progress": False, "force": False, "bands": None}
+        spec, vectors = _embed(model, plain)
+        require_same_vectors(model, with_bands(spec, chosen.get("bands")), vectors)
         model.checked.add(key)
     return chosen
+
+
+def with_bands(spec: ExtractSpec, bands: str | Sequence[int] | None) -> ExtractSpec:
+    """Say of a spec that bands were chosen."""
+    if bands is None:
+        return spec
+    from featx.images import decoder_spec, parse_bands, policy_of
+
+    policy = replace(policy_of(spec.decode), bands=parse_bands(bands))
+    return replace(spec, decode={**spec.decode, **decoder_spec(policy)})
 
 
 def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from featx.cache.known import KnownRows
 from featx.engines.job import Outcome
 from featx.engines.threads import digest_bytes
 from featx.errors import ImageError
+from featx.run.notices import say_of_pictures
 from featx.run.options import ExtractResult
 from featx.run.planning import PROBE_IMAGES
 from featx.run.prepared import Run
@@ -43,7 +44,7 @@ class DryRun(Run):
         show = Progress(len(self.manifest), "dry run", show=self.options.progress)
         for item in map(int, np.flatnonzero(content == b"")):
             try:
-                content[item] = keys_of([digest_bytes(self.manifest.read(item)[0])])[0]
+                content[item] = keys_of([self._digest(item)])[0]
             except ImageError as error:
                 failed[self.manifest.ids[item]] = str(error)
             show.update(item + 1)
@@ -51,6 +52,7 @@ class DryRun(Run):
         there = np.flatnonzero(content != b"")
         new = there[~known.has(pick(content, there))]
         reused = len(there) - len(new)
+        say_of_pictures(self.manifest, new, self.decode)
         self._probe(new, known)
         known.forget_contents()
         changes = difference(
@@ -66,6 +68,7 @@ class DryRun(Run):
             failed=len(failed),
             removed=changes.removed,
             ignored=self.manifest.ignored,
+            ignored_by_extension=self.manifest.ignored_by_extension,
             n_features=next(iter(widths.values())),
             taps=widths,
             device=self.plan.device,
@@ -80,6 +83,9 @@ class DryRun(Run):
             dry_run=True,
             shard=self.options.portion.shown,
         )
+
+    def _digest(self, item: int) -> bytes:
+        return digest_bytes(self.manifest.read(item)[0], self.manifest.page(item))
 
     def _probe(self, new: NDArray[np.int64], known: KnownRows) -> None:
         """Embed a few images for their time alone, so that the plan rests on something."""

@@ -14,6 +14,7 @@ import numpy as np
 from featx.arguments import require_types
 from featx.errors import FeatxError, OptionError, nearest
 from featx.filekey import absolute
+from featx.images import DecodePolicy, parse_bands
 from featx.portion import Portion
 from featx.run.planning import Plan
 from featx.run.sync import Difference
@@ -34,6 +35,8 @@ DECIDE_VALUES = (
     "views",
     "view_merge",
     "dtype",
+    "bits",
+    "bands",
 )
 """The options that can change a feature; a model keeps them."""
 
@@ -67,6 +70,14 @@ class ExtractOptions:
         What each worker of a cluster reserves, for example 0.5; by default 1 if there are GPUs.
     decode
         ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
+    bits
+        Bits that pictures of more than 8 bits use, such as 12: 2 ** bits - 1 is white.
+    bands
+        Numbers of the bands to read, from 1: ``"3,2,1"`` or (3, 2, 1) for red, green and blue, one
+        for grey.
+    pages
+        ``first``: the first page or frame of each file; ``all``: a row for each, ``id#2`` and so
+        on.
     dtype
         ``float32`` or ``float16``: what is stored.
     shard
@@ -104,6 +115,9 @@ class ExtractOptions:
     address: str = "auto"
     gpus_per_worker: float | None = None
     decode: Literal["exact", "fast"] | None = None
+    bits: int | None = None
+    bands: str | Sequence[int] | None = None
+    pages: Literal["first", "all"] = "first"
     dtype: Literal["float32", "float16"] = "float32"
     shard: str | Sequence[int] | Portion | None = None
     on_error: Literal["skip", "fail"] = "skip"
@@ -121,6 +135,12 @@ class ExtractOptions:
         if self.max_failed is not None and self.max_failed < 0:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
         Portion.of(self.shard)
+        DecodePolicy(bits=self.bits, bands=self.band_numbers)
+
+    @property
+    def band_numbers(self) -> tuple[int, ...] | None:
+        """The bands that were chosen."""
+        return None if self.bands is None else parse_bands(self.bands)
 
     @property
     def portion(self) -> Portion:
@@ -140,7 +160,7 @@ class ExtractOptions:
         layers = options.get("layers")
         if layers is None or isinstance(layers, str):
             options["layers"] = () if layers is None else (layers,)
-        for name in ("layers", "mean", "std"):
+        for name in ("layers", "mean", "std", "bands"):
             if isinstance(options.get(name), list | np.ndarray):
                 options[name] = tuple(options[name])
         if isinstance(options.get("weights"), os.PathLike):
@@ -168,6 +188,8 @@ class ExtractResult:
     shards left behind; embedded + reused + failed = discovered. ``images_per_second`` counts from
     the first read to publication, without loading and compiling. ``shares`` are those of the
     threads' busy time. ``plan`` is what the first batches let expect, None for a short run.
+    ``ignored_by_extension`` says what the ignored files are; ``pages_left`` counts pages and frames
+    beyond the first that were not read.
     ``shard`` is ``k/n`` where a part of the source was asked for; the counts are of that part.
     """
 
@@ -192,6 +214,8 @@ class ExtractResult:
     plan: Plan | None = None
     dry_run: bool = False
     shard: str | None = None
+    ignored_by_extension: dict[str, int] = field(default_factory=dict)
+    pages_left: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -30,6 +30,7 @@ from featx.run.planning import Plan, make_plan
 from featx.runtime import Runner, RuntimePlan, plan_runtime
 from featx.runtime.allocator import give_back
 from featx.runtime.plan import available_devices
+from featx.sources.pages import with_pages
 
 log = logging.getLogger("featx")
 
@@ -60,6 +61,8 @@ class Run:
         if not self.options.force:
             require_own_shards(self.cache, self.options.portion)
         self.manifest = load_manifest(self.source, self.options.portion)
+        if self.options.pages == "all":
+            self.manifest = with_pages(self.manifest)
         give_back()
         self.plan, self.decode = self._plan(old)
         self._load()
@@ -105,7 +108,7 @@ class Run:
             compile=options.compile,
             threads=options.threads,
         )
-        return plan, DecodePolicy(decode or "exact")
+        return plan, DecodePolicy(decode or "exact", options.bits, options.band_numbers)
 
     def plan_runtime(self, **asked: Any) -> RuntimePlan:
         """Decide how the forward pass runs on the machine that will run it: this one."""

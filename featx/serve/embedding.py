@@ -104,7 +104,11 @@ class Embedder(Run):
     def _check(self, model: Model) -> None:
         """Compare the reference images by both forward passes, then see which is fast for what."""
         images = reference_images(model)
-        drawn = [self.draw(data, 1 << 62) for data in images or [plain_image(model)]]
+        # Reference images hold the bands that were chosen, and no others.
+        policy = replace(self.decode, bands=None)
+        drawn = [np.zeros(self.preprocess.out_shape(), np.uint8) for _ in images or [b""]]
+        for data, out in zip(images or [plain_image(model)], drawn, strict=True):
+            draw(data, self.preprocess, out, policy)
         sample = np.concatenate(drawn)
         for runner, first in ((self._one, sample[:1]), (self._many, sample)):
             runner.prepare(first, len(first))

@@ -1,0 +1,99 @@
+"""How many pages or frames a file holds: counted from its structure, nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from featx.errors import ImageError
+from featx.images.formats import open_image
+from featx.images.ifd import picture_pages
+from featx.images.tiff import is_tiff
+
+MOST_PAGES = 100_000
+"""Of one file."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avis")
+
+
+def page_count(data: bytes) -> int:
+    """Count the pages of a TIFF, or the frames of a GIF, PNG, WebP, AVIF or HEIC; else 1.
+
+    Smaller copies in a TIFF, and the further pictures that cameras put into a JPEG, do not count.
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, or has more than `MOST_PAGES`.
+    """
+    if is_tiff(data):
+        n_pages = len(picture_pages(data))
+    elif data[:4] == b"GIF8":
+        n_pages = sum(1 for _ in _gif_frames(data))
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        n_pages = _count_png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        n_pages = sum(kind == b"ANMF" for kind in _riff_chunks(data))
+    elif data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        n_pages = _count_by_decoder(data)
+    else:
+        return 1
+    if n_pages > MOST_PAGES:
+        raise ImageError(f"{n_pages:,} pages; at most {MOST_PAGES:,} are read")
+    return max(1, n_pages)
+
+
+def _count_by_decoder(data: bytes) -> int:
+    try:
+        with open_image(data) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # decoding words the reason
+        return 1
+
+
+def _gif_frames(data: bytes) -> Iterator[int]:
+    """Give where each frame of a GIF begins."""
+    at = 13 + _palette_bytes(data[10:11])
+    while at < len(data):
+        kind = data[at]
+        if kind == 0x2C:
+            yield at
+            at += 11 + _palette_bytes(data[at + 9 : at + 10])
+        elif kind == 0x21:
+            at += 2
+        elif kind == 0x3B:
+            return
+        else:
+            at += 1
+            continue
+        while at < len(data) and data[at]:  # blocks, each behind its size
+            at += 1 + data[at]
+        at += 1
+
+
+def _palette_bytes(flags: bytes) -> int:
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
+def _count_png(data: bytes) -> int:
+    """Frames of an animated PNG as Pillow counts them: a picture before the first is one more."""
+    at, first_shown, n_frames, animated = 8, False, 0, False
+    seen_data = False
+    while at + 8 <= len(data):
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND" or (kind == b"IDAT" and not animated):
+            break
+        animated |= kind == b"acTL"
+        if kind == b"fcTL":
+            n_frames += 1
+            first_shown |= not seen_data
+        seen_data |= kind == b"IDAT"
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return n_frames + (not first_shown) if animated else 1
+
+
+def _riff_chunks(data: bytes) -> Iterator[bytes]:
+    at = 12
+    while at + 8 <= len(data):
+        yield data[at : at + 4]
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2

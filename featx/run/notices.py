@@ -1,0 +1,78 @@
+"""What a run says of its pictures before it embeds them, by a sample of all over the source."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.engines.threads import spread
+from featx.errors import ImageError
+from featx.images import DecodePolicy
+from featx.images.looking import DeepValues, look
+from featx.manifest import Manifest
+
+log = logging.getLogger("featx")
+
+SAMPLE_IMAGES = 32
+_LEAST_LEVELS = 64  # of 256: fewer, and it is said
+_MOST_USED_BITS = 14  # a picture of 16 bits that uses 15 loses one bit of eight: not worth a word
+
+
+def say_of_pictures(manifest: Manifest, items: NDArray[np.int64], policy: DecodePolicy) -> None:
+    """Log what the decode policy makes of a sample of the pictures, where it may not be meant.
+
+    Parameters
+    ----------
+    items
+        Numbers of the items that are going to be read, int64 of shape (n,).
+    """
+    deep, nameless, looked = [], 0, 0
+    for item in items[spread(len(items), SAMPLE_IMAGES)].tolist():
+        try:
+            data, _ = manifest.read(item)
+        except ImageError:
+            continue
+        found = look(data, manifest.page(item))
+        looked += 1
+        deep += [found.deep] if found.deep else []
+        nameless += found.nameless
+    if deep and policy.bits is None and (text := range_notice(deep, looked)):
+        log.warning(text)
+    if nameless and policy.bands is None:
+        log.warning(
+            f"{nameless} of {looked} pictures looked at have three bands and do not say which are "
+            "red, green and blue: they are taken in this order; pass --bands 3,2,1 for another"
+        )
+
+
+def range_notice(deep: Sequence[DeepValues], looked: int) -> str | None:
+    """Say of deep pictures that their values use a part of their range, and name the way out.
+
+    Returns
+    -------
+    text
+        None where at least 64 of 256 grey levels are left of the values.
+
+    Examples
+    --------
+    >>> print(range_notice([DeepValues(65535, 0, 4080)], 8)[-48:])
+    (they look dark); pass --bits 12 if they use 12 bits
+    >>> range_notice([DeepValues(65535, 0, 60000)], 8)
+    """
+    white = max(values.white for values in deep)
+    alike = [values for values in deep if values.white == white]
+    low, high = min(v.low for v in alike), max(v.high for v in alike)
+    levels = int((high - low) / white * 255) + 1
+    bits = max(9, int(high).bit_length())
+    if levels > _LEAST_LEVELS or high > white:
+        return None
+    text = (
+        f"{len(alike)} of {looked} pictures looked at have values of {low:g} to {high:g} where "
+        f"{white:g} is white: at most {levels} of 256 grey levels are left of them"
+    )
+    if low >= 0 and bits <= _MOST_USED_BITS:
+        return f"{text} (they look dark); pass --bits {bits} if they use {bits} bits"
+    return f"{text} (little contrast); scale them to the whole range first if this is not meant"
