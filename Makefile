@@ -21,7 +21,7 @@ else
   INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help install features fit-svm fit-logreg fit test test-slow test-all lint type format bench torture \
+.PHONY: help install features fit-svm fit-logreg fit test test-slow test-all test-gpu lint type format bench torture \
         ray-demo notebook compare elpv dist clean
 
 help:  ## show this list
@@ -55,6 +55,9 @@ test-slow: install  ## the slow tests
 	@$(PYTEST) -m "slow and not gpu"
 
 test-all: test test-slow  ## both
+
+test-gpu: install  ## the tests that need a CUDA card, one after the other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check .

@@ -41,7 +41,7 @@ def diagnose() -> dict[str, Any]:
     'cpu'
     """
     from featx.backbones.listing import local_names
-    from featx.runtime.plan import available_devices
+    from featx.runtime.devices import available_devices
 
     found: dict[str, Any] = {
         "versions": _versions(),

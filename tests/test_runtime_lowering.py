@@ -166,7 +166,7 @@ def test_a_depthwise_convolution_of_the_first_map_stays_exact() -> None:
 def test_hard_statistics_are_nearer_than_by_converting_modules(seed: int) -> None:
     module = reader("depthwise", spread=6.0, seed=seed)
     exact = module(images(seed))
-    plain = error(exact, converted(module, "cpu", BF16, True)(images(seed)))
+    plain = error(exact, converted(module, torch.device("cpu"), BF16, True)(images(seed)))
     assert error(exact, lowered(module, SHAPE)(images(seed))) < plain
 
 

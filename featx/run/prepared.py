@@ -29,7 +29,7 @@ from featx.run.options import ExtractOptions
 from featx.run.planning import Plan, make_plan
 from featx.runtime import Runner, RuntimePlan, plan_runtime
 from featx.runtime.allocator import give_back
-from featx.runtime.plan import available_devices
+from featx.runtime.devices import available_devices
 from featx.sources.pages import with_pages
 
 log = logging.getLogger("featx")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featx.runtime.plan import choose_device
+from featx.runtime.devices import choose_device
 
 
 @dataclass(frozen=True)

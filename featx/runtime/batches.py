@@ -10,21 +10,26 @@ import numpy as np
 import torch
 
 from featx.errors import DeviceError, brief
+from featx.runtime.card import Card
 from featx.runtime.checking import Forward
+from featx.runtime.cuda import CLOSED
 from featx.runtime.fast import Floats, Pixels
-from featx.runtime.machine import device_memory
+from featx.runtime.machine import memory_bytes
+from featx.runtime.memory import halved, is_out_of_memory
 from featx.runtime.plan import RuntimePlan
 
 log = logging.getLogger("featx")
 
-CLOSED = "this runner is closed; make another one for further images"
 _BYTES_PER_PIXEL = 64 * 4 * 3  # three float32 activations of 64 channels at full resolution
 
 
-def bounded_batch(plan: RuntimePlan, image_shape: tuple[int, int, int]) -> int:
+def bounded_batch(
+    plan: RuntimePlan, image_shape: tuple[int, int, int], card: Card | None = None
+) -> int:
     """Choose a batch for the pictures' size, and keep all concurrent ones within the memory."""
     pixels = image_shape[0] * image_shape[1]
-    share = device_memory(plan.device) // (4 if plan.probe else 2)
+    memory = memory_bytes() // plan.sharers if card is None else card.share(plan.sharers)
+    share = memory // (4 if plan.probe else 2)
     fitting = max(1, share // (pixels * _BYTES_PER_PIXEL * plan.streams))
     if plan.probe:
         wanted = plan.batch_size * 224 * 224 // pixels
@@ -32,22 +37,6 @@ def bounded_batch(plan: RuntimePlan, image_shape: tuple[int, int, int]) -> int:
     if fitting < plan.batch_size:
         log.warning("batches of %d do not fit into the memory; taking %d", plan.batch_size, fitting)
     return min(plan.batch_size, fitting)
-
-
-def halved(size: int, plan: RuntimePlan, reason: str) -> int:
-    """Take half of a batch that was too large for the memory.
-
-    Raises
-    ------
-    DeviceError
-        If it was a single picture.
-    """
-    if size == 1:
-        raise DeviceError(
-            f"not even one picture fits into the memory of {plan.device}; use a smaller network "
-            f"or input size, or another device ({reason})"
-        )
-    return size // 2
 
 
 def in_batches(forward: Forward, size: int) -> Forward:
@@ -75,6 +64,8 @@ class Pieces:
         For the device.
     size
         Pictures of one batch.
+    card
+        Where the plan is for one.
 
     Attributes
     ----------
@@ -88,8 +79,8 @@ class Pieces:
         Whether that happened to the last forward that was set.
     """
 
-    def __init__(self, plan: RuntimePlan, size: int) -> None:
-        self.plan, self.size = plan, size
+    def __init__(self, plan: RuntimePlan, size: int, card: Card | None = None) -> None:
+        self.plan, self.size, self._card = plan, size, card
         self.forward: Forward | None = None
         self.on_smaller: Callable[[], Forward] | None = None
         self.replaced = False
@@ -114,20 +105,49 @@ class Pieces:
                 done.append(forward(images[start : start + size]))
                 start += size
                 continue
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 reason = brief(error)
-            self._halve(size, reason)
+            del forward  # the batches of the old size are freed with their last user
+            self.halve(size, reason)
         return joined(done)
 
-    def _halve(self, size: int, reason: str) -> None:
+    def halve(self, size: int, reason: str) -> None:
+        """Take smaller batches after one of `size` did not fit.
+
+        Any number of threads may find that at the same time: the first of them halves.
+
+        Raises
+        ------
+        DeviceError
+            If it was a single picture.
+        """
         with self._lock:
             if self.size != size:
                 return  # another thread has done it
-            self.size = halved(size, self.plan, reason)
-            log.warning("out of memory on %s; batches of %d", self.plan.device, self.size)
-            if self.on_smaller is not None:
-                torch.cuda.empty_cache()
-                self.forward, self.replaced = self.on_smaller(), True
+            while True:
+                self.size = halved(self.size, self.plan.device, reason)
+                log.warning("out of memory on %s; batches of %d", self.plan.device, self.size)
+                if self.on_smaller is None:
+                    self.release()
+                    return
+                self.forward = None  # before another is made: its memory is needed
+                self.release()
+                try:
+                    self.forward, self.replaced = self.on_smaller(), True
+                    return
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = brief(error)
+
+    def release(self) -> None:
+        """Hand memory that torch keeps for later back to the device."""
+        if self._card is not None:
+            self._card.release()
+        elif self.plan.kind == "mps":
+            torch.mps.empty_cache()
 
     def set(self, forward: Forward) -> None:
         """Run this from now on."""

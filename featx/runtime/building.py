@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from featx.errors import brief
+from featx.errors import DeviceError, brief
 from featx.files import scratch_folder
-from featx.runtime.batches import Pieces, halved, in_batches
-from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement
+from featx.runtime.batches import Pieces, in_batches
+from featx.runtime.card import Card
+from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement, worst_row
 from featx.runtime.compiling import (
     compile_library,
     count_layers,
@@ -25,22 +27,29 @@ from featx.runtime.compiling import (
     repays,
     slowness,
 )
-from featx.runtime.cuda import CudaForward, compiled_for_cuda
+from featx.runtime.cuda import compiled_for_cuda
+from featx.runtime.exact import true_fp32
 from featx.runtime.fast import (
     EagerForward,
     Floats,
     GraphForward,
     Pixels,
     converted,
-    true_fp32,
 )
 from featx.runtime.lowering import lowered
+from featx.runtime.memory import halved, is_out_of_memory
 from featx.runtime.native import NativeForward
+from featx.runtime.oncard import OnCard
+from featx.runtime.overflow import Rescuing
 from featx.runtime.packages import is_sound, keep, package_path
+from featx.runtime.plain import PlainForward
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 
 log = logging.getLogger("featx")
 
+_ON_CPU = 3  # pictures of the check against the CPU, which no fault of a card can pass
+_TRUE = 1e-4  # relative error of a row in float32, between two devices
+_MOST_RESCUED = 0.25  # share of pictures that may overflow in float16 before it is given up
 _REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
 
 
@@ -53,6 +62,8 @@ class Builder:
         As of `featx.runtime.Runner`.
     pieces
         Whose forward is set, and whose size is the batch that code is made for.
+    card
+        Where the plan is for one.
 
     Attributes
     ----------
@@ -65,16 +76,49 @@ class Builder:
     """
 
     def __init__(
-        self, plan: RuntimePlan, image_shape: tuple[int, int, int], key: str, pieces: Pieces
+        self,
+        plan: RuntimePlan,
+        image_shape: tuple[int, int, int],
+        key: str,
+        pieces: Pieces,
+        card: Card | None,
     ) -> None:
         self.precision: Precision = plan.precision
         self.compiled, self.compile_seconds = False, 0.0
         self._plan, self._image_shape, self._key, self._pieces = plan, image_shape, key, pieces
+        self._channels_last = plan.channels_last
+        self._device = torch.device(plan.device) if card is None else card.device
+        self._on = None if card is None else OnCard(card, plan.device)
+
+    def close(self) -> None:
+        """End what runs beside the network."""
+        if self._on is not None:
+            self._on.close()
 
     def build(self, reader: nn.Module, sample: Pixels, n_waiting: int) -> None:
-        """Let `pieces` run the fastest forward that agrees with float32 on the sample."""
-        exact = self._copy(reader, "fp32")
-        reference = Check(sample, self._reference(exact, sample))
+        """Let `pieces` run the fastest forward that agrees with float32 on the sample.
+
+        Where something of it does not fit into the memory, batches become smaller.
+
+        Raises
+        ------
+        DeviceError
+            If not even one picture fits, or the device computes something else than the CPU.
+        """
+        while True:
+            size = self._pieces.size
+            try:
+                self._build(reader, sample, n_waiting)
+                return
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = brief(error)
+            self._pieces.close()
+            self._pieces.halve(size, reason)
+
+    def _build(self, reader: nn.Module, sample: Pixels, n_waiting: int) -> None:
+        exact, reference = self._exact(reader, sample)
         if self._use_package(reference):
             return
         module, check = self._choose_precision(exact, reference)
@@ -83,65 +127,113 @@ class Builder:
             return
         self._drop_package()
         if self._is_worth_compiling(sample[: self._pieces.size], n_waiting, count_layers(exact)):
-            self._compile(module, check)
+            self._compile(module, exact, check)
 
     def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
-        return converted(reader, self._plan.device, DTYPES[precision], self._plan.channels_last)
+        return converted(reader, self._device, DTYPES[precision], self._channels_last)
 
-    def _reference(self, exact: nn.Module, sample: Pixels) -> list[Floats]:
-        forward = EagerForward(exact, self._plan.device)
+    def _exact(self, reader: nn.Module, sample: Pixels) -> tuple[nn.Module, Check]:
+        """Copy the network to the device in float32, and see whether it says what a CPU says.
+
+        Rounding to TF32, a kernel that is wrong and a memory layout that a backend does not take
+        would otherwise pass unseen, for they change whatever is computed on the device alike.
+        """
+        exact = self._copy(reader, "fp32")
+        check = Check(sample, self._reference(self._plain(exact), sample))
+        if self._plan.kind == "cpu":
+            return exact, check
+        error = self._error_of(reader, check)
+        if error > _TRUE and self._channels_last:
+            log.warning("%s computes channels last wrongly; trying it without", self._plan.device)
+            self._channels_last = False
+            exact = self._copy(reader, "fp32")
+            check = Check(sample, self._reference(self._plain(exact), sample))
+            error = self._error_of(reader, check)
+        if error > _TRUE:
+            raise DeviceError(
+                f"{self._plan.device} computes other features than the CPU in fp32 (relative error "
+                f"{error:.1e}, at most {_TRUE:.0e} expected); use --device cpu, and see whether "
+                "another driver or version of torch agrees"
+            )
+        return exact, check
+
+    def _error_of(self, reader: nn.Module, check: Check) -> float:
+        """Relative error of the reference's first rows against the CPU."""
+        on_cpu = converted(reader, torch.device("cpu"), torch.float32, channels_last=False)
+        expected = self._reference(EagerForward(on_cpu), check.images[:_ON_CPU])
+        return worst_row(expected, [tap[:_ON_CPU] for tap in check.reference])
+
+    def _plain(self, exact: nn.Module) -> Forward:
+        """The network in float32 on its device, operator by operator, on any number of pictures."""
+        if self._plan.kind == "cpu":
+            return EagerForward(exact)
+        return PlainForward(exact, self._device, exact=True)
+
+    def _reference(self, forward: Forward, sample: Pixels) -> list[Floats]:
         size = _REFERENCE_BATCH
         while True:
             try:
                 with true_fp32(), self._all_threads():
                     return in_batches(forward, size)(sample)
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 reason = brief(error)
-            size = halved(size, self._plan, reason)
+            self._pieces.release()
+            size = halved(size, self._plan.device, reason)
 
     @contextlib.contextmanager
     def _all_threads(self) -> Iterator[None]:
         """Let this thread use the cores of those that wait for it."""
         before = torch.get_num_threads()
-        torch.set_num_threads(self._plan.threads if self._plan.kind == "cpu" else before)
+        torch.set_num_threads(self._plan.threads)
         try:
             yield
         finally:
             torch.set_num_threads(before)
 
     def _choose_precision(self, exact: nn.Module, check: Check) -> tuple[nn.Module, Check]:
-        """Take the plan's precision if it agrees with float32 or was asked for, else float32.
+        """Take the first precision that agrees with float32, or the one that was asked for.
 
         Returns the network that runs now, and what compiled code of it must agree with.
         """
-        if self.precision == "fp32":
-            self._pieces.set(self._uncompiled(exact))
-            return exact, check
-        module, forward = self._in_precision(exact)
-        self._pieces.set(forward)
-        cosine = check.cosine(self._pieces)
-        if cosine >= MIN_COSINE:
-            return module, check
-        what = disagreement(self.precision, "fp32", cosine)
-        if self._plan.precision_asked and cosine > -1:
-            log.warning("%s; going on with %s as asked", what, self.precision)
-            return module, Check(check.images, self._pieces(check.images), self.precision)
-        log.warning("%s; going on with fp32", what)
-        self.precision = "fp32"
-        self._pieces.set(self._uncompiled(exact))
-        return exact, check
+        candidates = (self._plan.precision, *self._plan.fallbacks)
+        for precision, following in zip(candidates, (*candidates[1:], None), strict=True):
+            self.precision = precision
+            module, forward = self._in_precision(exact, check.images)
+            self._pieces.set(forward)
+            if precision == "fp32":
+                break
+            cosine = check.cosine(self._pieces)
+            rescued = forward.share if isinstance(forward, Rescuing) else 0.0
+            if cosine >= MIN_COSINE and (rescued <= _MOST_RESCUED or following is None):
+                return module, check
+            what = disagreement(precision, "fp32", cosine)
+            if cosine >= MIN_COSINE:
+                what = f"{rescued:.0%} of the pictures overflow in {precision}"
+            if following is None and cosine > -1:
+                log.warning("%s; going on with %s as asked", what, precision)
+                return module, Check(check.images, self._pieces(check.images), precision)
+            log.warning("%s; going on with %s", what, following or "fp32")
+        if self.precision != "fp32":
+            self.precision = "fp32"
+            module, forward = self._in_precision(exact, check.images)
+            self._pieces.set(forward)
+        return module, check
 
-    def _in_precision(self, exact: nn.Module) -> tuple[nn.Module, Forward]:
-        """Build the network in the plan's precision.
+    def _in_precision(self, exact: nn.Module, sample: Pixels) -> tuple[nn.Module, Forward]:
+        """Build the network in the precision of the moment.
 
         There is one form of it for a network, whatever the pictures: two that each agree with
         float32 may be further from each other, and a later run has to give the same features.
         """
+        if self.precision == "fp32":
+            return exact, self._uncompiled(exact, exact, sample)
         graph = self._lowered(exact) if has_depthwise(exact) else None
         if graph is not None:
             return graph, GraphForward(graph, self._pieces.size)
         module = self._copy(exact, self.precision)
-        return module, self._uncompiled(module)
+        return module, self._uncompiled(module, exact, sample)
 
     def _lowered(self, exact: nn.Module) -> nn.Module | None:
         if self._plan.kind != "cpu" or self.precision != "bf16":
@@ -152,15 +244,26 @@ class Builder:
             log.debug("the network cannot be lowered to a graph (%s)", brief(error))
             return None
 
-    def _uncompiled(self, module: nn.Module) -> Forward:
-        if self._plan.kind != "cuda":
-            return EagerForward(module, self._plan.device)
-        self._pieces.on_smaller = lambda: self._on_card(module)
-        return self._on_card(module)
+    def _uncompiled(self, module: nn.Module, exact: nn.Module, sample: Pixels) -> Forward:
+        if self._plan.kind == "cpu":
+            return EagerForward(module)
+        make: Callable[[], Forward] = partial(self._on_device, module, exact, sample)
+        forward = make()
+        self._pieces.on_smaller = make if self._on is not None else None
+        return forward
 
-    def _on_card(self, module: Any) -> Forward:
-        exact = self.precision == "fp32"
-        return CudaForward(module, self._plan.device, self._batch_shape, exact)
+    def _on_device(self, module: Any, exact: nn.Module, sample: Pixels) -> Forward:
+        """Run a network on a card or on Metal; what overflows in float16 is computed again."""
+        precision = self.precision
+        forward: Forward
+        if self._on is None:
+            forward = PlainForward(module, self._device, precision == "fp32")
+        else:
+            forward = self._on.forward(module, precision, sample, self._batch_shape)
+        if precision != "fp16":
+            return forward
+        rescue = in_batches(self._plain(exact), _REFERENCE_BATCH)
+        return Rescuing(forward, rescue)
 
     @property
     def _batch_shape(self) -> tuple[int, int, int, int]:
@@ -202,23 +305,25 @@ class Builder:
     def _is_worth_compiling(self, first: Pixels, n_waiting: int, n_layers: int) -> bool:
         if self._plan.compile == "off" or self._plan.kind == "mps":
             return False
+        if self._plan.kind == "cuda":  # not measured to pay there: a graph launches at one blow
+            return self._plan.compile == "on"
         if self._plan.compile == "auto":
             start = time.perf_counter()
             self._pieces(first)
             seconds = (time.perf_counter() - start) / len(first)
             if not repays(n_waiting, seconds, self._plan.streams, n_layers, slowness()):
                 return False
-        if self._plan.kind == "cpu" and find_compiler() is None:
+        if find_compiler() is None:
             log.warning("no C++ compiler was found; running uncompiled, which is slower")
             return False
         return True
 
-    def _compile(self, module: nn.Module, check: Check) -> None:
+    def _compile(self, module: nn.Module, exact: nn.Module, check: Check) -> None:
         log.info("compiling the network; the next run of it starts at once")
         start = time.perf_counter()
         try:
             if self._plan.kind == "cuda":
-                self._compile_for_card(module, check)
+                self._compile_for_card(module, exact, check)
             else:
                 self._compile_and_keep(module, check)
         except Exception as error:  # whatever the tool chain raises, the run goes on without it
@@ -236,10 +341,10 @@ class Builder:
                 except OSError as error:
                     log.warning("the compiled network could not be kept (%s)", brief(error))
 
-    def _compile_for_card(self, module: nn.Module, check: Check) -> None:
+    def _compile_for_card(self, module: nn.Module, exact: nn.Module, check: Check) -> None:
         uncompiled = self._pieces.forward
-        graph = compiled_for_cuda(module, self._plan.device, self._batch_shape)
-        self._pieces.set(self._on_card(graph))
+        graph = compiled_for_cuda(module, self._device, self._batch_shape)
+        self._pieces.set(self._on_device(graph, exact, check.images))
         try:
             self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
         finally:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featx.errors import brief
+from featx.runtime.memory import share_of_memory
 
 log = logging.getLogger("featx")
 
@@ -89,9 +90,15 @@ class Card:
             work()
         return graph.replay
 
-    def free_memory(self) -> int:
-        """Bytes that nobody uses now, whichever process."""
-        return int(torch.cuda.mem_get_info(self.device)[0])
+    def share(self, sharers: int) -> int:
+        """Bytes that one of several workers may plan with, of what nobody uses now."""
+        free, total = torch.cuda.mem_get_info(self.device)
+        return share_of_memory(free, total, sharers)
+
+    def pictures(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory here for pictures, uint8, from which the card copies by itself; zeroed."""
+        found: NDArray[np.uint8] = self.beside(shape, torch.uint8).zero_().numpy()
+        return found
 
     def release(self) -> None:
         """Hand memory that is kept for later back to the card."""
@@ -114,9 +121,3 @@ def pinned_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             "no page-locked memory (%s); copies to the card are slower: raise `ulimit -l`", reason
         )
     return torch.empty(shape, dtype=dtype)
-
-
-def pinned_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Allocate uint8 memory from which a card copies by itself, zeroed."""
-    found: NDArray[np.uint8] = pinned_tensor(shape, torch.uint8).zero_().numpy()
-    return found

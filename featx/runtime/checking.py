@@ -67,6 +67,37 @@ def lowest_cosine(reference: Sequence[Floats], found: Sequence[Floats]) -> float
     return min((_rowwise(a, b) for a, b in zip(reference, found, strict=True)), default=1.0)
 
 
+def worst_row(reference: Sequence[Floats], found: Sequence[Floats]) -> float:
+    """Largest relative error of any row of any tap: the norm of the difference by that of the row.
+
+    Parameters
+    ----------
+    reference, found
+        One float32 array of shape (n, d_k) a tap.
+
+    Returns
+    -------
+    error
+        At least 0; infinite where a value is not finite, or the shapes differ.
+
+    Examples
+    --------
+    >>> round(worst_row([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])]), 3)
+    0.1
+    """
+    if [a.shape for a in reference] != [b.shape for b in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(reference, found, strict=True):
+        if not np.isfinite(b).all():
+            return float("inf")
+        apart = np.linalg.norm(a.astype(np.float64) - b, axis=1)
+        size = np.linalg.norm(a.astype(np.float64), axis=1)
+        errors = np.where(apart > 0, apart / np.where(size > 0, size, np.finfo(float).tiny), 0.0)
+        worst = max(worst, float(errors.max(initial=0.0)))
+    return worst
+
+
 def _rowwise(a: Floats, b: Floats) -> float:
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     if not np.isfinite(b64).all():

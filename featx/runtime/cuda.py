@@ -1,31 +1,84 @@
-"""The forward pass on a CUDA card: copies on one stream while another computes."""
+"""The fast forward on a CUDA card: copies on one stream while another computes.
+
+One thread launches everything for the life of a run. Launches from a fresh thread would pay for
+cuDNN's plans, which belong to a thread, again and again. For one shape of a batch the whole forward
+pass is recorded once as a CUDA graph and launched at one blow after that.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
-import threading
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from featx.errors import DeviceError, brief
+from featx.runtime.card import Card
 from featx.runtime.compiling import exported, quiet
-from featx.runtime.fast import Floats, Pixels, true_fp32
+from featx.runtime.exact import true_fp32
+from featx.runtime.fast import Floats, Pixels
+from featx.runtime.memory import is_out_of_memory
 
 log = logging.getLogger("featx")
 
+CLOSED = "this runner is closed; make another one for further images"
 _SLOTS = 2  # one batch is copied while another is computed
+_WARM = 2  # passes before one is recorded: cuDNN and cuBLAS take their workspaces in them
+
+T = TypeVar("T")
+
+
+class Launcher:
+    """The one thread that launches work on a card, fed by a queue.
+
+    What a piece of work raises, whatever it is, goes to who submitted it; the thread goes on.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="featx-launch")
+
+    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+        """Queue a piece of work.
+
+        Raises
+        ------
+        DeviceError
+            If the launcher is closed.
+        """
+        try:
+            return self._pool.submit(work, *args)
+        except RuntimeError:
+            raise DeviceError(CLOSED) from None
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Queue a piece of work and wait for it."""
+        return result_of(self.submit(work, *args))
+
+    def close(self) -> None:
+        """Launch nothing more; what waits in the queue is given up."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a piece of work; one that was given up is a `DeviceError`."""
+    try:
+        return future.result()
+    except CancelledError:
+        raise DeviceError(CLOSED) from None
 
 
 class _Slot:
-    """Memory for one batch on its way: pinned here, and there."""
+    """Memory for one batch on its way: its pixels on the card, its vectors here."""
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.pinned = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
-        self.there = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self.outputs: list[Tensor] = []
+    def __init__(self, card: Card, shape: tuple[int, ...], vectors: list[Tensor]) -> None:
+        self.pixels = card.empty(shape, torch.uint8)
+        self.vectors = [card.beside(tuple(v.shape), torch.float32) for v in vectors]
+        self.arrived, self.done = card.event(), card.event()
 
 
 class CudaForward:
@@ -39,70 +92,130 @@ class CudaForward:
         (batch, height, width, 3).
     exact
         Whether products must stay float32 rather than be rounded to TF32.
+    card, launcher
+        Of the run; the launcher outlives this forward, which batches of one shape belong to.
 
     Raises
     ------
-    torch.OutOfMemoryError
-        If the batch does not fit.
+    RuntimeError
+        If the batch does not fit into the memory; see `featx.runtime.memory.is_out_of_memory`.
     """
 
     def __init__(
-        self, module: nn.Module, device: str, batch_shape: tuple[int, ...], exact: bool
+        self,
+        module: nn.Module,
+        batch_shape: tuple[int, ...],
+        exact: bool,
+        card: Card,
+        launcher: Launcher,
     ) -> None:
         self.batch_shape = batch_shape
         self._module: Any = module
         self._exact = exact
-        self._device = torch.device(device)
-        with torch.cuda.device(self._device):
-            self._copying = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._computing = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            slots = [_Slot(batch_shape, self._device) for _ in range(_SLOTS)]
-            torch.cuda.synchronize()  # the slots were filled on another stream
-        self._launch = threading.Lock()
+        self._card, self._launcher = card, launcher
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for slot in slots:
-            self._free.put(slot)
+        launcher.run(self._build)
 
     def __call__(self, images: Pixels) -> list[Floats]:
         """Embed uint8 (n, height, width, 3) with n up to the batch."""
-        slot = self._free.get()
+        future = self._launcher.submit(self._launch, images)
         try:
-            slot.pinned.numpy()[: len(images)] = images
-            with self._launch, torch.cuda.device(self._device), torch.inference_mode():
-                self._start(slot)
-            slot.done.synchronize()  # lets go of the interpreter
-            return [tap.numpy()[: len(images)].copy() for tap in slot.outputs]
-        except torch.OutOfMemoryError:
-            self._computing.synchronize()  # what was started may still write into the slot
+            slot = result_of(future)
+        except BaseException:  # an interruption too: the slot must not be lost
+            future.add_done_callback(self._reclaim)
             raise
+        try:
+            self._card.wait(slot.done)  # lets go of the interpreter
+            return [vectors.numpy()[: len(images)].copy() for vectors in slot.vectors]
         finally:
-            slot.outputs = []
             self._free.put(slot)
 
-    def _start(self, slot: _Slot) -> None:
-        with torch.cuda.stream(self._copying):
-            slot.there.copy_(slot.pinned, non_blocking=True)
-            arrived = self._copying.record_event()
-        with torch.cuda.stream(self._computing):
-            self._computing.wait_event(arrived)
-            for tap in self._run(slot.there):
-                vectors = tap.to(torch.float32).contiguous()
-                here = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
-                slot.outputs.append(here.copy_(vectors, non_blocking=True))
-            slot.done.record(self._computing)
+    def _reclaim(self, future: Future[_Slot]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._free.put(future.result())
 
-    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
-        if not self._exact:
-            return tuple(self._module(images))
-        with true_fp32():
-            return tuple(self._module(images))
+    def _build(self) -> None:
+        """Take memory and streams, and record the forward pass; runs in the launcher's thread."""
+        card = self._card
+        self._copying, self._computing = card.stream(), card.stream()
+        self._pixels = card.empty(self.batch_shape, torch.uint8)
+        self._vectors: list[Tensor] = []
+        card.settle()  # memory was zeroed on another stream
+        for _ in range(_WARM):
+            self._on_computing(self._warm)
+        card.settle()
+        for _ in range(_SLOTS):
+            self._free.put(_Slot(card, self.batch_shape, self._vectors))
+        card.settle()
+        self._replay = self._recorded()
+
+    def _warm(self) -> None:
+        taps = self._module(self._pixels)
+        self._vectors = [torch.zeros_like(tap, dtype=torch.float32) for tap in taps]
+
+    def _forward(self) -> None:
+        """From the pixels in their place to the vectors in theirs."""
+        for vectors, tap in zip(self._vectors, self._module(self._pixels), strict=True):
+            vectors.copy_(tap)
+
+    def _recorded(self) -> Callable[[], None]:
+        """The forward pass as a graph; as it is where the network cannot be recorded."""
+        self._card.release()  # the recording has memory of its own
+        try:
+            with self._products():
+                return self._card.capture(self._forward, self._computing)
+        except Exception as error:  # what it raises depends on the network
+            if is_out_of_memory(error):
+                raise
+            log.info("the network runs without a CUDA graph (%s)", brief(error))
+        self._card.settle()
+        return self._forward
+
+    def _products(self) -> contextlib.AbstractContextManager[None]:
+        return true_fp32() if self._exact else contextlib.nullcontext()
+
+    def _on_computing(self, work: Callable[[], None]) -> None:
+        with self._products():
+            self._card.enqueue(self._computing, work)
+
+    def _launch(self, images: Pixels) -> _Slot:
+        """Queue one batch on the card; runs in the launcher's thread."""
+        slot = self._free.get()
+        try:
+            self._start(slot, images)
+        except BaseException:
+            self._free.put(slot)
+            raise
+        return slot
+
+    def _start(self, slot: _Slot, images: Pixels) -> None:
+        card, n = self._card, len(images)
+        pixels = torch.from_numpy(images if images.flags.writeable else images.copy())
+
+        def bring() -> None:
+            slot.pixels[:n].copy_(pixels, non_blocking=True)
+
+        def embed() -> None:
+            self._pixels.copy_(slot.pixels)
+            self._replay()
+            for here, there in zip(slot.vectors, self._vectors, strict=True):
+                here.copy_(there, non_blocking=True)
+
+        card.follow(self._copying, slot.done)  # who took it before may have left early
+        card.enqueue(self._copying, bring)
+        card.record(slot.arrived, self._copying)
+        card.follow(self._computing, slot.arrived)
+        try:
+            self._on_computing(embed)
+        finally:  # what was started before an error may still read the slot
+            card.record(slot.done, self._computing)
 
 
-def compiled_for_cuda(module: nn.Module, device: str, batch_shape: tuple[int, ...]) -> Any:
-    """Export `module` and compile it, without CUDA graphs: those belong to one thread.
+def compiled_for_cuda(module: nn.Module, device: torch.device, batch_shape: tuple[int, ...]) -> Any:
+    """Export `module` and compile it, without Inductor's CUDA graphs: `CudaForward` records one.
 
     The compilation itself runs at the first call.
     """
     with quiet(), torch.no_grad():
-        graph = exported(module, batch_shape, device).module()
+        graph = exported(module, batch_shape, str(device)).module()
     return torch.compile(graph, dynamic=False, mode="max-autotune-no-cudagraphs")

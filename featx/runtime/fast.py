@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,18 +15,15 @@ Pixels = NDArray[np.uint8]
 
 
 class EagerForward:
-    """Runs a reader operator by operator, in a copy for each thread that asks.
+    """Runs a reader on the CPU operator by operator, in a copy for each thread that asks.
 
     A reader hangs hooks into its network while it runs, so two threads cannot share one; the
     copies share their weights.
     """
 
-    def __init__(self, module: nn.Module, device: str) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._device = device
         self._own = threading.local()
-        # Metal takes its commands from one thread at a time.
-        self._turn = contextlib.nullcontext() if device == "cpu" else threading.Lock()
 
     def __call__(self, images: Pixels) -> list[Floats]:
         """Embed uint8 (n, height, width, 3)."""
@@ -36,9 +31,8 @@ class EagerForward:
             self._own.module = _sharing_weights(self._module)
         if not images.flags.writeable:
             images = images.copy()  # torch warns of memory that it may not write to
-        with self._turn, torch.inference_mode():
-            taps = self._own.module(torch.from_numpy(images).to(self._device))
-            return [_as_array(tap) for tap in taps]
+        with torch.inference_mode():
+            return [_as_array(tap) for tap in self._own.module(torch.from_numpy(images))]
 
 
 class GraphForward:
@@ -61,7 +55,9 @@ def _as_array(tap: Tensor) -> Floats:
     return array
 
 
-def converted(reader: nn.Module, device: str, dtype: torch.dtype, channels_last: bool) -> nn.Module:
+def converted(
+    reader: nn.Module, device: torch.device, dtype: torch.dtype, channels_last: bool
+) -> nn.Module:
     """Copy `reader` in evaluation mode, weights frozen, on another device or in another type.
 
     A weight that is right already is shared, so a large network is never held a third time.
@@ -85,14 +81,3 @@ def _sharing_weights(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     return copy.deepcopy(module, memo)
-
-
-@contextlib.contextmanager
-def true_fp32() -> Iterator[None]:
-    """Keep CUDA from rounding float32 products to TF32 inside the block."""
-    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from featx.errors import DeviceError
+from featx.errors import DeviceError, FeatxError
 from featx.runtime.allocator import kept_memory
-from featx.runtime.batches import CLOSED, Pieces, bounded_batch
+from featx.runtime.batches import Pieces, bounded_batch
 from featx.runtime.building import Builder
-from featx.runtime.card import pinned_memory
+from featx.runtime.card import Card
+from featx.runtime.cuda import CLOSED
+from featx.runtime.devices import card_failure, open_device
+from featx.runtime.exact import true_fp32
 from featx.runtime.fast import Floats, Pixels
 from featx.runtime.plan import Precision, RuntimePlan
 
@@ -46,17 +50,34 @@ class Runner:
     key
         Text that names architecture, weights, taps and normalisation; compiled packages are
         kept under it. Empty: none is kept or looked for.
+    card
+        What runs a plan for a card: by default the card that it names.
+
+    Raises
+    ------
+    DeviceError
+        If the card cannot be used.
     """
 
     def __init__(
-        self, reader: nn.Module, plan: RuntimePlan, image_shape: tuple[int, int, int], key: str = ""
+        self,
+        reader: nn.Module,
+        plan: RuntimePlan,
+        image_shape: tuple[int, int, int],
+        key: str = "",
+        card: Card | None = None,
     ) -> None:
         self.plan = plan
         self.image_shape = image_shape
-        self._pieces = Pieces(plan, bounded_batch(plan, image_shape))
-        self._builder = Builder(plan, image_shape, key, self._pieces)
+        if card is None and plan.kind == "cuda":
+            open_device(plan.device)
+            card = Card(plan.device)
+        self._card = card
+        self._pieces = Pieces(plan, bounded_batch(plan, image_shape, card), card)
+        self._builder = Builder(plan, image_shape, key, self._pieces, card)
         self._reader: nn.Module | None = reader
         self._lock = threading.RLock()
+        self._ready = False  # not whether there is a forward: none is while batches are halved
         self._threads_before = torch.get_num_threads()
         self._memory = contextlib.ExitStack()
 
@@ -83,11 +104,11 @@ class Runner:
     @property
     def most_batches(self) -> int | None:
         """How many batches of a run make sense at a time; None: one more than there are threads."""
-        return None if self.plan.kind == "cpu" else _BATCHES_OF_A_CARD
+        return None if self._card is None else _BATCHES_OF_A_CARD
 
     def allocate(self, shape: tuple[int, ...]) -> Pixels:
         """Memory for pictures, uint8 of `shape`, from which a card copies fastest."""
-        return pinned_memory(shape) if self.plan.kind == "cuda" else np.zeros(shape, np.uint8)
+        return np.zeros(shape, np.uint8) if self._card is None else self._card.pictures(shape)
 
     def __enter__(self) -> Runner:
         return self
@@ -99,6 +120,7 @@ class Runner:
         """Free the network and give the process its number of threads back."""
         self._reader = None
         self._pieces.close()
+        self._builder.close()
         self._memory.close()
         if self.plan.kind == "cpu":
             torch.set_num_threads(self._threads_before)
@@ -124,14 +146,15 @@ class Runner:
             Pictures that the run has still to embed, on which ``compile="auto"`` decides.
         """
         with self._lock:
-            if self._pieces.forward is not None:
+            if self._ready:
                 return
             if self._reader is None:
                 raise DeviceError(CLOSED)
             if self.plan.kind == "cpu":
                 self._memory.enter_context(kept_memory())
-            self._builder.build(self._reader, self._checked(sample), n_waiting)
-            self._reader = None
+            with self._forward_pass():
+                self._builder.build(self._reader, self._checked(sample), n_waiting)
+            self._reader, self._ready = None, True
 
     def __call__(self, images: Pixels) -> list[Floats]:
         """Embed pictures.
@@ -151,12 +174,27 @@ class Runner:
         ValueError
             If the pictures have another shape or type.
         DeviceError
-            If not even one picture fits into the card's memory.
+            If not even one picture fits into the card's memory, or the card fails.
         """
         images = self._checked(images)
-        if self._pieces.forward is None:
+        if not self._ready:
             self.prepare(images[: self.batch_size], len(images))
-        return self._pieces(images)
+        with self._forward_pass():
+            return self._pieces(images)
+
+    @contextlib.contextmanager
+    def _forward_pass(self) -> Iterator[None]:
+        """Keep float32 what is float32, and say in one line what a card's own errors mean."""
+        try:
+            with true_fp32():
+                yield
+        except RuntimeError as error:
+            failure = None
+            if self.plan.kind == "cuda" and not isinstance(error, FeatxError):
+                failure = card_failure(self.plan.device, error)
+            if failure is None:
+                raise
+            raise failure from None
 
     def _checked(self, images: Any) -> Pixels:
         array = np.ascontiguousarray(images)
