@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from featx.evaluation.decisions import decision_lines
-from featx.files import size_text
 from featx.portion import listed
 from featx.run.planning import Plan
 
@@ -38,41 +37,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text in ("", "-") or text.lstrip("-")[:1].isdigit()
-
-
-def backbones_text(found: Sequence[Any]) -> str:
-    """Render what `featx.list_backbones` found."""
-    rows = [
-        [
-            info.name,
-            info.source,
-            count_text(info.features),
-            short_count(info.parameters),
-            short_count(info.macs),
-            "x".join(map(str, info.input_size)) if info.input_size else "-",
-            "-" if info.top1 is None else f"{info.top1:.1f}",
-            "yes" if info.local else "no",
-            info.licence or "-",
-        ]
-        for info in found
-    ]
-    head = "name source features parameters macs input top1 here licence".split()
-    return f"{table(head, rows)}\n{len(rows)} networks"
-
-
-def layers_text(rows: Sequence[Any]) -> str:
-    """Render the layers of a network; sizes are for one image as float32."""
-    lines = [
-        [
-            row.name or "(all)",
-            row.type,
-            "x".join(map(str, row.shape)) or "-",
-            count_text(row.n_features),
-            "-" if row.n_bytes is None else size_text(row.n_bytes),
-        ]
-        for row in rows
-    ]
-    return table(["layer", "type", "shape", "features", "per image"], lines)
 
 
 def count_text(count: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,21 @@ class LayerRow:
     """One line of ``featx layers``: a module and what it gives for one image.
 
     `shape` is without the batch and empty where the layer never ran or gave no tensor;
-    `n_features` is the length after pool ``avg``; `n_bytes` is that as float32.
+    `n_features` is the length after pool ``avg``; `n_bytes` is that as float32. `map` is
+    (channels, height, width), also where the network keeps its channels last, and None where the
+    layer gives no map; `map_bytes` is that as float16.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
     n_features: int | None
+    map: tuple[int, int, int] | None = None
+
+    @property
+    def map_bytes(self) -> int | None:
+        """Bytes of the map of one image as float16."""
+        return None if self.map is None else 2 * math.prod(self.map)
 
     @property
     def n_bytes(self) -> int | None:
@@ -197,8 +206,11 @@ def _note(name: str, seen: dict[str, tuple[int, ...]]) -> Any:
 
 
 def _row(name: str, kind: str, shape: tuple[int, ...], reader: TapReader) -> LayerRow:
-    length = None
+    length, whole = None, None
     if len(shape) in (2, 3, 4) and shape[0] == 1:
         channels_last = len(shape) != 4 or reader.is_nhwc(shape)
         length = shape[-1] if channels_last else shape[1]
-    return LayerRow(name, kind, shape[1:], length)
+        if len(shape) == 4:
+            sides = shape[1:3] if channels_last else shape[2:]
+            whole = (length, sides[0], sides[1])
+    return LayerRow(name, kind, shape[1:], length, whole)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from featx.arguments import typed
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.fetch import UrlFile
+from featx.backbones.published import top1_of
+from featx.backbones.recommended import RECOMMENDED
+
+Sort = Literal["name", "top1", "features", "parameters", "macs", "size"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class BackboneInfo:
         Of the whole network; multiply-adds for one image of `input_size`.
     input_size
         Height and width in pixels.
-    top1
-        Published ImageNet-1k accuracy of the default weights, in per cent.
+    top1, top1_size
+        Published ImageNet-1k accuracy of the default weights, in per cent, and the pixels a side
+        it was measured at, where several are published the nearest to `input_size`.
     licence
         Of the default weights.
     local
         Whether the default weights are on this machine.
+    recommended
+        One line on when to use it; "" for most.
     """
 
     name: str
@@ -48,11 +55,26 @@ class BackboneInfo:
     top1: float | None
     licence: str
     local: bool
+    top1_size: int | None = None
+    recommended: str = ""
 
 
 @typed
-def list_backbones(pattern: str = "") -> list[BackboneInfo]:
+def list_backbones(
+    pattern: str = "", *, here: bool = False, sort: Sort | None = None
+) -> list[BackboneInfo]:
     """List the networks whose name contains `pattern`, or matches it where it is a glob.
+
+    Parameters
+    ----------
+    pattern
+        Part of a name, or a glob; capitals do not matter.
+    here
+        Only those whose default weights are on this machine.
+    sort
+        ``top1`` and ``features`` from the largest down, ``parameters``, ``macs`` and ``size`` (of
+        the picture) from the smallest up, ``name``; what is not known comes last. None: as the
+        libraries have them.
 
     Examples
     --------
@@ -60,7 +82,22 @@ def list_backbones(pattern: str = "") -> list[BackboneInfo]:
     ['torchvision:resnet101', 'torchvision:resnet152', 'torchvision:resnet18']
     """
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    return [make() for name, make in _all() if fnmatchcase(name.lower(), glob.lower())]
+    found = [make() for name, make in _all() if fnmatchcase(name.lower(), glob.lower())]
+    found = [row for row in found if row.local or not here]
+    return found if sort is None else sorted(found, key=lambda row: _place(row, sort))
+
+
+def _place(row: BackboneInfo, sort: Sort) -> tuple[bool, float, str]:
+    values: dict[str, float | None] = {
+        "top1": None if row.top1 is None else -row.top1,
+        "features": None if row.features is None else -row.features,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "size": row.input_size[0],
+        "name": 0,
+    }
+    value = values[sort]
+    return value is None, value or 0, row.name
 
 
 def local_names() -> list[str]:
@@ -89,6 +126,8 @@ def _package_row(name: str) -> BackboneInfo:
         top1,
         from_packages.LICENCE,
         from_packages.PackageFile(name).local() is not None,
+        size,
+        RECOMMENDED.get(name, ""),
     )
 
 
@@ -106,6 +145,8 @@ def _torchvision_row(name: str) -> BackboneInfo:
         entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
         from_torchvision.licence_of(entry),
         UrlFile(entry.url).local() is not None,
+        size,
+        RECOMMENDED.get(f"torchvision:{name}", ""),
     )
 
 
@@ -114,6 +155,7 @@ def _timm_row(name: str) -> BackboneInfo:
     features, parameters, macs = measured().get(f"timm:{name}", (None, None, None))
     height, width = cfg.input_size[1:] if cfg is not None else (224, 224)
     found = from_timm.files_of(cfg) if cfg is not None else ()
+    top1, top1_size = top1_of(name, (cfg.tag or "") if cfg is not None else "", height)
     return BackboneInfo(
         f"timm:{name}",
         "timm",
@@ -121,9 +163,11 @@ def _timm_row(name: str) -> BackboneInfo:
         parameters,
         macs,
         (height, width),
-        None,
+        top1,
         (cfg.license or "") if cfg is not None else "",
         any(file.local() is not None for file in found),
+        top1_size,
+        RECOMMENDED.get(f"timm:{name}", ""),
     )
 
 

@@ -16,7 +16,7 @@ import typer
 
 from featx import __version__
 from featx.cli.colours import print_lines
-from featx.cli.panels import examples_of, in_panels
+from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
 
 log = logging.getLogger("featx")
@@ -78,7 +78,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    app.command(name=name, epilog=examples_of(name))(wrapped)
+    kind = ListsHeads if name == "fit" else None
+    app.command(name=name, epilog=examples_of(name), cls=kind)(wrapped)
     return wrapped
 
 

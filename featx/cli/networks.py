@@ -1,4 +1,4 @@
-"""Commands that list what can be used: backbones, layers, doctor."""
+"""Commands that list what can be used: backbones, layers, heads, doctor."""
 
 from __future__ import annotations
 
@@ -13,17 +13,39 @@ from featx.errors import FeatxError
 
 @command
 def backbones(
-    pattern: Annotated[str, typer.Argument(help="Part of a name, or a glob.")] = "",
+    pattern: Annotated[
+        str, typer.Argument(help="Part of a name, or a glob; without it, a dozen to begin with.")
+    ] = "",
+    here: Annotated[
+        bool, typer.Option("--here", help="Networks whose weights are on this machine.")
+    ] = False,
+    sort: Annotated[
+        str | None, typer.Option(help="name, top1, features, parameters, macs, size (pixels).")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every network there is.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the networks that can be used, with what is known of each."""
-    from featx.backbones import list_backbones
-    from featx.printing import backbones_text
+    """List the networks that can be used, with what is known of each.
 
-    found = list_backbones(pattern)
+    A dozen recommended ones come first; a pattern, --here, --sort or --all show the others.
+    """
+    from featx.backbones import list_backbones
+    from featx.backbones.recommended import RECOMMENDED
+    from featx.listings import backbones_text
+
+    found = list_backbones(pattern, here=here, sort=sort)  # type: ignore[arg-type]
     if not found:
-        raise FeatxError(f"no network matches {pattern!r}; `featx backbones` lists all")
-    show({"backbones": [asdict(info) for info in found]}, as_json, backbones_text(found))
+        where = " on this machine" if here else ""
+        raise FeatxError(
+            f"no network{where} matches {pattern!r}; `featx backbones --all` lists all"
+        )
+    few = not (pattern or here or sort or everything)
+    if sort is None:
+        places = {name: k for k, name in enumerate(RECOMMENDED)}
+        found.sort(key=lambda info: places.get(info.name, len(places)))
+    shown = [info for info in found if info.recommended] if few else found
+    text = backbones_text(shown, len(found) - len(shown))
+    show({"backbones": [asdict(info) for info in found]}, as_json, text)
 
 
 @command
@@ -35,7 +57,7 @@ def layers(
 ) -> None:
     """List the layers of a network with their shapes and sizes; any of them can be read."""
     from featx.backbones import load_backbone
-    from featx.printing import layers_text
+    from featx.listings import layers_text
 
     shapes_only = None if name.endswith(".onnx") else "random"  # an ONNX file brings its weights
     backbone = load_backbone(name, weights=weights or shapes_only)
@@ -43,17 +65,29 @@ def layers(
     found = {
         "backbone": backbone.name,
         "default": backbone.default.to_dict(),
-        "layers": [asdict(row) | {"n_bytes": row.n_bytes} for row in rows],
+        "layers": [
+            asdict(row) | {"n_bytes": row.n_bytes, "map_bytes": row.map_bytes} for row in rows
+        ],
     }
-    default = f"default: {backbone.default.layer} ({backbone.default.side})"
-    show(found, as_json, f"{layers_text(rows)}\n{default}")
+    default = f"{backbone.default.layer} ({backbone.default.side})"
+    show(found, as_json, layers_text(rows, default))
+
+
+@command
+def heads(as_json: Json = False) -> None:
+    """List the heads of `featx fit`, with one line each on when to use it."""
+    from featx.heads import HEADS
+    from featx.listings import heads_text
+
+    found = [{"name": h.name, "task": h.task, "when": h.when} for h in HEADS.values()]
+    show({"heads": found}, as_json, heads_text(HEADS))
 
 
 @command
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do: versions, devices, precision, weights, folders."""
+    """Show what this machine can do: versions, devices, precision, weights, folders."""
     from featx.doctor import diagnose
-    from featx.printing import tree
+    from featx.listings import doctor_text
 
     found = diagnose()
-    show(found, as_json, tree(found))
+    show(found, as_json, doctor_text(found))

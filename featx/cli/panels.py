@@ -8,6 +8,7 @@ from copy import copy
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Pixels": (
@@ -64,8 +65,9 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx export photos.featx photos.onnx",
         "featx export photos.featx photos.onnx --weights here/resnet50.pth",
     ),
-    "backbones": ("featx backbones resnet", "featx backbones 'timm:vit_*dinov2*' --json"),
+    "backbones": ("featx backbones", "featx backbones 'timm:*resnet*' --sort top1"),
     "layers": ("featx layers resnet50", "featx layers efficientnet_lite0 --input-size 320"),
+    "heads": ("featx heads", "featx heads --json"),
     "doctor": ("featx doctor", "featx doctor --json"),
 }
 
@@ -74,6 +76,19 @@ def examples_of(command: str) -> str:
     """Give the lines below the help of a command."""
     lines = EXAMPLES.get(command, ())
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)]) if lines else ""
+
+
+class ListsHeads(TyperCommand):
+    """A command whose help ends with the heads; they are loaded when the help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page, with one line for each head."""
+        from featx.heads import HEADS
+        from featx.listings import heads_text
+
+        lines = heads_text(HEADS).splitlines()
+        self.epilog = "\n\n".join([examples_of(str(self.name)), "Heads:", *lines])
+        super().format_help(ctx, formatter)
 
 
 def in_panels(function: Callable[..., Any]) -> inspect.Signature:
