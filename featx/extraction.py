@@ -78,6 +78,7 @@ def extract(
     pages: Literal["first", "all"] = "first",
     dtype: Literal["float32", "float16"] = "float32",
     shard: str | Sequence[int] | Portion | None = None,
+    missing: str | Sequence[str] = (),
     on_error: Literal["skip", "fail"] = "skip",
     max_failed: int | None = None,
     dry_run: bool = False,
@@ -145,6 +146,9 @@ def extract(
         Type of the stored features.
     shard
         ``"k/n"`` or ``(k, n)``: the kth of n parts of the source alone.
+    missing
+        Texts that mean that a field of a table is missing, beside the empty one: ``"NA"``, or a
+        list of several.
     on_error, max_failed
         ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
     dry_run
@@ -263,6 +267,7 @@ class _Extraction(Run):
             )
         spec = self.spec(ran.precision)
         description = describe_rows(self.manifest, rows, failed)
+        self.check_labels(description, pick(outcome.content, rows))
         idle = in_place is not None and not outcome.embedded and not known.damaged
         idle = idle and describes(description, self.cache) and self._dealt_alike()
         damaged, places = known.damaged, None
@@ -321,6 +326,7 @@ class _Extraction(Run):
             },
             "source": self.manifest.name,
             "options": self.options.values(),
+            "missing": list(self.options.missing_texts),
             "plan": self.plan.describe(),
             "device": self.plan.device,
             "engine": self.options.engine,
@@ -371,6 +377,7 @@ class _Extraction(Run):
             failures=failed,
             plan=self.expected,
             shard=self.options.portion.shown,
+            warnings=self.warnings,
         )
 
 

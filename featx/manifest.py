@@ -18,6 +18,9 @@ from featx.portion import WHOLE, Dealt, Portion
 
 Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
+Note: TypeAlias = "dict[str, str]"
+"""Something to be said of a source: ``{"code", "message"}``."""
+
 _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
 
 
@@ -27,6 +30,27 @@ class Stamp:
 
     size: int = 0
     mtime_ns: int = 0
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is listed.
+
+    Parameters
+    ----------
+    portion
+        The part of it that is wanted.
+    missing
+        Texts that mean that a field is missing, beside the empty one.
+    """
+
+    portion: Portion = WHOLE
+    missing: tuple[str, ...] = ()
+
+
+def note(code: str, message: str) -> Note:
+    """Make one entry of what is to be said of a source."""
+    return {"code": code, "message": message}
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,8 @@ class Manifest:
     ignored_by_extension
         How many of the `ignored` have each extension, in lower case; ``hidden`` and ``other`` stand
         for files whose name begins with a dot, or has no extension.
+    notes
+        What was assumed in reading the source, and what looks like a mistake in it.
     """
 
     name: str
@@ -77,6 +103,7 @@ class Manifest:
     refused: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
     dealt: Dealt | None = None
+    notes: tuple[Note, ...] = ()
     pages: NDArray[np.int32] | None = None
     ignored_by_extension: dict[str, int] = field(default_factory=dict)
 
@@ -99,7 +126,9 @@ class Manifest:
             )
 
 
-def load_manifest(source: Source, portion: Portion = WHOLE) -> Manifest:
+def load_manifest(
+    source: Source, portion: Portion = WHOLE, *, missing: str | Sequence[str] = ()
+) -> Manifest:
     """List the images of a source, or a portion of them, in a stable order.
 
     Parameters
@@ -113,6 +142,8 @@ def load_manifest(source: Source, portion: Portion = WHOLE) -> Manifest:
     portion
         Tars and Parquet files with images are dealt out as whole files, and those of others are not
         opened; a saved data set in stretches of rows; everything else by a hash of each id.
+    missing
+        Texts that mean that a field of a table is missing; only an empty one does without.
 
     Raises
     ------
@@ -136,22 +167,23 @@ def load_manifest(source: Source, portion: Portion = WHOLE) -> Manifest:
     if not isinstance(source, (str, os.PathLike)):
         return from_list(source, portion)
     text, path = os.fspath(source), Path(source)
+    options = SourceOptions(portion, (missing,) if isinstance(missing, str) else tuple(missing))
     if text in BUILT_IN:
         if path.exists():
             raise SourceError(f"{text!r} is a built-in set and also a path here; write ./{text}")
         return deal_items(BUILT_IN[text](), portion)
     if text.startswith("file://"):
-        return load_manifest(text.removeprefix("file://"), portion)
+        return load_manifest(text.removeprefix("file://"), portion, missing=missing)
     if is_url(text):
-        return from_pattern(text, portion) if is_pattern(text) else from_url(text, portion)
+        return from_pattern(text, options) if is_pattern(text) else from_url(text, options)
     if path.is_dir():
-        return from_folder(path, portion)
+        return from_folder(path, options)
     if path.exists():
         if not path.is_file():
             raise SourceError(f"{text} is a pipe or a device; write what it gives to a file first")
-        return from_file(text, portion)
+        return from_file(text, options)
     if is_pattern(text):
-        return from_pattern(text, portion)
+        return from_pattern(text, options)
     raise SourceError(
         f"no such folder, table or built-in set: {text}{nearest(text, BUILT_IN)} "
         f"(built in: {', '.join(BUILT_IN)})"

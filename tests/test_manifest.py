@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import picture, save_pictures
 
@@ -101,17 +104,79 @@ def test_table_keeps_every_column(tmp_path: Path) -> None:
         assert found.labels == ["NA", "None", None, "NA"]
         assert found.split == ["train", "validation", "test", ""]
         assert list(found.columns["group"]) == ["p1", "p1", "p2", "p2"]
-        np.testing.assert_array_equal(found.columns["age"], table["age"])
+        # Text in a text table, numbers where the table says that they are.
+        wanted = table["age"].astype(str) if name == "t.csv" else table["age"]
+        np.testing.assert_array_equal(found.columns["age"], wanted)
         assert found.read(3)[0] == (tmp_path / "dog" / "0003.png").read_bytes()
 
 
-def test_numbers_as_labels(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("path,label\na,0.5\nb,\nc,1\n")
-    labels = load_manifest(tmp_path / "t.csv").labels
+def test_labels_of_a_text_table_are_letters(tmp_path: Path) -> None:
+    words = ["007", "7", "1E5", "100000.0", "TRUE", "True", "123456789012345678", "", "nan", " a"]
+    lines = [f"{k}.png,{word},{word}" for k, word in enumerate(words)]
+    (tmp_path / "t.csv").write_text("path,label,site\n" + "\n".join(lines) + "\n")
+    found = load_manifest(tmp_path / "t.csv")
+    assert found.labels == [word or None for word in words]
+    assert list(found.columns["site"]) == words
+    said = load_manifest(tmp_path / "t.csv", missing=["nan", "7"])
+    assert said.labels == [None if word in ("", "nan", "7") else word for word in words]
+    assert list(said.columns["site"])[:2] == ["007", ""]
+
+
+def test_numbers_of_a_parquet_table(tmp_path: Path) -> None:
+    code = 123456789012345678
+    kinds = {
+        "codes": (pa.array([code, None, code + 1]), [str(code), None, str(code + 1)]),
+        "floats": (pa.array([7.0, None, 8.0]), ["7", None, "8"]),
+        "truth": (pa.array([True, None, False]), ["True", None, "False"]),
+        "words": (pa.array(["007", None, "NA"]).dictionary_encode(), ["007", None, "NA"]),
+        "money": (pa.array([Decimal("1.50"), None, Decimal("2.00")]), ["1.50", None, "2.00"]),
+        "bytes": (pa.array([b"cat", None, b"dog"]), ["cat", None, "dog"]),
+    }
+    for values, wanted in kinds.values():
+        columns = {"path": ["a", "b", "c"], "label": values, "more": values}
+        pq.write_table(pa.table(columns), tmp_path / "t.pq")
+        found = load_manifest(tmp_path / "t.pq")
+        assert found.labels == wanted
+        if not pa.types.is_floating(values.type):
+            assert list(found.columns["more"]) == [word or "" for word in wanted]
+    pq.write_table(pa.table({"path": ["a", "b"], "label": [0.5, None]}), tmp_path / "t.pq")
+    labels = load_manifest(tmp_path / "t.pq").labels
     assert isinstance(labels, np.ndarray)
-    np.testing.assert_array_equal(labels, [0.5, np.nan, 1.0])
-    (tmp_path / "u.csv").write_text("path,label\na,0\nb,\nc,1\n")
-    assert load_manifest(tmp_path / "u.csv").labels == ["0", None, "1"]
+    np.testing.assert_array_equal(labels, [0.5, np.nan])
+
+
+ENCODED = {
+    "utf-8-sig": None,
+    "utf-16": "UTF-16",
+    "utf-16-le": "UTF-16",
+    "utf-16-be": "UTF-16",
+    "utf-32": "UTF-32",
+    "cp1252": "Windows-1252",
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_how_a_table_is_written_is_found_out(tmp_path: Path, encoding: str, separator: str) -> None:
+    text = separator.join(["path", "label", "note"]) + "\r\n"
+    text += separator.join(["a.png", "Möhre", '"two\nlines"']) + "\r\n"
+    text += separator.join(["b.png", "1,5" if separator != "," else '"1,5"', ""]) + "\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = load_manifest(tmp_path / "t.csv")
+    assert found.ids == ["a.png", "b.png"]
+    assert found.labels == ["Möhre", "1,5"]
+    assert list(found.columns["note"]) == ["two\nlines", ""]
+    said = " ".join(note["message"] for note in found.notes)
+    assert (ENCODED[encoding] or "") in said
+    assert ("between its fields" in said) == (separator != ",")
+    assert bool(found.notes) == (separator != "," or ENCODED[encoding] is not None)
+
+
+def test_the_line_that_tells_excel_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\npath;label\na,b.png;x\n")
+    found = load_manifest(tmp_path / "t.csv")
+    assert found.ids == ["a,b.png"]
+    assert found.labels == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +190,8 @@ def test_numbers_as_labels(tmp_path: Path) -> None:
         ("path,split\na,tests\n", "'tests' in row 1"),
         ("path,a/b\nx,1\n", "slash"),
         ("path, label\nx, a\n", "column ' label' has a space around its name; write 'label'"),
-        ("path,label\nx,1\ny,inf\n", "`label` in row 2 is infinite"),
-        ("path,label\nx,1.5\ny,-inf\n", "`label` in row 2 is infinite"),
+        ("path,label,label\nx,1,2\n", "'label' stands twice in the header .columns 2 and 3"),
+        ("path;label;a;a\nx;1;2;3\n", "'a' stands twice"),
         ("path,label\nx,a,more\ny,b,more\n", "more fields than the header has names"),
     ],
 )
@@ -140,6 +205,19 @@ def test_lists_as_labels_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"path": ["x", "y"], "label": [["a"], ["b", "c"]]}).to_parquet(tmp_path / "t.pq")
     with pytest.raises(SourceError, match=r"`label` in row 1 is a list; write several .* as a\|b"):
         load_manifest(tmp_path / "t.pq")
+
+
+@pytest.mark.parametrize("values", [[0.5, np.inf], [1.0, -np.inf], [1.0, 2.0**60]])
+def test_labels_that_are_no_labels(tmp_path: Path, values: list[float]) -> None:
+    pq.write_table(pa.table({"path": ["x", "y"], "label": values}), tmp_path / "t.pq")
+    with pytest.raises(SourceError, match=r"`label` in row 2 is (infinite|a float beyond)"):
+        load_manifest(tmp_path / "t.pq")
+
+
+def test_bytes_of_no_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"path,label\na,\x81\xff\n")
+    with pytest.raises(SourceError, match="neither UTF-8 nor Windows-1252 text; save it as UTF-8"):
+        load_manifest(tmp_path / "t.csv")
 
 
 def test_a_name_with_a_zero_byte_fails_alone(tmp_path: Path) -> None:

@@ -514,7 +514,7 @@ def test_a_precision_that_each_shard_decides_is_said(
 COLUMNS: dict[str, list[Any]] = {
     "whole": [1, 2, 3, 4, 5, 6, 7],
     "gaps": [1, 2, 3, 4, "", 6, 7],
-    "late fraction": [1, 2, 3, 4, 5, 6, 7.5],
+    "late fraction": ["1", "2", "3", "4", "5", "6", "7.5"],
     "late word": ["01", "02", "03", "04", "05", "06", "x"],
     "truth": ["True", "False"] * 3 + ["True"],
     "truth with gaps": ["True", "False", "True", "", "true", "TRUE", "False"],
@@ -528,7 +528,7 @@ COLUMNS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_blocks_of_a_table_have_the_types_of_the_whole(
+def test_blocks_of_a_table_are_letters(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "_BLOCK_ROWS", 3)
@@ -536,16 +536,12 @@ def test_blocks_of_a_table_have_the_types_of_the_whole(
     path = tmp_path / "t.csv"
     frame = pd.DataFrame({"path": [f"{k}.png" for k in range(7)], "label": values, "more": values})
     frame.to_csv(path, index=False)
-    whole = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"path": str})
-    blocks = tables.read_table(str(path), Dealing())
-    assert repr(table_labels("t", blocks)) == repr(table_labels("t", whole))
-    wanted = table_columns("t", whole)["more"]
-    found = table_columns("t", blocks)["more"]
-    assert found.dtype == wanted.dtype
-    assert list(map(str, found)) == list(map(str, wanted))
-    parts = [tables.read_table(str(path), Dealing(Portion(k, 3))) for k in (1, 2, 3)]
+    blocks = tables.read_table(str(path), Dealing()).frame
+    written = [str(value) for value in values]
+    assert table_labels("t", blocks) == [word or None for word in written]
+    assert list(table_columns("t", blocks)["more"]) == written
+    parts = [tables.read_table(str(path), Dealing(Portion(k, 3))).frame for k in (1, 2, 3)]
     assert sorted(row for part in parts for row in part.index) == list(range(7))
-    assert all(part["more"].dtype == blocks["more"].dtype for part in parts)
 
 
 def test_rows_that_cannot_be_are_named_by_their_number_in_the_table(

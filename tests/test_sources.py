@@ -159,7 +159,7 @@ def test_ids_labels_and_columns_of_a_tar(tmp_path: Path, photos: Path) -> None:
         tmp_path / "x.tar",
         [
             ("a/1.png", one),
-            ("a/1.json", b'{"label": "owl", "group": "p1", "box": [1, 2], "age": 4}'),
+            ("a/1.json", b'{"label": "owl", "group": "p1", "box": [1, 2], "age": 4.10}'),
             ("a/2.jpg", two),
             ("a/2.seg.png", one),
             ("a/2.json", b'{"label": "cat", "group": "p2", "age": 5}'),
@@ -173,7 +173,7 @@ def test_ids_labels_and_columns_of_a_tar(tmp_path: Path, photos: Path) -> None:
     assert found.paths == [f"{tmp_path}/x.tar/a/1.png", f"{tmp_path}/x.tar/a/2.jpg"]
     assert found.labels == ["owl", "cat"]
     assert list(found.columns["group"]) == ["p1", "p2"]
-    assert list(found.columns["age"]) == [4, 5]
+    assert list(found.columns["age"]) == ["4.10", "5"]
     assert list(found.columns["box"]) == ["[1, 2]", ""]
     assert list(found.columns["txt"]) == ["", "ein schöner Vogel"]
     assert found.ignored == 3

@@ -95,6 +95,10 @@ def extract(
         str | None,
         typer.Option(help="K/N: the Kth of N parts of SOURCE alone; `featx merge` joins them."),
     ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
+    ] = None,
     on_error: Annotated[
         str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
     ] = "skip",
@@ -110,6 +114,7 @@ def extract(
     """Embed what is new in SOURCE, reuse the rest, and publish CACHE."""
     options = {k: v for k, v in locals().items() if k not in ("source", "cache", "as_json")}
     options["layers"] = split_names(options.pop("layer"))
+    options["missing"] = tuple(missing or ())
     options |= {"mean": numbers("mean", mean), "std": numbers("std", std)}
     if batch_size != "auto":
         options["batch_size"] = whole("batch-size", batch_size)

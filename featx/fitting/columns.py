@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from featx.cache.reader import Cache
 from featx.errors import FitError, nearest
+from featx.fitting.decimals import look_like_measurements, numbers_of
 from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, table_of
+from featx.selection.checks import Warn, warn
 
 GROUP = "group"
 """The column that keeps rows together without being asked for."""
@@ -55,13 +58,13 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
     tap, widths = _tap(cache, columns.tap, head)
     several = _several(cache, columns.label, head)
     if several is None:
-        y, missing, task = _labels(cache, columns.label, head)
+        target = _labels(cache, columns.label, head)
     else:
-        y, missing, task = several[0], several[0][:, 0] == MISSING, "multilabel"
+        target = _Target(several[0], several[0][:, 0] == MISSING, "multilabel")
     every = Samples(
         rows=np.arange(len(cache)),
-        y=y,
-        task=task,
+        y=target.y,
+        task=target.task,
         tap=tap,
         ids=np.array(cache.ids, dtype=object),
         digests=cache.content_digests,
@@ -71,8 +74,9 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
         features=cache.tap(tap),
         names=() if several is None else several[1],
         widths=widths,
+        notes=target.notes,
     )
-    found = every.keep(~missing, "without label")
+    found = every.keep(~target.missing, "without label").checked()
     if not len(found):
         where = "labels" if columns.label is None else f"column {columns.label!r}"
         raise FitError(f"{where} of {cache.path} are empty in all {len(cache)} rows")
@@ -111,11 +115,20 @@ def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:
     return cache.columns[name]
 
 
-def _labels(
-    cache: Cache, column: str | None, head: Head
-) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
+@dataclass(frozen=True)
+class _Target:
+    """Labels, where they are missing, the task, and what was assumed in reading them."""
+
+    y: NDArray[Any]
+    missing: NDArray[np.bool_]
+    task: str
+    notes: tuple[Warn, ...] = ()
+
+
+def _labels(cache: Cache, column: str | None, head: Head) -> _Target:
     if column is not None:
-        return _suited(column_of(cache, column, "--label"), head, f"column {column!r}")
+        values = column_of(cache, column, "--label")
+        return _suited(values, head, f"column {column!r}", cache.ids)
     if cache.y is None:
         also = f", or name one of its columns with --label: {', '.join(cache.columns)}"
         raise FitError(
@@ -123,9 +136,9 @@ def _labels(
             f"column `label`{also if cache.columns else ''}"
         )
     if cache.classes is None:
-        return _suited(cache.y, head, "labels")
+        return _suited(cache.y, head, "labels", cache.ids)
     names = np.array([*cache.classes, ""], dtype=object)[cache.y]
-    return _suited(names, head, "labels")
+    return _suited(names, head, "labels", cache.ids)
 
 
 def _several(
@@ -155,34 +168,60 @@ def _several(
     return table[:, used], tuple(classes[k] for k in used)
 
 
-def _suited(
-    values: NDArray[Any], head: Head, what: str
-) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
-    """Labels, where they are missing, and the task; or why this head cannot take them."""
-    numbers = values.dtype.kind in "iuf"
+def _suited(values: NDArray[Any], head: Head, what: str, ids: Sequence[str]) -> _Target:
+    """Take a column as labels, or say why this head cannot."""
+    text = values.dtype.kind not in "iuf"
     if head.task == "regression":
-        if not numbers:
-            raise FitError(
-                f"head {head.name} predicts a number, and {what} are names (as {values[0]!r}); "
-                f"use a classifier: {_named('classification')}"
-            )
-        found = values.astype(np.float64)
-        _require_finite(found, what)
-        return found, np.isnan(found), "regression"
-    if not numbers:
+        return _measurements(values, head, what, ids) if text else _floats(values, what)
+    if text:
         names = np.array([str(v) for v in values], dtype=str)
-        return names, names == "", "classification"
+        if look_like_measurements(names.tolist()):
+            raise _numbers_for_classes(head, what, str(names[names != ""][0]))
+        return _Target(names, names == "", "classification")
     _require_finite(values, what)
     missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
     known = values[~missing]
     if not np.array_equal(known, np.rint(known)):
         odd = known[known != np.rint(known)][0]
-        raise FitError(
-            f"head {head.name} predicts classes, and {what} are numbers (as {odd:g}); use a "
-            f"regression head: {_named('regression')}"
-        )
+        raise _numbers_for_classes(head, what, f"{odd:g}")
     names = np.array(["" if gone else str(int(v)) for v, gone in zip(values, missing, strict=True)])
-    return names, missing, "classification"
+    return _Target(names, missing, "classification")
+
+
+def _numbers_for_classes(head: Head, what: str, example: str) -> FitError:
+    return FitError(
+        f"head {head.name} predicts classes, and {what} are numbers (as {example}); use a "
+        f"regression head: {_named('regression')}"
+    )
+
+
+def _floats(values: NDArray[Any], what: str) -> _Target:
+    found = values.astype(np.float64)
+    _require_finite(found, what)
+    if values.dtype.kind in "iu" and not np.array_equal(found.astype(values.dtype), values):
+        raise FitError(
+            f"{what} hold whole numbers that a float64 cannot keep (as {values.max()}); use a "
+            "classifier if they are codes"
+        )
+    return _Target(found, np.isnan(found), "regression")
+
+
+def _measurements(values: NDArray[Any], head: Head, what: str, ids: Sequence[str]) -> _Target:
+    """Read the numbers that a regression needs from text."""
+    texts = [str(v) for v in values]
+    first = next((text for text in texts if text), "")
+    if first and not any(letter.isdigit() for text in texts for letter in text):
+        raise FitError(
+            f"head {head.name} predicts a number, and {what} are names (as {first!r}); "
+            f"use a classifier: {_named('classification')}"
+        )
+    found = numbers_of(texts, what, ids)
+    _require_finite(found.values, what)
+    notes: tuple[Warn, ...] = ()
+    if found.with_commas:
+        said = f"{what}: the comma in {found.with_commas} numbers is read as a decimal comma"
+        notes = (warn("decimal-commas", said),)
+    return _Target(found.values, np.isnan(found.values), "regression", notes)
 
 
 def _require_finite(values: NDArray[Any], what: str) -> None:
@@ -219,9 +258,11 @@ def _weights(cache: Cache, column: str | None) -> NDArray[np.float64] | None:
     if column is None:
         return None
     values = column_of(cache, column, "--weights-column")
-    if values.dtype.kind not in "biuf":
-        raise FitError(f"--weights-column {column!r} holds text (as {values[0]!r}), not numbers")
-    weights = values.astype(np.float64)
+    if values.dtype.kind in "biuf":
+        weights = values.astype(np.float64)
+    else:
+        named = f"--weights-column {column!r}: the weights"
+        weights = numbers_of([str(v) for v in values], named, cache.ids).values
     odd = ~(np.isfinite(weights) & (weights >= 0))
     if odd.any():
         row = int(odd.argmax())

@@ -252,6 +252,7 @@ class Measurement:
             kept=found,
             trained=train,
             warnings=[
+                *self.samples.notes,
                 *notes,
                 *found.warnings,
                 *self._few_labels(train),

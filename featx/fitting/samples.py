@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from featx.cache.features import Features
 from featx.errors import FitError
+from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
+from featx.selection.checks import Warn, warn
 from featx.streaming.blocks import numbered
 
 
@@ -37,6 +39,8 @@ class Samples:
         Of the classes, where rows have several labels.
     widths
         Features of each tap, in the order in which they stand side by side.
+    notes
+        What was assumed in reading the labels, and what looks like a mistake in them.
     """
 
     rows: NDArray[np.int64]
@@ -52,6 +56,7 @@ class Samples:
     features: Features | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
     widths: dict[str, int] = field(default_factory=dict)
+    notes: tuple[Warn, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,6 +117,14 @@ class Samples:
             for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
         }
         return replace(self, **values)
+
+    def checked(self) -> Samples:
+        """Note classes that hardly differ, and pictures that stand under several labels."""
+        alike = lookalikes_text(self.classes)
+        conflicts = conflicts_text(conflicting_rows(self.digests, self.y), self.ids)
+        found = {"similar-classes": alike, "conflicting-labels": conflicts}
+        notes = [warn(code, text) for code, text in found.items() if text]
+        return replace(self, notes=(*self.notes, *notes))
 
     def overruled(self) -> Samples:
         """Forget the manifest's split."""

@@ -268,7 +268,8 @@ def image_reader(cache: Cache) -> Callable[[int], bytes]:
 
     dealt = Dealt.from_dict(cache.provenance.get("shard"))
     portion = WHOLE if dealt is None else dealt.portion
-    return read_again(str(cache.provenance.get("source")), cache.ids, cache.paths, portion)
+    source, missing = str(cache.provenance.get("source")), cache.provenance.get("missing") or ()
+    return read_again(source, cache.ids, cache.paths, portion, missing)
 
 
 def _resized(

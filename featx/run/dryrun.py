@@ -19,7 +19,7 @@ from featx.run.options import ExtractResult
 from featx.run.planning import PROBE_IMAGES
 from featx.run.prepared import Run
 from featx.run.progress import Progress
-from featx.run.sync import difference, untouched_content
+from featx.run.sync import describe_rows, difference, untouched_content
 from featx.runtime import Runner
 from featx.sources.picked import pick
 
@@ -53,6 +53,7 @@ class DryRun(Run):
         new = there[~known.has(pick(content, there))]
         reused = len(there) - len(new)
         say_of_pictures(self.manifest, new, self.decode)
+        self.check_labels(describe_rows(self.manifest, there, failed), pick(content, there))
         self._probe(new, known)
         known.forget_contents()
         changes = difference(
@@ -82,6 +83,7 @@ class DryRun(Run):
             plan=self.expected,
             dry_run=True,
             shard=self.options.portion.shown,
+            warnings=self.warnings,
         )
 
     def _digest(self, item: int) -> bytes:

@@ -83,6 +83,9 @@ class ExtractOptions:
     shard
         ``(k, n)`` or ``"k/n"``: the kth of n parts of the source alone, into a cache of its own;
         n such runs, each by itself, and `featx.cache.merge` give what one run gives.
+    missing
+        Texts in a table that mean that a field is missing, beside the empty one: ``"NA"``, or a
+        list of several.
     on_error, max_failed
         ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
     dry_run
@@ -120,6 +123,7 @@ class ExtractOptions:
     pages: Literal["first", "all"] = "first"
     dtype: Literal["float32", "float16"] = "float32"
     shard: str | Sequence[int] | Portion | None = None
+    missing: str | Sequence[str] = ()
     on_error: Literal["skip", "fail"] = "skip"
     max_failed: int | None = None
     dry_run: bool = False
@@ -141,6 +145,11 @@ class ExtractOptions:
     def band_numbers(self) -> tuple[int, ...] | None:
         """The bands that were chosen."""
         return None if self.bands is None else parse_bands(self.bands)
+
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """Texts that mean that a field of a table is missing."""
+        return (self.missing,) if isinstance(self.missing, str) else tuple(self.missing)
 
     @property
     def portion(self) -> Portion:
@@ -190,6 +199,7 @@ class ExtractResult:
     threads' busy time. ``plan`` is what the first batches let expect, None for a short run.
     ``ignored_by_extension`` says what the ignored files are; ``pages_left`` counts pages and frames
     beyond the first that were not read.
+    ``warnings`` are ``{"code", "message"}`` each: what was assumed, and what looks like a mistake.
     ``shard`` is ``k/n`` where a part of the source was asked for; the counts are of that part.
     """
 
@@ -216,6 +226,7 @@ class ExtractResult:
     shard: str | None = None
     ignored_by_extension: dict[str, int] = field(default_factory=dict)
     pages_left: int = 0
+    warnings: list[dict[str, str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

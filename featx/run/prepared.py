@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import load_backbone
+from featx.cache.assemble import Description
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.folder import holds_cache, require_target
 from featx.cache.known import KnownRows
@@ -23,7 +24,8 @@ from featx.engines.job import Job, Outcome
 from featx.engines.threads import ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
 from featx.images import DecodePolicy, decoder_spec
-from featx.manifest import Source, load_manifest
+from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
+from featx.manifest import Note, Source, load_manifest, note
 from featx.portion import Dealt, keeps
 from featx.run.options import ExtractOptions
 from featx.run.planning import Plan, make_plan
@@ -51,6 +53,7 @@ class Run:
         self.started = datetime.now(UTC)
         self.clock = time.perf_counter()
         self.expected: Plan | None = None
+        self.warnings: list[Note] = []
         self.first_read = self.clock
         self.prepare_seconds = 0.0
 
@@ -60,13 +63,30 @@ class Run:
         old = self._spec_in_place()
         if not self.options.force:
             require_own_shards(self.cache, self.options.portion)
-        self.manifest = load_manifest(self.source, self.options.portion)
+        self.manifest = load_manifest(
+            self.source, self.options.portion, missing=self.options.missing_texts
+        )
+        for said in self.manifest.notes:
+            self.warn(**said)
         if self.options.pages == "all":
             self.manifest = with_pages(self.manifest)
         give_back()
         self.plan, self.decode = self._plan(old)
         self._load()
         return old
+
+    def warn(self, code: str, message: str) -> None:
+        """Say what the one who runs this should know, now and in the result."""
+        if message:
+            log.warning("%s", message)
+            self.warnings.append(note(code, message))
+
+    def check_labels(self, found: Description, content: NDArray[np.bytes_]) -> None:
+        """Warn of classes that hardly differ, and of one content under several labels."""
+        self.warn("similar-classes", lookalikes_text(found.classes or ()))
+        if found.labels is not None:
+            groups = conflicting_rows(content, found.labels)
+            self.warn("conflicting-labels", conflicts_text(groups, found.ids))
 
     def _spec_in_place(self) -> ExtractSpec | None:
         if not holds_cache(self.cache):

@@ -17,7 +17,11 @@ from featx.sources.tables import PARQUET
 
 
 def read_again(
-    source: str, ids: Sequence[str], paths: Sequence[str], portion: Portion = WHOLE
+    source: str,
+    ids: Sequence[str],
+    paths: Sequence[str],
+    portion: Portion = WHOLE,
+    missing: Sequence[str] = (),
 ) -> Callable[[int], bytes]:
     """Give what reads the image of a row.
 
@@ -32,6 +36,8 @@ def read_again(
         Of the rows of the cache.
     portion
         Of the source, which the cache holds; no other is listed.
+    missing
+        Texts that mean that a field of its table is empty.
 
     Returns
     -------
@@ -42,7 +48,7 @@ def read_again(
 
     @cache
     def listed() -> tuple[Manifest, dict[str, int]]:
-        manifest = load_manifest(source, portion)
+        manifest = load_manifest(source, portion, missing=missing)
         return manifest, {name: item for item, name in enumerate(manifest.ids)}
 
     def read(row: int) -> bytes:

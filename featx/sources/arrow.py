@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from featx.sources.remote import fetch, is_url
 
 Classes = Mapping[str, Sequence[str]]
 """Names of the classes of each column that holds their numbers."""
+
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -122,26 +125,49 @@ def to_frame(table: pa.Table, classes: Classes) -> pd.DataFrame:
 
     The only ``ClassLabel`` is the label if no column is called so.
     """
-    found = {
-        name: _column(table[name], classes.get(name)) for name in dict.fromkeys(table.column_names)
-    }
+    found: dict[str, pd.Series] = {}
+    for name in dict.fromkeys(table.column_names):
+        if not _INDEX.fullmatch(name):  # pandas' own numbers of rows
+            column = _column(table[name], classes.get(name), as_text=name != "label")
+            found |= {} if column is None else {name: column}
     named = [name for name in classes if name in found]
     if "label" not in found and len(named) == 1:
         found["label"] = found.pop(named[0])
     return pd.DataFrame(found, index=range(len(table)))
 
 
-def _column(values: pa.ChunkedArray, names: Sequence[str] | None) -> pd.Series:
+def _column(
+    values: pa.ChunkedArray, names: Sequence[str] | None, *, as_text: bool
+) -> pd.Series | None:
+    """Give one column: numbers where all are there, else text; None where it is bytes.
+
+    Lists and objects become JSON `as_text`.
+    """
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.cast(kind.value_type)
         kind = values.type
+    if is_binary(kind):
+        return _text_of_bytes(values)
     if names and pa.types.is_integer(kind):
         codes = values.fill_null(-1).to_numpy()
         known = (codes >= 0) & (codes < len(names))
         lookup = np.array([*names, None], dtype=object)
         return pd.Series(lookup[np.where(known, codes, len(names))], dtype=object)
-    if pa.types.is_nested(kind):
-        texts = [None if v is None else json.dumps(v, default=str) for v in values.to_pylist()]
+    if pa.types.is_integer(kind) and values.null_count:
+        # pandas would make floats of them, in which long codes are no longer what they were.
+        texts = [None if v is None else str(v) for v in values.to_pylist()]
         return pd.Series(texts, dtype=object)
+    if pa.types.is_nested(kind):
+        found = values.to_pylist()
+        texts = [None if v is None else json.dumps(v, default=str) for v in found]
+        return pd.Series(texts if as_text else found, dtype=object)
     return values.to_pandas()
+
+
+def _text_of_bytes(values: pa.ChunkedArray) -> pd.Series | None:
+    """Read bytes as the text that some writers keep so; None where they are not UTF-8."""
+    try:
+        return values.cast(pa.large_binary()).cast(pa.large_string()).to_pandas()
+    except pa.ArrowException:
+        return None

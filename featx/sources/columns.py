@@ -17,7 +17,14 @@ from featx.sources.text import Text, shared
 
 RESERVED = ("path", "id", "label", "split")
 
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+SPLITS = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+}
+"""What each name of a split means."""
 
 
 def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
@@ -41,8 +48,25 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
     return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
 
 
+def without(table: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
+    """Empty every field that holds one of the texts `missing`; paths and ids stay as they are."""
+    if not missing:
+        return table
+    found = table.copy(deep=False)
+    for name in table.columns:
+        hits = table[name].astype(str).isin(missing).to_numpy()
+        if name not in ("path", "id") and hits.any():
+            column = table[name]
+            text = not pd.api.types.is_float_dtype(column)
+            found[name] = (column.astype(object) if text else column).mask(hits)
+    return found
+
+
 def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
-    """Class names, several where written as ``a|b``, or floats where a number is not whole.
+    """Class names as they are written, several where written as ``a|b``.
+
+    A column whose type says that it holds fractions (of Parquet) gives floats; whole floats, as
+    pandas makes them of integers beside a missing one, give names without the zero.
 
     Raises
     ------
@@ -58,6 +82,7 @@ def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
         known = values[~np.isnan(values)]
         if known.size and not np.all(known == np.rint(known)):
             return np.asarray(values)
+        _refuse(place, table, np.abs(values) > 2**53, "is a float beyond 2 ** 53; write it as text")
         return shared(None if np.isnan(v) else str(int(v)) for v in values)
     lists = np.array([not pd.api.types.is_scalar(value) for value in column], bool)
     _refuse(place, table, lists, "is a list; write several labels as a|b")
@@ -83,12 +108,12 @@ def table_split(place: str, table: pd.DataFrame) -> list[str] | None:
         return None
     found = ["" if missing(v) else str(v).strip().lower() for v in table["split"]]
     for row, value in enumerate(found):
-        if value and value not in _SPLITS:
+        if value and value not in SPLITS:
             raise SourceError(
                 f"{place}: split {value!r} in row {table.index[row] + 1}; "
                 "write train, validation or test, or leave the field empty"
             )
-    return [_SPLITS.get(value, "") for value in found]
+    return [SPLITS.get(value, "") for value in found]
 
 
 def table_text(place: str, table: pd.DataFrame, name: str) -> Text:
@@ -134,7 +159,7 @@ def named_splits(
 
 def _told_split(name: str) -> str:
     words = re.split(r"[/._-]", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
+    return next((SPLITS[word] for word in words if word in SPLITS), "")
 
 
 def plain(column: pd.Series) -> NDArray[Any]:

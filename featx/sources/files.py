@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import pandas as pd
-
 from featx.errors import SourceError
 from featx.manifest import Manifest, printable
 from featx.portion import Dealing, Portion
-from featx.sources.columns import table_columns, table_labels, table_split, table_text
+from featx.sources.columns import table_columns, table_labels, table_split, table_text, without
 from featx.sources.dealing import deal_items
 from featx.sources.places import ReadFiles, join, parent
+from featx.sources.tables import Table
 from featx.sources.text import Text
 
 LIST = "list of paths"
@@ -29,19 +28,22 @@ def from_list(source: Sequence[str | os.PathLike[str]], portion: Portion) -> Man
     return deal_items(Manifest(LIST, shown, shown, ReadFiles(shown, odd)), portion)
 
 
-def from_table(place: str, table: pd.DataFrame, dealing: Dealing) -> Manifest:
+def from_table(place: str, read: Table, dealing: Dealing, missing: Sequence[str] = ()) -> Manifest:
     """Take the images that the column ``path`` names, relative to the table.
 
     Parameters
     ----------
-    table
-        The rows of the portion that was dealt out, as `featx.sources.tables` reads them.
+    read
+        The rows of the portion that was dealt out.
+    missing
+        Texts that mean that a field is empty.
 
     Raises
     ------
     SourceError
         If there is no such column, or a row that cannot be used.
     """
+    table = without(read.frame, missing)
     if "path" not in table.columns:
         raise SourceError(
             f"{place} has no column `path` (it has {', '.join(map(str, table.columns)) or 'none'});"
@@ -62,4 +64,5 @@ def from_table(place: str, table: pd.DataFrame, dealing: Dealing) -> Manifest:
         split=table_split(place, table),
         columns=columns,
         dealt=dealing.dealt,
+        notes=read.notes,
     )

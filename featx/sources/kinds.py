@@ -10,8 +10,8 @@ import numpy as np
 
 from featx.errors import SourceError
 from featx.images import image_extensions
-from featx.manifest import Manifest, Stamp, printable
-from featx.portion import Dealing, Portion
+from featx.manifest import Manifest, SourceOptions, Stamp, printable
+from featx.portion import Dealing
 from featx.sources.files import from_list, from_table
 from featx.sources.folder import (
     Listing,
@@ -35,7 +35,7 @@ TARS = (".tar",)
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def from_file(place: str, portion: Portion) -> Manifest:
+def from_file(place: str, options: SourceOptions) -> Manifest:
     """Take a table, a Parquet file or a tar.
 
     Raises
@@ -43,23 +43,23 @@ def from_file(place: str, portion: Portion) -> Manifest:
     SourceError
         If it is none of them.
     """
-    lower, dealing = place.lower(), Dealing(portion)
+    lower, dealing = place.lower(), Dealing(options.portion)
     if lower.endswith(TABLES):
-        return from_table(place, read_table(place, dealing), dealing)
+        return from_table(place, read_table(place, dealing), dealing, options.missing)
     if lower.endswith(PARQUET):
         stamp = stamp_of(place)
         if not holds_images(place, stamp):
-            return from_table(place, read_table(place, dealing), dealing)
-        return from_parquet(place, _base(place), [_shard(place, stamp)], portion)
+            return from_table(place, read_table(place, dealing), dealing, options.missing)
+        return from_parquet(place, _base(place), [_shard(place, stamp)], options)
     if lower.endswith((*TARS, *_COMPRESSED)):
-        return from_tars(place, _base(place), [_shard(place, Stamp())], portion)
+        return from_tars(place, _base(place), [_shard(place, Stamp())], options)
     raise SourceError(
         f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
         "give the folder that holds the images"
     )
 
 
-def from_folder(root: Path, portion: Portion) -> Manifest:
+def from_folder(root: Path, options: SourceOptions) -> Manifest:
     """Take the images of a folder, or the tars or Parquet files in it, or a saved data set.
 
     Raises
@@ -68,8 +68,8 @@ def from_folder(root: Path, portion: Portion) -> Manifest:
         If it holds nothing of the kind.
     """
     if is_saved(root):
-        return from_saved(root, portion)
-    dealing = Dealing(portion)
+        return from_saved(root, options)
+    dealing = Dealing(options.portion)
     found = scan_folder(root, dealing)
     if found.anyones:
         return folder_manifest(root, found, dealing)
@@ -77,7 +77,7 @@ def from_folder(root: Path, portion: Portion) -> Manifest:
     names = (printable(path.relative_to(root).as_posix()) for path in _visible(root))
     shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in names]
     ignored = found.ignored - len(shards)
-    made = _containers(folder, f"{folder.rstrip('/')}/", shards, portion, ignored)
+    made = _containers(folder, f"{folder.rstrip('/')}/", shards, options, ignored)
     if made is not None:
         return made
     if not dealing.names:
@@ -96,7 +96,7 @@ def _visible(root: Path) -> list[Path]:
     )
 
 
-def from_url(url: str, portion: Portion) -> Manifest:
+def from_url(url: str, options: SourceOptions) -> Manifest:
     """Take what lies at a URL: a table, a container, or what a local folder could hold.
 
     Raises
@@ -105,10 +105,10 @@ def from_url(url: str, portion: Portion) -> Manifest:
         If it cannot be read, or holds nothing of the kind.
     """
     if url.lower().endswith((*TABLES, *PARQUET, *TARS, *_COMPRESSED)):
-        return from_file(url, portion)
+        return from_file(url, options)
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
-    images, shards, ignored, dealing = Listing(), [], 0, Dealing(portion)
+    images, shards, ignored, dealing = Listing(), [], 0, Dealing(options.portion)
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
@@ -120,7 +120,7 @@ def from_url(url: str, portion: Portion) -> Manifest:
             ignored += 1
     ids, stamps = images.sorted()
     if not dealing.names:
-        made = _containers(url, base, shards, portion, ignored)
+        made = _containers(url, base, shards, options, ignored)
         if made is not None:
             return made
         raise _nothing(url, ignored)
@@ -132,12 +132,12 @@ def from_url(url: str, portion: Portion) -> Manifest:
         read=ReadFiles(places, stamps=stamps),
         labels=first_folders(ids),
         stamps=stamps if np.any(stamps) else None,
-        ignored=own_ignored(ignored + len(shards), portion),
+        ignored=own_ignored(ignored + len(shards), options.portion),
         dealt=dealing.dealt,
     )
 
 
-def from_pattern(text: str, portion: Portion) -> Manifest:
+def from_pattern(text: str, options: SourceOptions) -> Manifest:
     """Take the tars, the Parquet files or the images that a pattern stands for.
 
     Raises
@@ -149,11 +149,11 @@ def from_pattern(text: str, portion: Portion) -> Manifest:
     base = fixed_part(text)
     if all(place.lower().endswith((*TARS, *PARQUET)) for place in places):
         shards = [Shard(place, place.removeprefix(base)) for place in places]
-        made = _containers(text, base, shards, portion, 0)
+        made = _containers(text, base, shards, options, 0)
         if made is not None:
             return made
     if _all_images(places):
-        return from_list(places, portion)
+        return from_list(places, options.portion)
     raise SourceError(
         f"{text} matches files that are neither all tars, all Parquet nor all images, the first "
         f"{places[0]}"
@@ -166,10 +166,10 @@ def _all_images(places: Iterable[str]) -> bool:
 
 
 def _containers(
-    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int
+    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int
 ) -> Manifest | None:
     """Items of containers of one kind; None if there are no containers."""
-    ignored = own_ignored(ignored, portion)
+    ignored = own_ignored(ignored, options.portion)
     tars = [shard for shard in shards if shard.name.lower().endswith(TARS)]
     others = [shard for shard in shards if not shard.name.lower().endswith(TARS)]
     if tars and others:
@@ -178,8 +178,8 @@ def _containers(
             "name those to be read, as in FOLDER/*.tar"
         )
     if tars:
-        return from_tars(name, base, tars, portion, ignored)
-    return from_parquet(name, base, others, portion, ignored) if others else None
+        return from_tars(name, base, tars, options, ignored)
+    return from_parquet(name, base, others, options, ignored) if others else None
 
 
 def _nothing(name: str, ignored: int) -> SourceError:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featx.errors import ImageError, SourceError, words_of
-from featx.manifest import Manifest, Stamp
-from featx.portion import Dealing, Portion
+from featx.manifest import Manifest, SourceOptions, Stamp
+from featx.portion import Dealing
 from featx.sources.arrow import (
     classes_of,
     describing,
@@ -28,6 +28,7 @@ from featx.sources.columns import (
     table_labels,
     table_split,
     table_text,
+    without,
 )
 from featx.sources.places import Recent, open_file, parent, require_same
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
@@ -112,7 +113,7 @@ def holds_images(place: str, stamp: Stamp) -> bool:
 
 
 def from_parquet(
-    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int = 0
+    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int = 0
 ) -> Manifest:
     """Take the rows of the Parquet files of a portion, in their order.
 
@@ -123,12 +124,12 @@ def from_parquet(
     SourceError
         If no file has a column of images, or there is no row; a portion may have none.
     """
-    dealing = Dealing(portion)
+    dealing = Dealing(options.portion)
     found = gather(deal_files(shards, dealing), _look)
     kept = tuple(shard for shard, _ in found.pairs)
     files = [file for _, file in found.pairs]
     counts = [sum(file.group_rows) for file in files]
-    if not sum(counts) and portion.is_whole:
+    if not sum(counts) and options.portion.is_whole:
         raise SourceError(f"{name} has no rows")
     classes = {column: names for file in files for column, names in file.classes.items()}
     try:
@@ -137,7 +138,7 @@ def from_parquet(
     except pa.ArrowException as error:
         why = words_of(error)
         raise SourceError(f"{name}: its files do not go together: {why}") from None
-    frame = to_frame(table, classes)
+    frame = without(to_frame(table, classes), options.missing)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{name}: some of its files have columns beside the images, others none")
     numbered = item_ids([(s, _numbers(n)) for s, n in zip(kept, counts, strict=True)])

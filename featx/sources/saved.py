@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featx.errors import ImageError, MissingExtraError, SourceError, words_of
-from featx.manifest import Manifest, Stamp
-from featx.portion import Dealing, Portion
+from featx.manifest import Manifest, SourceOptions, Stamp
+from featx.portion import Dealing
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame
 from featx.sources.columns import (
     named_splits,
@@ -23,6 +23,7 @@ from featx.sources.columns import (
     table_labels,
     table_split,
     table_text,
+    without,
 )
 from featx.sources.places import Recent
 from featx.sources.shards import Shard, item_ids, row_stamps, shard_of
@@ -75,7 +76,7 @@ def is_saved(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in _MARKS)
 
 
-def from_saved(folder: Path, portion: Portion) -> Manifest:
+def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     """Take the rows of a saved data set; the splits of a `DatasetDict` become the split.
 
     A portion has a stretch of the rows of each split.
@@ -94,7 +95,7 @@ def from_saved(folder: Path, portion: Portion) -> Manifest:
     parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         raise SourceError(f"{folder} has no rows")
-    dealing = Dealing(portion)
+    dealing = Dealing(options.portion)
     spans = [dealing.takes_rows(name, len(part)) for name, part in parts.items()]
     shards: list[Shard] = []
     images: list[str] = []
@@ -113,6 +114,7 @@ def from_saved(folder: Path, portion: Portion) -> Manifest:
         tables.append(_columns(part.select(span), describing(schema, images[-1])))
     counts = [len(span) for span in spans]
     frame = to_frame(pa.concat_tables(tables, promote_options="permissive"), classes)
+    frame = without(frame, options.missing)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{folder}: some splits have columns beside the images, others none")
     ids = _ids(os.fspath(folder), frame, shards, spans)

@@ -1,9 +1,13 @@
-"""Tables, read block by block: of a portion, only its own rows are held."""
+"""Tables, read block by block: of a portion, only its own rows are held.
+
+Every field of a text table is text, letter for letter; Parquet says itself what is a number.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,34 +17,48 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featx.errors import FeatxError, SourceError, words_of
-from featx.manifest import printable
+from featx.manifest import Note, printable
 from featx.portion import Dealing
+from featx.sources.arrow import classes_of, features_of, to_frame
+from featx.sources.dialect import Dialect, dialect_of
 from featx.sources.remote import is_url, read_remote
 
 TABLES = (".csv", ".tsv")
 PARQUET = (".parquet", ".pq")
 
 _BLOCK_ROWS = 65_536
-_NAMES: dict[str, Any] = {"path": str, "id": str, "split": str}
 
 
-def read_table(place: str, dealing: Dealing) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Table:
+    """The rows of a portion of a table.
+
+    Parameters
+    ----------
+    frame
+        Its index is the number of each row in the table, from 0; missing fields are NaN or None.
+    notes
+        What was assumed in reading it.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[Note, ...] = ()
+
+
+def read_table(place: str, dealing: Dealing) -> Table:
     """Read the rows of a portion from a table, here or behind a URL.
-
-    Returns
-    -------
-    table
-        Its index is the number of each row in the table, from 0.
 
     Raises
     ------
     SourceError
-        If it is none.
+        If it is not a table.
     """
     try:
         data = read_remote(place) if is_url(place) else None
-        rows = _parquet_rows if place.lower().endswith(PARQUET) else _text_rows
-        return rows(place, data, dealing)
+        if place.lower().endswith(PARQUET):
+            return Table(_parquet_rows(place, data, dealing))
+        dialect = dialect_of(place, data)
+        return Table(_text_rows(place, data, dealing, dialect), dialect.notes)
     except FeatxError:
         raise
     except Exception as error:  # pandas and pyarrow raise a dozen types on a damaged table
@@ -56,34 +74,32 @@ def _parquet_rows(place: str, data: bytes | None, dealing: Dealing) -> pd.DataFr
             kept.append(batch if mine.all() else batch.filter(pa.array(mine)))
             rows.append(start + np.flatnonzero(mine))
             start += len(mine)
-        frame = pa.Table.from_batches(kept, file.schema_arrow).to_pandas()
+        schema = file.schema_arrow
+        frame = to_frame(pa.Table.from_batches(kept, schema), classes_of(features_of(schema)))
     frame.index = np.concatenate([np.empty(0, np.int64), *rows])
     return frame
 
 
-def _text_rows(place: str, data: bytes | None, dealing: Dealing) -> pd.DataFrame:
-    types = _types(place, data)
+def _text_rows(place: str, data: bytes | None, dealing: Dealing, dialect: Dialect) -> pd.DataFrame:
     kept, start = [], 0
-    for block in _text_blocks(place, data, types):
+    for block in _text_blocks(place, data, dialect):
         mine = _mine(block, block.columns, dealing)
         block.index = range(start, start + len(block))
         kept.append(block[mine])
         start += len(block)
-    frame = pd.concat(kept)
-    # What pandas makes of truth values some of which are missing, when it reads all at once.
-    odd = [name for name, kind in types.items() if kind == "boolean"]
-    return frame.astype(dict.fromkeys(odd, object))
+    return pd.concat(kept)
 
 
-def _text_blocks(place: str, data: bytes | None, types: dict[str, Any]) -> Iterator[pd.DataFrame]:
+def _text_blocks(place: str, data: bytes | None, dialect: Dialect) -> Iterator[pd.DataFrame]:
     # Only an empty field is missing: "NA" and "None" are good names for a class.
     with pd.read_csv(
         place if data is None else io.BytesIO(data),
-        sep="\t" if place.lower().endswith(".tsv") else ",",
+        sep=dialect.separator,
+        skiprows=dialect.skipped,
         keep_default_na=False,
         na_values=[""],
-        dtype=types,
-        encoding="utf-8-sig",
+        dtype=str,
+        encoding=dialect.encoding,
         low_memory=False,
         chunksize=_BLOCK_ROWS,
     ) as blocks:
@@ -93,40 +109,6 @@ def _text_blocks(place: str, data: bytes | None, types: dict[str, Any]) -> Itera
                     f"{place}: rows have more fields than the header has names; name every column"
                 )
             yield block
-
-
-def _types(place: str, data: bytes | None) -> dict[str, Any]:
-    """Find the type of each column over all blocks, which is that of the whole table."""
-    kinds: dict[str, set[str]] = {}
-    for block in _text_blocks(place, data, _NAMES):
-        for name in block.columns:
-            kinds.setdefault(name, set()).update(_kinds(block[name]))
-    return {name: _NAMES.get(name) or _common(found) for name, found in kinds.items()}
-
-
-def _kinds(column: pd.Series) -> set[str]:
-    """Say what one block of a column holds, and whether fields are missing."""
-    there = column.dropna()
-    gaps = {"missing"} if len(there) < len(column) else set()
-    if not len(there):
-        return gaps
-    if pd.api.types.is_bool_dtype(there.infer_objects()):
-        return {"bool", *gaps}
-    if pd.api.types.is_integer_dtype(column):
-        return {"negative" if (column < 0).any() else str(column.dtype)}
-    return {"float" if pd.api.types.is_float_dtype(column) else "text", *gaps}
-
-
-def _common(kinds: set[str]) -> Any:
-    """Give the one type that all blocks of a column can have."""
-    values = kinds - {"missing"}
-    if values == {"bool"}:
-        return "boolean" if "missing" in kinds else bool
-    if "text" in values or "bool" in values or {"negative", "uint64"} <= values:
-        return str
-    if "float" in values or "missing" in kinds or not values:
-        return np.float64
-    return np.uint64 if "uint64" in values else np.int64
 
 
 def _mine(block: Any, names: Sequence[str], dealing: Dealing) -> NDArray[np.bool_]:

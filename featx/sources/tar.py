@@ -12,14 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featx.errors import SourceError
-from featx.manifest import Manifest, Stamp
-from featx.portion import Dealing, Portion
-from featx.sources.columns import named_splits, table_columns, table_labels, table_split
+from featx.manifest import Manifest, SourceOptions, Stamp
+from featx.portion import Dealing
+from featx.sources.columns import named_splits, table_columns, table_labels, table_split, without
 from featx.sources.folder import first_folders
 from featx.sources.places import Parts
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.tarindex import NOTES, TarIndex, index_tar
 from featx.sources.text import Prefixed, Text
+
+_AS_WRITTEN: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ReadMembers:
 
 
 def from_tars(
-    name: str, base: str, shards: Sequence[Shard], portion: Portion, ignored: int = 0
+    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int = 0
 ) -> Manifest:
     """Take the images of the tars of a portion, in their order.
 
@@ -66,16 +68,16 @@ def from_tars(
     SourceError
         If there is no image in any of them; a portion may have none.
     """
-    dealing = Dealing(portion)
+    dealing = Dealing(options.portion)
     found = gather(deal_files(shards, dealing), lambda shard: index_tar(shard.place, shard.stamp))
     refused = dict(found.refused)
     for shard, index in found.pairs:
         refused |= {f"{shard.name}/{key}": why for key, why in index.refused.items()}
     counts = [len(index.table) for _, index in found.pairs]
-    if not sum(counts) and not refused and portion.is_whole:
+    if not sum(counts) and not refused and options.portion.is_whole:
         raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
-    notes = _notes(name, [index for _, index in found.pairs])
+    notes = without(_notes([index for _, index in found.pairs]), options.missing)
     kept = tuple(shard for shard, _ in found.pairs)
     labels = table_labels(name, notes)
     if labels is None:
@@ -106,7 +108,7 @@ def _numbers(indices: Sequence[TarIndex], column: str) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *arrays])
 
 
-def _notes(name: str, indices: Sequence[TarIndex]) -> pd.DataFrame:
+def _notes(indices: Sequence[TarIndex]) -> pd.DataFrame:
     """Turn the members beside the images into a table with, where they tell it, a label.
 
     The label is ``.cls``, else the field ``label`` of ``.json``, else ``.txt``.
@@ -121,24 +123,29 @@ def _notes(name: str, indices: Sequence[TarIndex]) -> pd.DataFrame:
         found["label"] = texts["cls"]
     if any(text is not None for text in texts["txt"]):
         found["txt" if "label" in found else "label"] = texts["txt"]
-    table = pd.DataFrame(
-        {column: pd.Series(values).infer_objects() for column, values in found.items()}
-    )
-    return table.reset_index(drop=True)
+    return pd.DataFrame({column: pd.Series(v, dtype=object) for column, v in found.items()})
 
 
 def _fields(text: str | None) -> dict[str, Any]:
-    """Fields of a sample's JSON; an object or a list in it stays JSON text."""
+    """Fields of a sample's JSON, numbers as they are written; what is nested stays JSON text."""
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-    except ValueError:
+        found, literal = json.loads(text), json.loads(text, **_AS_WRITTEN)
+    except (ValueError, RecursionError):
         return {}  # the image is whole, and has no label
     if not isinstance(found, dict):
-        return {"label": found} if isinstance(found, (str, int, float)) else {}
+        return {"label": _field(found, literal)} if isinstance(found, (str, int, float)) else {}
     return {
-        str(name): json.dumps(value) if isinstance(value, (dict, list)) else value
+        str(name): _field(value, literal[name])
         for name, value in found.items()
         if str(name).strip(". ")
     }
+
+
+def _field(value: Any, literal: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, dict, list)):
+        return json.dumps(value)
+    return str(literal)
