@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+import featx
 from featx.cache import Cache, ExtractSpec, open_cache, split
 from featx.cache.assemble import Description, describes, write_cache
 from featx.cache.durable import durable_h5
@@ -480,3 +482,39 @@ def test_a_new_decode_policy_says_what_changed() -> None:
     size, policy = spec_difference(a, b)
     assert size == "preprocess.input_size [1, 2] -> [3, 2]"
     assert policy.startswith("decode.policy 1 -> 2 (since 2, TIFFs that were read wrongly")
+
+
+def test_features_outlive_the_name_of_their_cache(tmp_path: Path) -> None:
+    X = np.arange(12, dtype=np.float32).reshape(4, 3)
+    featx.write_cache(tmp_path / "c.h5", X, ids=list("abcd"))
+    np.testing.assert_array_equal(np.asarray(featx.open_cache(tmp_path / "c.h5").X), X)
+    kept = featx.open_cache(tmp_path / "c.h5").tap("vectors")
+    gc.collect()
+    np.testing.assert_array_equal(kept[1:3], X[1:3])
+
+
+def test_a_script_that_leaves_a_cache_open_ends_in_silence(tmp_path: Path) -> None:
+    featx.write_cache(tmp_path / "c.h5", np.ones((4, 3)), ids=list("abcd"))
+    lines = [
+        "import featx",
+        f"c = featx.open_cache({str(tmp_path / 'c.h5')!r})",
+        "class Keeper: pass",
+        "one, two = Keeper(), Keeper()",
+        "one.other, two.other, two.cache, one.X = two, one, c, c.X",
+        "import atexit; atexit.register(lambda: None)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_cache_that_is_open_elsewhere_in_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    featx.write_cache(path, np.ones((4, 3)), ids=list("abcd"))
+    with h5py.File(path, "r"):
+        assert len(featx.open_cache(path)) == 4
+    with h5py.File(path, "a"), pytest.raises(CacheError, match="open elsewhere in this process"):
+        featx.open_cache(path)
+    with featx.open_cache(path), featx.open_cache(path) as second:
+        assert len(second) == 4

@@ -17,6 +17,8 @@ from featx.errors import CacheError, CacheFormatError, words_of
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _MAX_JSON = 64 << 20  # bytes
 _MAX_DEFLATE = 1100  # no deflate stream grows by more
+_ELSEWHERE = ("already open", "flag values", "close degree")
+"""How HDF5 says that the file is open in this process with other settings."""
 _PER_ROW = ("ids", "paths", "content", "stamps", "row_digest", "labels", "split")
 
 
@@ -48,15 +50,7 @@ def open_index(path: Path) -> tuple[h5py.File, ExtractSpec]:
 
 
 def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.File, ExtractSpec]:
-    try:
-        # Nothing ever writes to a published file, so no lock is needed to read it.
-        # Each dataset that is open keeps so many bytes of chunks; HDF5 itself says 8 MiB.
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=2 << 20)
-    except OSError as error:
-        reason = words_of(error, 400)
-        raise CacheFormatError(
-            f"{path} is not a featx cache, or is cut off: {reason[:160]}"
-        ) from None
+    file = _open_file(path)
     try:
         return file, check(file)
     except CacheFormatError as error:
@@ -66,6 +60,38 @@ def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.F
         file.close()
         reason = words_of(error, 400)
         raise CacheFormatError(f"{path} is damaged: {reason[:160]}") from None
+
+
+def _open_file(path: Path) -> h5py.File:
+    # Nothing ever writes to a published file, so no lock is needed to read it. HDF5 opens a file
+    # again in one process only as it is open already: with locks, where h5py itself has opened it.
+    reason = ""
+    for locking in (False, None, True):
+        try:
+            # Each dataset that is open keeps so many bytes of chunks; HDF5 itself says 8 MiB.
+            file = h5py.File(path, "r", locking=locking, rdcc_nbytes=2 << 20)
+        except OSError as error:
+            reason = words_of(error, 400)
+            if "flag values" not in reason:
+                break
+        else:
+            if locking is False or not _is_written(path):
+                return file
+            file.close()
+            reason = "already open for write"
+            break
+    if any(words in reason for words in _ELSEWHERE):
+        raise CacheError(
+            f"{path} is open elsewhere in this process ({reason[:80]}); close it first"
+        )
+    raise CacheFormatError(f"{path} is not a featx cache, or is cut off: {reason[:160]}")
+
+
+def _is_written(path: Path) -> bool:
+    """Tell whether a file is open for writing in this process."""
+    there = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    names = {one.name for one in there if one.get_intent() & h5py.h5f.ACC_RDWR}
+    return any(Path(name.decode("utf-8", "surrogateescape")).samefile(path) for name in names)
 
 
 def _check_cache(file: h5py.File) -> ExtractSpec:

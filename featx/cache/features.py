@@ -29,6 +29,13 @@ class Beside:
 class Features:
     """The matrix of one tap, read from the file by rows when it is indexed.
 
+    Parameters
+    ----------
+    dataset
+        Where the rows lie.
+    owner
+        The open cache, which must live as long as its features do.
+
     Raises
     ------
     CacheFormatError
@@ -39,8 +46,8 @@ class Features:
     ``X[10:20]`` reads ten rows, ``np.asarray(X)`` reads all, ``X.batches(4096)`` iterates.
     """
 
-    def __init__(self, dataset: h5py.Dataset | Beside) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: h5py.Dataset | Beside, owner: object = None) -> None:
+        self._dataset, self._owner = dataset, owner
         self.shape: tuple[int, int] = dataset.shape
         self.dtype = dataset.dtype
         self.ndim = 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +73,10 @@ class Cache:
 
     def __del__(self) -> None:
         file = self.__dict__.get("_file")
-        if file is not None:
+        if file is None or sys.is_finalizing():
+            return  # at the end of the process HDF5 closes what is open, and h5py is half gone
+        # An error here would be printed and could not be caught.
+        with contextlib.suppress(Exception):
             file.close()
 
     def __len__(self) -> int:
@@ -98,7 +103,7 @@ class Cache:
     @property
     def X(self) -> Features:
         """Features of the first tap, shape (n_samples, n_features)."""
-        return Features(self._file["features"])
+        return Features(self._file["features"], self)
 
     def tap(self, name: str) -> Features:
         """Features of the tap called `name`; of several side by side for names with commas.
@@ -116,7 +121,7 @@ class Cache:
                     f"it has {', '.join(self.taps)}"
                 )
             found.append(self._file[vector_datasets(self.spec)[self.taps.index(one)]])
-        return Features(found[0] if len(found) == 1 else Beside(found))
+        return Features(found[0] if len(found) == 1 else Beside(found), self)
 
     @cached_property
     def ids(self) -> Text:
