@@ -29,7 +29,7 @@ from featx.errors import FeatxError, ImageError, MissingExtraError, ModelError
 from featx.extraction import extract
 from featx.serve import serve
 from featx.serve.app import Service
-from featx.serve.batching import Batcher
+from featx.serve.batching import Batcher, Picture
 from featx.serve.limits import Limits
 from featx.serve.refusals import Refusal
 from featx.serve.server import open_service
@@ -342,10 +342,10 @@ def settled(futures: list[Future[Any]]) -> list[Any]:
     return [f.exception(20) or f.result(20) for f in futures]
 
 
-def pixels_of(data: bytes) -> Any:
-    if data == b"bad":
+def pixels_of(picture: Picture) -> Any:
+    if picture.data == b"bad":
         raise ImageError("not an image")
-    return np.frombuffer(data, np.uint8)
+    return np.frombuffer(picture.data, np.uint8)
 
 
 def busy_batcher() -> tuple[Batcher, list[Future[Any]], threading.Event]:
@@ -357,7 +357,7 @@ def busy_batcher() -> tuple[Batcher, list[Future[Any]], threading.Event]:
         held.wait(20)
         return [0] * len(drawn)
 
-    batcher = Batcher(pixels_of, label, batch_size=1, threads=1, waiting=2)
+    batcher = Batcher([pixels_of], label, batch_size=1, threads=1, waiting=2)
     first = batcher.submit([b"a"])
     assert started.wait(20)
     return batcher, first, held
@@ -371,7 +371,7 @@ def test_pictures_that_wait_together_run_together() -> None:
         sizes.append(len(drawn))
         return [int(one[0]) for one in drawn]
 
-    batcher = Batcher(pixels_of, label, batch_size=8, threads=1, waiting=100)
+    batcher = Batcher([pixels_of], label, batch_size=8, threads=1, waiting=100)
     first = batcher.submit([b"a"])
     while len(batcher):
         pass  # until the thread has taken it
@@ -391,7 +391,7 @@ def test_a_bad_picture_fails_alone_and_a_broken_batch_stops_nothing() -> None:
             raise RuntimeError("boom")
         return [len(one) for one in drawn]
 
-    batcher = Batcher(pixels_of, label, batch_size=4, threads=2, waiting=100)
+    batcher = Batcher([pixels_of], label, batch_size=4, threads=2, waiting=100)
     found = settled(batcher.submit([b"xx", b"bad", b"yyy"]))
     assert (found[0], str(found[1]), found[2]) == (2, "not an image", 3)
     assert str(settled(batcher.submit([b"!"]))[0]) == "boom"

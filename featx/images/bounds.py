@@ -17,7 +17,7 @@ from featx.images.tags import check_tags
 MAX_SCANS = 100
 """Of one JPEG: libtiff's limit too. Encoders write one to about twenty."""
 
-_MOST_SCANNED = 4_000_000_000  # pixels times scans: each scan visits all of them
+_MOST_SCANNED = 2_500_000_000  # pixels times scans: each scan visits all of them
 _MOST_SEGMENTS = 20_000  # markers of a JPEG or JPEG 2000 picture
 _MOST_HEAD = 32_000_000  # bytes before the first scan; a colour profile has at most 16 MB
 _MOST_JUNK = 65_536  # bytes between the segments of a JPEG; of a Netpbm header with its comments

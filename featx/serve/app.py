@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from featx.errors import ImageError
 from featx.serve.batching import Batcher
+from featx.serve.decoders import Decoders
 from featx.serve.embedding import Embedder
 from featx.serve.guard import Guard
 from featx.serve.labelling import MOST_NEAREST, Answer
@@ -52,6 +53,8 @@ class Service:
         What is served.
     embedder
         The network, for the batcher.
+    decoders
+        Processes that decode.
     batcher
         Labels pictures.
     training
@@ -64,6 +67,7 @@ class Service:
 
     facts: Facts
     embedder: Embedder
+    decoders: Decoders
     batcher: Batcher
     training: TrainingRows | None
     limits: Limits
@@ -75,6 +79,7 @@ class Service:
     def close(self) -> None:
         """End the threads and free the network."""
         self.batcher.close()
+        self.decoders.close()
         self.embedder.close()
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.format import tap_names
-from featx.errors import ImageError
-from featx.images import Pixels, draw, open_image
+from featx.images import Pixels, decode, draw_pixels
 from featx.model import Model
 from featx.model.references import plain_image, reference_images, require_same_vectors, same_options
 from featx.run.options import ExtractOptions
@@ -67,6 +66,11 @@ class Embedder(Run):
         return max(1, self._many.batch_size // len(self.preprocess.views))
 
     @property
+    def need(self) -> int:
+        """Shorter side, in pixels, that pictures are resized to."""
+        return min(self.preprocess.resize_size)
+
+    @property
     def precision(self) -> str:
         """What the network multiplies in."""
         return self._many.precision
@@ -76,17 +80,10 @@ class Embedder(Run):
         """Whether compiled code runs full batches."""
         return self._many.compiled
 
-    def draw(self, data: bytes, most_pixels: int) -> Pixels:
-        """Decode one picture and draw its views: uint8, shape (n_views, height, width, 3).
-
-        Raises
-        ------
-        ImageError
-            If it is none, or too large; the message is the reason.
-        """
-        require_pixels(data, most_pixels)
+    def draw(self, pixels: Pixels) -> Pixels:
+        """Draw the views of a decoded picture: uint8, shape (n_views, height, width, 3)."""
         drawn = np.zeros(self.preprocess.out_shape(), np.uint8)
-        draw(data, self.preprocess, drawn, self.decode)
+        draw_pixels(pixels, self.preprocess, drawn)
         return drawn
 
     def __call__(self, drawn: list[Pixels]) -> NDArray[np.float32]:
@@ -106,9 +103,8 @@ class Embedder(Run):
         images = reference_images(model)
         # Reference images hold the bands that were chosen, and no others.
         policy = replace(self.decode, bands=None)
-        drawn = [np.zeros(self.preprocess.out_shape(), np.uint8) for _ in images or [b""]]
-        for data, out in zip(images or [plain_image(model)], drawn, strict=True):
-            draw(data, self.preprocess, out, policy)
+        decoded = [decode(data, policy, self.need) for data in images or [plain_image(model)]]
+        drawn = [self.draw(pixels) for pixels in decoded]
         sample = np.concatenate(drawn)
         for runner, first in ((self._one, sample[:1]), (self._many, sample)):
             runner.prepare(first, len(first))
@@ -132,20 +128,3 @@ def _seconds(runner: Runner, pixels: Pixels) -> float:
         runner(pixels)
         taken.append(time.perf_counter() - start)
     return min(taken)
-
-
-def require_pixels(data: bytes, most: int) -> None:
-    """Refuse a picture of more than `most` pixels before any of them is decoded.
-
-    Raises
-    ------
-    ImageError
-        Naming its size.
-    """
-    try:
-        with open_image(data) as image:
-            width, height = image.size
-    except Exception:  # whatever it is, decoding words the reason
-        return
-    if width * height > most:
-        raise ImageError(f"{width}x{height} pixels; at most {most} are taken")

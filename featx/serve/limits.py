@@ -28,6 +28,8 @@ class Limits:
         Pictures that wait for the network; beyond it the answer is 503.
     seconds
         In which the body of a request must have come, and in which it is answered.
+    decode_seconds
+        Of the processor that decoding one picture may take; it is ended after them.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Limits:
     files: int = 64
     waiting: int = 1024
     seconds: float = 30.0
+    decode_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

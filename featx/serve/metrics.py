@@ -16,11 +16,17 @@ class Metrics:
 
     Parameters
     ----------
-    waiting, held
-        Give the pictures that wait, and the bytes of uploads in memory.
+    waiting, held, ended
+        Give the pictures that wait, the bytes of uploads in memory, and the decoding processes that
+        were ended and replaced.
     """
 
-    def __init__(self, waiting: Callable[[], float], held: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        waiting: Callable[[], float],
+        held: Callable[[], float],
+        ended: Callable[[], float],
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "featx_requests", "Requests by path and status.", ["path", "status"], registry=registry
@@ -48,6 +54,11 @@ class Metrics:
         Gauge("featx_held_bytes", "Bytes of uploads in memory.", registry=registry).set_function(
             held
         )
+        Gauge(
+            "featx_decoders_ended",
+            "Decoding processes that were ended for a picture, and replaced.",
+            registry=registry,
+        ).set_function(ended)
 
     def text(self) -> bytes:
         """Write all of them in Prometheus' text format."""

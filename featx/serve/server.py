@@ -21,6 +21,7 @@ from featx.model import Model
 from featx.model.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
+from featx.serve.decoders import Decoders
 from featx.serve.embedding import Embedder
 from featx.serve.labelling import Labeller
 from featx.serve.limits import Limits
@@ -90,17 +91,21 @@ def open_service(
     embedder = Embedder(model, options or {})
     training, reason = find_training(model, cache)
     held = Held(chosen.held_bytes)
-    metrics = Metrics(lambda: len(batcher), lambda: held.total)
+    metrics = Metrics(lambda: len(batcher), lambda: held.total, lambda: decoders.n_ended)
+    decoders = Decoders(embedder, chosen)
     batcher = Batcher(
-        lambda data: embedder.draw(data, chosen.pixels),
+        decoders.prompt,
         Labeller(model, embedder, training),
+        draw_slow=decoders.slow,
         batch_size=embedder.batch_size,
         threads=embedder.plan.threads,
         waiting=chosen.waiting,
         seen=metrics.batches.observe,
     )
     about = facts(model, embedder, training, reason, chosen)
-    return Service(about, embedder, batcher, training, chosen, held, metrics, token, local_only)
+    return Service(
+        about, embedder, decoders, batcher, training, chosen, held, metrics, token, local_only
+    )
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
