@@ -195,13 +195,24 @@ def _sgd(clf: Any) -> nn.Module | None:
 
 
 def _calibrated(clf: Any) -> nn.Module | None:
-    if len(clf.calibrated_classifiers_) != 1 or clf.method != "sigmoid":
+    if len(clf.calibrated_classifiers_) != 1 or clf.method not in ("sigmoid", "temperature"):
         return None
     inner = clf.calibrated_classifiers_[0]
+    if clf.method == "temperature":
+        return nn.Sequential(
+            _last(inner.estimator, _FIGURES), _temperature(inner), nn.Softmax(dim=1)
+        )
     slope, offset = ([getattr(c, name) for c in inner.calibrators] for name in ("a_", "b_"))
     return nn.Sequential(
         _last(inner.estimator, _FIGURES), Sigmoid(slope=slope, offset=offset), Shares()
     )
+
+
+def _temperature(inner: Any) -> nn.Module:
+    """One scale for all classes; of two, scikit-learn takes the decision with both signs."""
+    beta, n = float(inner.calibrators[0].beta_), len(inner.classes)
+    weight = np.array([[-beta], [beta]]) if n == 2 else beta * np.eye(n)
+    return Affine(weight=weight, bias=np.zeros(n))
 
 
 def _stack(clf: Any) -> nn.Module | None:

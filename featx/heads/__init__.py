@@ -1,9 +1,22 @@
 """Named heads: scikit-learn pipelines, the grid to search, and a line on when to use each."""
 
+from featx.heads.auto import AUTO, for_rows, option_of
 from featx.heads.finding import get_head
 from featx.heads.head import LARGE_ROWS, Grid, Head
 from featx.heads.named import HEADS
 from featx.heads.norms import NORMS, make_norm
 from featx.heads.stack import over_taps
 
-__all__ = ["HEADS", "LARGE_ROWS", "NORMS", "Grid", "Head", "get_head", "make_norm", "over_taps"]
+__all__ = [
+    "AUTO",
+    "HEADS",
+    "LARGE_ROWS",
+    "NORMS",
+    "Grid",
+    "Head",
+    "for_rows",
+    "get_head",
+    "make_norm",
+    "option_of",
+    "over_taps",
+]

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 
 from featx.errors import FitError, nearest
+from featx.heads.auto import AUTO
 from featx.heads.head import Head, Task
 from featx.heads.named import HEADS
 
@@ -19,8 +20,8 @@ def get_head(what: str | Head | Any) -> Head:
     Parameters
     ----------
     what
-        A name out of ``HEADS``, ``package.module:attribute`` (an estimator, or a callable without
-        arguments that makes one), a scikit-learn estimator, or a ``Head``.
+        ``auto``, a name out of ``HEADS``, ``package.module:attribute`` (an estimator, or a
+        callable without arguments that makes one), a scikit-learn estimator, or a ``Head``.
 
     Raises
     ------
@@ -35,10 +36,11 @@ def get_head(what: str | Head | Any) -> Head:
     if isinstance(what, Head):
         return what
     if isinstance(what, str) and ":" not in what:
-        if what not in HEADS:
-            hint = nearest(what, HEADS)
-            raise FitError(f"no head is called {what!r}{hint} (there are {', '.join(HEADS)})")
-        return HEADS[what]
+        known = {AUTO.name: AUTO, **HEADS}
+        if what not in known:
+            hint = nearest(what, known)
+            raise FitError(f"no head is called {what!r}{hint} (there are {', '.join(known)})")
+        return known[what]
     name = what if isinstance(what, str) else type(what).__name__
     return _own_head(_import(what) if isinstance(what, str) else what, name)
 

@@ -42,6 +42,8 @@ class Head:
         Fixed parameters, set after ``make``.
     parts
         The heads that a stack combines, each with its own grid; empty for every other head.
+    options
+        The heads that compete, where this one stands for whichever does best.
     then
         What follows each normalisation that is searched (`make_norm`). Not the columns where a
         kernel goes by distances: standardised, one that hardly varies would count like any other.
@@ -61,6 +63,7 @@ class Head:
     large: Callable[[int, int], Pipeline] | None = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Head, ...] = field(default=(), repr=False)
+    options: tuple[Head, ...] = field(default=(), repr=False)
     then: Then = "columns"
 
     def build(self, seed: int = 0, n_samples: int = 1000) -> Pipeline:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import SVC, SVR
 
@@ -51,8 +51,29 @@ def sweep_fold(
         if all(_machine(clf).kernel in ("linear", "rbf") for clf in clfs):
             return _sweep_kernel(clfs, fold, scorer)
     if type(first) is LogisticRegression and first.solver == "lbfgs":
-        return _sweep_logistic(clfs, fold, scorer, device)
+        return _sweep_logistic(clfs, in_few_columns(fold), scorer, device)
+    if type(first) is RidgeClassifier and first.solver == "auto" and not first.positive:
+        fold = in_few_columns(fold)
     return [_fit_score(clf, fold, scorer, fold.X_train, fold.X_held) for clf in clfs]
+
+
+def in_few_columns(fold: Fold) -> Fold:
+    """Turn the axes so that the training rows need as many columns as there are rows.
+
+    A linear model with a squared penalty has its weights in the space that the training rows span
+    (Hastie and Tibshirani 2004, "Efficient quadratic regularization for expression arrays"), so
+    scores are the same, and fits on 200 rows of 1,280 features are several times faster. Rows that
+    are no fewer than the columns stay as they are.
+    """
+    n, d = fold.X_train.shape
+    if n >= d:
+        return fold
+    X = np.asarray(fold.X_train, dtype=np.float64)
+    values, vectors = np.linalg.eigh(X @ X.T)
+    kept = values > values[-1] * n * np.finfo(np.float64).eps
+    lengths, axes = np.sqrt(values[kept]), vectors[:, kept]
+    held = np.asarray(fold.X_held, dtype=np.float64) @ (X.T @ (axes / lengths))
+    return replace(fold, X_train=axes * lengths, X_held=held)
 
 
 def _machine(clf: Any) -> Any:

@@ -39,6 +39,13 @@ class SearchResult:
         Fitted on all given rows; plain scikit-learn.
     calibrated
         Whether its probabilities come from a calibration.
+    scale
+        How decisions became probabilities: ``own``, ``temperature`` or ``sigmoid``.
+    options
+        Each head that competed: ``{"head", "features", "params", "score", "std"}``; empty where
+        none did.
+    place
+        The number of the features that won, where several competed.
     """
 
     head: str
@@ -51,6 +58,9 @@ class SearchResult:
     warnings: list[Warn]
     estimator: Any = field(repr=False)
     calibrated: bool = False
+    scale: str = "own"
+    options: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    place: int = 0
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -62,6 +72,7 @@ class SearchResult:
             "cv_score": self.best_score,
             "folds": self.folds,
             "calibrated": self.calibrated,
+            "scale": self.scale,
         }
 
 

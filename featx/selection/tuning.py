@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from featx.errors import FitError
-from featx.heads import Grid, Head, get_head
+from featx.heads import Grid, Head, for_rows, get_head
 from featx.selection import candidates as grids
 from featx.selection.checks import Warn, check_rows, few_samples
-from featx.selection.folds import Folds, hold_out_once, make_folds
-from featx.selection.multilabel import (
-    check_single_label,
-    each_label,
-    label_notes,
-    whole_labels,
-)
-from featx.selection.notes import convergence_notes, edge_notes, size_notes
+from featx.selection.choice import Choice, Rows
+from featx.selection.competing import compete
+from featx.selection.folds import Folds, make_folds
+from featx.selection.multilabel import check_single_label, each_label, label_notes
+from featx.selection.notes import size_notes
 from featx.selection.ondevice import Device, require_fit_on
-from featx.selection.refit import check_weights, clone_values, refit
+from featx.selection.refit import check_weights
 from featx.selection.result import SearchResult
 from featx.selection.stacking import combine
 from featx.selection.trials import try_all
@@ -95,49 +92,122 @@ def search(
     >>> result.best_score > 0.9
     True
     """
-    head, task = head_and_task(head, y)
-    X, y = check_rows(X, y, task)
-    pipeline = head.build(seed, len(y))
-    require_fit_on(device, pipeline["clf"])
-    if task == "multilabel":
-        check_single_label(head, sample_weight)
-    weights = check_weights(sample_weight, len(y), pipeline["clf"])
-    rows, notes = _folds(folds, y, groups, seed, task, strata)
-    scoring = scoring or SCORING[task]
-    notes += few_samples(y) if task == "classification" else []
-    notes += label_notes(rows, y) if task == "multilabel" else []
-    notes += size_notes(head, len(y))
-    if head.parts:
-        whole = _whole(rows, y, groups, seed)
-        return combine(head, pipeline, (X, y, weights), (rows, whole), scoring, notes, n_jobs)
-    listed = grids.as_grids(head.grid if grid is None else _nonempty(grid), rows)
+    found, _ = head_and_task(head, y)
+    how = How(
+        folds=folds,
+        groups=groups,
+        seed=seed,
+        sample_weight=sample_weight,
+        scoring=scoring,
+        grid=grid,
+        refine=refine,
+        one_standard_error=one_standard_error,
+        strata=strata,
+        n_jobs=n_jobs,
+        device=device,
+    )
+    if found.options:
+        return search_several(found, [lambda: X], y, how, probabilities)
+    if found.parts:
+        return _stacked(found, X, y, how)
+    return choose(found, X, y, how).fitted(probabilities)
+
+
+@dataclass(frozen=True)
+class How:
+    """How parameters are chosen: the options of `search` that do not concern its result."""
+
+    folds: int | Folds = 5
+    groups: ArrayLike | None = None
+    seed: int = 0
+    sample_weight: ArrayLike | None = None
+    scoring: str | None = None
+    grid: Grid | Sequence[Grid] | None = None
+    refine: int = 0
+    one_standard_error: bool = False
+    strata: ArrayLike | None = None
+    n_jobs: int | None = None
+    device: Device | None = None
+
+
+def search_several(
+    head: Head,
+    several: Sequence[Callable[[], Any]],
+    y: Any,
+    how: How,
+    probabilities: bool = True,
+) -> SearchResult:
+    """Let the options of a head compete, on each of several features of the same rows.
+
+    Every choice is made on the same folds, and the best score wins; of equals, the first. Only the
+    winner is fitted, with the scale of its probabilities chosen too.
+
+    Parameters
+    ----------
+    head
+        With options, or one that competes with itself on other features.
+    several
+        Each gives features of shape (n_samples, n_features); called one after the other.
+    y
+        Labels of the rows.
+
+    Returns
+    -------
+    result : its ``options`` list every competitor, its ``place`` is the number of its features
+    """
+
+    def choices() -> Iterator[tuple[int, Choice]]:
+        for place, load in enumerate(several):
+            X = load()
+            for option in for_rows(head, len(y)).options or (head,):
+                yield place, choose(option, X, y, how)
+
+    return compete(choices(), probabilities)
+
+
+def choose(head: Head, X: Any, y: Any, how: How) -> Choice:
+    """Choose a head's parameters by cross-validation on these rows, without fitting it.
+
+    Raises
+    ------
+    FitError
+        As `search`.
+    """
+    rows, notes, pipeline = _prepared(head, X, y, how)
+    scoring, task = how.scoring or SCORING[rows.task], rows.task
+    listed = grids.as_grids(head.grid if how.grid is None else _nonempty(how.grid), rows.folds)
     if task == "multilabel":
         pipeline, listed = each_label(pipeline, listed)
-    data = (X, y, weights)
-    trials = try_all(pipeline, listed, data, rows, scoring, refine, n_jobs, device)
+    trials = try_all(
+        pipeline, listed, rows.data, rows.folds, scoring, how.refine, how.n_jobs, how.device
+    )
     best = int(trials.means.argmax())
     edges = grids.at_edge(trials.params, trials.means, best)
-    if one_standard_error:
+    if how.one_standard_error:
         best = grids.simplest_within(trials.params, listed, trials.scores, best)
-    calibrate = None
-    if probabilities and _lacks_probabilities(pipeline, trials.params[best], task):
-        each_once = whole_labels if task == "multilabel" else _whole
-        calibrate = each_once(rows, y, groups, seed)
-    fitted = refit(pipeline, trials.params[best], data, calibrate, n_jobs)
-    notes += edge_notes(edges, trials.params[best])
-    notes += convergence_notes(trials, fitted.converged)
-    return SearchResult(
-        head=head.name,
-        best_params=dict(trials.params[best]),
-        best_score=float(trials.scores[best].mean()),
-        table=trials.table(),
-        scoring=scoring,
-        folds=len(rows),
-        at_edge=edges,
-        warnings=notes,
-        estimator=fitted.estimator,
-        calibrated=fitted.calibrated,
-    )
+    return Choice(head, pipeline, rows, trials, best, edges, scoring, notes, how.n_jobs)
+
+
+def _prepared(head: Head, X: Any, y: Any, how: How) -> tuple[Rows, list[Warn], Pipeline]:
+    """Check the rows, and make the folds and the pipeline."""
+    _, task = head_and_task(head, y)
+    X, y = check_rows(X, y, task)
+    pipeline = head.build(how.seed, len(y))
+    require_fit_on(how.device, pipeline["clf"])
+    if task == "multilabel":
+        check_single_label(head, how.sample_weight)
+    weights = check_weights(how.sample_weight, len(y), pipeline["clf"])
+    folds, notes = _folds(how.folds, y, how.groups, how.seed, task, how.strata)
+    notes += few_samples(y) if task == "classification" else []
+    notes += label_notes(folds, y) if task == "multilabel" else []
+    notes += size_notes(head, len(y))
+    return Rows(X, y, weights, how.groups, folds, task, how.seed), notes, pipeline
+
+
+def _stacked(head: Head, X: Any, y: Any, how: How) -> SearchResult:
+    rows, notes, pipeline = _prepared(head, X, y, how)
+    folds, scoring = (rows.folds, rows.each_once()), how.scoring or SCORING[rows.task]
+    return combine(head, pipeline, rows.data, folds, scoring, notes, how.n_jobs)
 
 
 def head_and_task(what: str | Head | Any, y: ArrayLike) -> tuple[Head, str]:
@@ -163,16 +233,3 @@ def _folds(
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise FitError("the folds given hold no row on one side; give training and held-out rows")
     return list(folds), []
-
-
-def _lacks_probabilities(pipeline: Pipeline, params: Mapping[str, Any], task: str) -> bool:
-    final = clone(pipeline).set_params(**clone_values(params))
-    return task != "regression" and not hasattr(final["clf"], "predict_proba")
-
-
-def _whole(rows: Folds, y: Any, groups: Any, seed: int) -> Folds:
-    """Give the folds if they hold out every row once, else folds that do."""
-    if hold_out_once(rows, len(y)):
-        return rows
-    smallest = int(np.unique(y, return_counts=True)[1].min())
-    return make_folds(y, folds=max(2, min(5, smallest)), groups=groups, seed=seed)[0]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from featx.errors import FitError
 from featx.heads import HEADS, Head
 from featx.selection import candidates as grids
+from featx.selection.calibration import calibrated, probabilities_of
 from featx.selection.checks import check_classes, few_samples
 from featx.selection.folds import Folds, make_folds
 from featx.selection.notes import convergence_notes, edge_notes
@@ -19,7 +20,7 @@ from featx.selection.result import SearchResult
 from featx.selection.trials import Trials
 from featx.selection.tuning import SCORING
 from featx.streaming.blocks import Array, Blocks, Rows, numbered
-from featx.streaming.estimators import as_pipeline, calibrated, probabilities_of
+from featx.streaming.estimators import as_pipeline
 from featx.streaming.holding import ask
 from featx.streaming.solving import Labelled, Solver
 
@@ -158,6 +159,7 @@ def search_blocks(
         warnings=notes,
         estimator=estimator,
         calibrated=to_calibrate,
+        scale="sigmoid" if to_calibrate else "own",
         passes=blocks.passes,
         held_rows=held.rows,
         held_probabilities=probabilities,
