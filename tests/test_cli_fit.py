@@ -166,7 +166,7 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
         (["fit", "c.h5", "--head", "svn"], "did you mean"),
         (["fit", "c.h5", "--tap", "flat"], "has no tap 'flat'"),
         (["fit", "c.h5", "--label", "nope"], "--label 'nope'"),
-        (["fit", "c.h5", "--folds", "31"], "31 folds"),
+        (["fit", "c.h5", "--head", "svm", "--folds", "31"], "31 folds"),
         (["fit", "c.h5", "--seed", "-1"], "the seed is -1; expected a whole number"),
         (["compare", "c.h5", "--seed", "-1"], "the seed is -1"),
         (["evaluate", "m.featx", "c.h5", "--seed", str(2**32)], "the seed is 4294967296"),

@@ -140,7 +140,7 @@ def test_column_called_group_needs_no_asking(folder: Path, tiny: dict[str, Any])
 
 
 def test_split_column_is_followed(cache: Cache) -> None:
-    result = fit(cache, split="part")
+    result = fit(cache, "svm", split="part")
     part = cache.columns["part"]
     assert result.model is not None
     names = [name for name, p in zip(cache.ids, part, strict=True) if p == "test"]
@@ -177,12 +177,12 @@ def test_number_column_needs_a_regression_head(cache: Cache) -> None:
 
 
 def test_whole_numbers_are_classes(cache: Cache) -> None:
-    assert fit(cache, label="count").classes == ["0", "1", "2"]
+    assert fit(cache, "svm", label="count").classes == ["0", "1", "2"]
 
 
 def test_repeats_give_the_mean_of_the_splits(cache: Cache) -> None:
-    single = [fit(cache, label="count", seed=s).test["accuracy"]["value"] for s in (0, 1, 2)]
-    repeated = fit(cache, label="count", repeats=3)
+    single = [fit(cache, "svm", label="count", seed=s).test["accuracy"]["value"] for s in (0, 1, 2)]
+    repeated = fit(cache, "svm", label="count", repeats=3)
     figure = repeated.test["accuracy"]
     assert figure["value"] == pytest.approx(np.mean(single))
     assert figure["low"] < figure["value"] < figure["high"]
@@ -191,7 +191,7 @@ def test_repeats_give_the_mean_of_the_splits(cache: Cache) -> None:
 
 
 def test_nested_measures_every_row_and_fits_all(cache: Cache) -> None:
-    result = fit(cache, nested=True, folds=3)
+    result = fit(cache, "svm", nested=True, folds=3)
     assert result.n_test == result.n_train == 56
     assert sum(map(sum, result.confusion)) == 56
 
@@ -242,7 +242,7 @@ def test_evaluate_says_that_no_row_is_left(cache: Cache, folder: Path) -> None:
 
 
 def test_same_seed_same_figures(cache: Cache) -> None:
-    first, second = (fit(cache, seed=3).to_dict() for _ in range(2))
+    first, second = (fit(cache, "svm", seed=3).to_dict() for _ in range(2))
     first.pop("seconds"), second.pop("seconds")
     assert first == second
 
@@ -281,7 +281,7 @@ def test_weights_reach_the_fit(cache: Cache) -> None:
 )
 def test_bad_input_is_one_line(cache: Cache, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError, match=message) as caught:
-        fit(cache, **options)
+        fit(cache, **{"head": "svm", **options})
     assert "\n" not in str(caught.value)
 
 

@@ -123,7 +123,7 @@ def test_what_several_labels_do_not_allow(
     folder: Path, options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(FitError, match=reason):
-        featx.fit(folder / "mixed.h5", **options)
+        featx.fit(folder / "mixed.h5", **{"head": "svm", **options})
 
 
 def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:

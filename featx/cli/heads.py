@@ -23,12 +23,15 @@ def fit(
     cache: CacheFile,
     head: Annotated[
         str | None,
-        typer.Option(help=f"{HEAD_NAMES}; or module:attribute of your own; default: svm."),
+        typer.Option(
+            help=f"auto (the default): svm, logreg, ridge and svm-rbf compete; or {HEAD_NAMES}; or "
+            "module:attribute of your own."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
     tap: Annotated[
         str | None,
-        typer.Option(help="Whose features, as a or a,b; default: the first; stack: all."),
+        typer.Option(help="Whose features, as a or a,b; default: the first; auto and stack: all."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
     groups: Annotated[
@@ -36,10 +39,16 @@ def fit(
     ] = None,
     split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
     folds: Annotated[int, typer.Option(help="Folds of the search.")] = 5,
-    repeats: Annotated[int, typer.Option(help="Splits that are measured.")] = 1,
+    repeats: Annotated[
+        int | None, typer.Option(help="Splits that are measured; default: 1, or by auto.")
+    ] = None,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Measure every row, by outer folds.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--nested/--no-nested",
+            help="Measure every row, by outer folds; auto does so below 2,000 rows.",
+        ),
+    ] = None,
     fit_on: Annotated[
         str,
         typer.Option(

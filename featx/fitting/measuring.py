@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from numpy.typing import NDArray
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate, over_repeats
 from featx.fitting.samples import Samples
-from featx.heads import LARGE_ROWS, Head
+from featx.heads import LARGE_ROWS, Head, option_of
 from featx.model.scoring import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 from featx.selection.multilabel import plain_names
 from featx.selection.ondevice import Device
+from featx.selection.tuning import How, search_several
 
 Rows = NDArray[np.intp]
 
@@ -46,6 +49,8 @@ class Measured:
         figures.
     trained
         Positions of the rows that the kept head saw.
+    won
+        How often each (head, number of the features) was chosen in the searches that were measured.
     """
 
     found: SearchResult
@@ -57,6 +62,7 @@ class Measured:
     kept: SearchResult
     trained: Rows
     warnings: list[Warn] = field(default_factory=list)
+    won: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 class Measurement:
@@ -65,12 +71,17 @@ class Measurement:
     def __init__(
         self,
         head: Head,
-        samples: Samples,
+        fields: Samples | Sequence[Samples],
         plan: SplitPlan,
         one_standard_error: bool = False,
         device: Device | None = None,
     ) -> None:
-        self.head, self.samples, self.plan = head, samples, plan
+        self.fields = [fields] if isinstance(fields, Samples) else list(fields)
+        self.head, self.samples, self.plan = head, self.fields[0], plan
+        samples = self.samples
+        self.competing = bool(head.options) or len(self.fields) > 1
+        self.scales = bool(head.options)
+        self.won: Counter[tuple[str, int]] = Counter()
         self.one_standard_error, self.device = one_standard_error, device
         self.codes = check_groups(samples.groups, len(samples))
         if samples.split is not None and (plan.nested or plan.repeats > 1):
@@ -100,12 +111,11 @@ class Measurement:
             kept = self.search(everything, self.plan.seed)
         else:
             again, first = copy.copy(self), measured.found
-            again.head = fixed
+            again.head, again.fields = fixed, [self.fields[first.place]]
             kept = again.search(everything, self.plan.seed)
-            # The score and the table are those of the choice, which was made before.
-            kept = replace(
-                kept, best_score=first.best_score, table=first.table, at_edge=first.at_edge
-            )
+            # The scores are those of the choice, which was made before.
+            names = ("best_score", "table", "at_edge", "options", "place")
+            kept = replace(kept, **{name: getattr(first, name) for name in names})
         said = {note["code"] for note in measured.warnings}
         notes = [note for note in kept.warnings if note["code"] not in said]
         return replace(
@@ -114,7 +124,8 @@ class Measurement:
 
     def _settled(self, measured: Measured) -> Head | None:
         """The head with the settings that were measured; None where it has to search again."""
-        head, params = self.head, measured.found.best_params
+        head = option_of(self.head, measured.found.head)
+        params = measured.found.best_params
         grown = len(measured.train) <= LARGE_ROWS < len(self.samples)
         if head.parts or not params or (grown and head.large is not None):
             return None
@@ -152,7 +163,7 @@ class Measurement:
         leaks = leak_warnings(
             train, split.test, digests=samples.digests, groups=samples.groups, y=samples.y
         )
-        found = self.search(train, seed, folds)
+        found = self._counted(train, seed, folds)
         scores = self.score(found, split.test)
         return self._measured(found, train, split.test, scores, leaks)
 
@@ -180,7 +191,7 @@ class Measurement:
         samples = self.samples
         outer, notes = make_folds(
             samples.y,
-            folds=self.plan.folds,
+            folds=self._n_folds(samples.y),
             groups=samples.groups,
             seed=seed,
             task=samples.task,
@@ -189,7 +200,7 @@ class Measurement:
         probabilities: NDArray[np.float64] | None = None
         for train, held in outer:
             notes += leak_warnings(train, held, digests=samples.digests, y=samples.y)
-            scores = self.score(self.search(train, seed), held)
+            scores = self.score(self._counted(train, seed), held)
             predicted[held] = scores.predicted
             if scores.probabilities is not None:
                 if probabilities is None:
@@ -203,13 +214,31 @@ class Measurement:
         if samples.names:
             check_labels(samples.y[train], samples.names)
         how = self._how(train, seed, folds)
-        return search(self.head, samples.take(train), samples.y[train], device=self.device, **how)
+        if not self.competing:
+            X = samples.take(train)
+            return search(self.head, X, samples.y[train], device=self.device, **how)
+        several = [partial(one.take, train) for one in self.fields]
+        asked = How(**how, device=self.device)
+        return search_several(self.head, several, samples.y[train], asked, scales=self.scales)
+
+    def _counted(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+        """Search as part of the measurement, and count who won."""
+        found = self.search(train, seed, folds)
+        self.won[found.head, found.place] += 1
+        return found
+
+    def _n_folds(self, y: NDArray[Any]) -> int:
+        """As many folds as planned; where heads compete, no more than the rarest class has rows."""
+        if not self.competing or self.samples.task != "classification":
+            return self.plan.folds
+        fewest = int(np.unique(y, return_counts=True)[1].min())
+        return max(2, min(self.plan.folds, fewest))
 
     def _how(self, train: Rows, seed: int, folds: Any) -> dict[str, Any]:
         """How these rows are searched, in memory or not."""
         samples = self.samples
         return {
-            "folds": self.plan.folds if folds is None else folds,
+            "folds": self._n_folds(samples.y[train]) if folds is None else folds,
             "groups": None if samples.groups is None else samples.groups[train],
             "seed": seed,
             "sample_weight": None if samples.weights is None else samples.weights[train],
@@ -218,8 +247,9 @@ class Measurement:
 
     def score(self, found: SearchResult, at: Rows) -> Scores:
         """Predict some rows, read a few thousand at a time."""
+        samples = self.fields[found.place]
         parts = [
-            score_rows(found.estimator, self.samples.take(some), self.samples.classes)
+            score_rows(found.estimator, samples.take(some), samples.classes)
             for some in _batches(at)
         ]
         return joined(parts)
@@ -258,7 +288,9 @@ class Measurement:
                 *self._few_labels(train),
                 *self._unseen(train, test),
                 *self._few_tests(test),
+                *self._fewer_folds(),
             ],
+            won=self.won,
         )
 
     def _unseen(self, train: Rows, test: Rows) -> list[Warn]:
@@ -276,6 +308,19 @@ class Measurement:
     def _few_labels(self, train: Rows) -> list[Warn]:
         names = self.samples.names
         return few_samples(self.samples.y[train], names) if names else []
+
+    def _fewer_folds(self) -> list[Warn]:
+        y, planned = self.samples.y, self.plan.folds
+        if not self.competing or self.samples.task != "classification":
+            return []
+        classes, counts = np.unique(y, return_counts=True)
+        if counts.min() - -(-counts.min() // planned) >= planned:
+            return []
+        name, n = str(classes[counts.argmin()]), int(counts.min())
+        text = (
+            f"class {name!r} has {n} rows, which leaves few folds to choose by and to measure with"
+        )
+        return [warn("fewer-folds", text)]
 
     def _few_tests(self, test: Rows) -> list[Warn]:
         if len(test) >= 30:

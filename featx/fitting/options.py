@@ -37,9 +37,10 @@ class FitOptions:
     folds
         Folds of the search, and outer folds when `nested`.
     repeats
-        How many splits are measured.
+        How many splits are measured; when None one, or for ``auto`` as `featx.fitting.procedure`
+        says.
     nested
-        Measure every row by outer folds, each with a search of its own.
+        Measure every row by outer folds, each with a search of its own; None as for `repeats`.
     weights_column
         Column with the weight of each row in fitting.
     fit_on
@@ -73,8 +74,8 @@ class FitOptions:
     groups: str | None = None
     split: str | float = "auto"
     folds: int = 5
-    repeats: int = 1
-    nested: bool = False
+    repeats: int | None = None
+    nested: bool | None = None
     weights_column: str | None = None
     fit_on: Literal["auto", "all", "train"] = "auto"
     seed: int = 0
@@ -115,8 +116,8 @@ class FitOptions:
         return SplitPlan(
             split=self.split,
             folds=self.folds,
-            repeats=self.repeats,
-            nested=self.nested,
+            repeats=1 if self.repeats is None else self.repeats,
+            nested=bool(self.nested),
             seed=self.seed,
             groups=self.groups,
             fit_on=self.fit_on,
@@ -150,7 +151,10 @@ class FitResult(Measures):
     Parameters
     ----------
     head
-        Its name.
+        Its name; of several that competed, that of the winner.
+    head_options
+        Each head that competed, on each tap or cache: its score on the folds of the search on all
+        rows, and how many of the measured searches it won (``won``). Empty where none competed.
     chosen
         Parameters, score in the search, and how they were chosen.
     test
@@ -199,6 +203,7 @@ class FitResult(Measures):
     seconds: float
     path: str | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
+    head_options: list[dict[str, Any]] = field(default_factory=list)
     model: Model | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def fit_command(cache: Cache, head: str, out: Any, given: dict[str, Any]) -> str
     for name, value in given.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            words += [flag] if value else []
+            words += [flag] if value else [] if name != "nested" else ["--no-nested"]
         elif value is not None:
             words += [flag, str(value)]
     return shlex.join([*words, *([] if out is None else ["--out", os.fspath(out)])])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from featx.errors import FitError
@@ -11,8 +13,10 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head
 from featx.selection import SearchResult
+from featx.selection.competing import option_entry
 from featx.selection.ondevice import Device
 from featx.streaming import Blocks, plan_memory, search_blocks
+from featx.streaming.choosing import streams
 
 log = logging.getLogger("featx")
 
@@ -23,9 +27,21 @@ class StreamedMeasurement(Measurement):
     def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
         """Search and fit on some rows, read in blocks."""
         how = self._how(train, seed, folds)
-        return search_blocks(
-            self.head, blocks_of(self.samples, train), self.samples.y[train], **how
-        )
+        best: SearchResult | None = None
+        options: list[dict[str, Any]] = []
+        for place, samples in enumerate(self.fields):
+            for head in self._streaming():
+                blocks = blocks_of(samples, train)
+                found = search_blocks(head, blocks, samples.y[train], **how)
+                options.append(option_entry(head.name, place, found))
+                if best is None or round(found.best_score, 12) > round(best.best_score, 12):
+                    best = replace(found, place=place)
+        assert best is not None
+        return replace(best, options=options) if len(options) > 1 else best
+
+    def _streaming(self) -> list[Head]:
+        task = self.samples.task
+        return [one for one in self.head.options if streams(one, task)] or [self.head]
 
 
 def blocks_of(samples: Samples, at: Rows) -> Blocks:
@@ -33,15 +49,25 @@ def blocks_of(samples: Samples, at: Rows) -> Blocks:
     return Blocks(lambda some: samples.take(at[some]), len(at), samples.n_features)
 
 
-def measurement(head: Head, samples: Samples, options: FitOptions) -> Measurement:
+def measurement(
+    head: Head, fields: Samples | Sequence[Samples], options: FitOptions
+) -> Measurement:
     """Choose, and say, whether features are read into memory or in blocks.
+
+    Parameters
+    ----------
+    fields
+        The rows, once for each of the features that compete.
 
     Raises
     ------
     FitError
         If the head cannot be fitted as asked.
     """
-    memory = plan_memory(head, samples.task, len(samples), samples.n_features, options.memory)
+    fields = [fields] if isinstance(fields, Samples) else list(fields)
+    samples = fields[0]
+    widest = max(one.n_features for one in fields)
+    memory = plan_memory(head, samples.task, len(samples), widest, options.memory)
     if memory.line:
         log.info("%s", memory.line)
     device = _device(options.device)
@@ -51,7 +77,7 @@ def measurement(head: Head, samples: Samples, options: FitOptions) -> Measuremen
             f"{device.name}; leave out --device, or pass --memory ram where they fit"
         )
     kind = StreamedMeasurement if memory.streamed else Measurement
-    return kind(head, samples, options.plan, options.one_standard_error, device)
+    return kind(head, fields, options.plan, options.one_standard_error, device)
 
 
 def _device(asked: str) -> Device | None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from featx.arguments import typed
 from featx.cache.reader import Cache, open_cache
 from featx.files import require_writable
+from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import choose, require_decidable
 from featx.fitting.measuring import Measured
-from featx.fitting.options import FitOptions, FitResult, usable_samples
+from featx.fitting.options import FitOptions, FitResult
 from featx.fitting.probing import probe, require_protocol
+from featx.fitting.procedure import settle
 from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
-from featx.heads import Head, get_head, over_taps
+from featx.heads import Head, get_head, option_of
 from featx.model.headfile import dump_head
 from featx.model.model import Model, digest_seen
 from featx.model.modelfile import describe_model, save_model
@@ -43,8 +46,8 @@ def fit(
     groups: str | None = None,
     split: str | float = "auto",
     folds: int = 5,
-    repeats: int = 1,
-    nested: bool = False,
+    repeats: int | None = None,
+    nested: bool | None = None,
     fit_on: Literal["auto", "all", "train"] = "auto",
     weights_column: str | None = None,
     one_standard_error: bool = False,
@@ -65,13 +68,14 @@ def fit(
     cache
         A file that `featx.extract` wrote, or one that is open.
     head
-        A name (`featx.heads.HEADS`), an import path, or a scikit-learn estimator; ``svm`` when
-        None. A protocol brings its own.
+        ``auto`` (also when None), which lets heads compete inside the folds; a name
+        (`featx.heads.HEADS`), an import path, or a scikit-learn estimator. A protocol brings its
+        own.
     out
         Where to save the model, if anywhere.
     tap
-        The tap, or taps, whose features are used; when None the first of the cache, and all of
-        them for a stack.
+        The tap, or taps, whose features are used; when None the first of the cache. All taps
+        then compete for ``auto``, and are combined by a stack.
     label
         Column taken as the label.
     groups
@@ -82,9 +86,11 @@ def fit(
     folds
         Folds of the search, and outer folds when `nested`.
     repeats
-        Number of splits that are measured.
+        Number of splits that are measured. When None, one; for ``auto`` five, or three from 5,000
+        rows on, unless it is nested.
     nested
-        Measure every row by outer folds, each with a search of its own.
+        Measure every row by outer folds, each with a search of its own. When None, only for
+        ``auto`` on fewer than 2,000 rows.
     fit_on
         Rows of the model that is kept: ``all`` of them once it was measured; ``train``, which
         leaves the test rows for `featx.evaluate`; or ``auto``: all, but for test rows that the
@@ -132,13 +138,14 @@ def fit(
     """
     own = ("cache", "head", "out", "report")
     options = {name: value for name, value in locals().items() if name not in (*own, "own")}
-    start, chosen = time.perf_counter(), FitOptions.of(**options)
+    chosen = FitOptions.of(**options)
     if chosen.protocol is not None:
         given = {"head": head, "out": out, "report": report}
         require_protocol(chosen, {name: value is not None for name, value in given.items()})
         with opened(cache) as file:
             return probe(file, chosen)
-    found, wanted = get_head("svm" if head is None else head), chosen.wanted
+    found = get_head("auto" if head is None else head)
+    _ = chosen.wanted  # thresholds that exclude each other are refused before anything is read
     if out is not None:
         require_writable(Path(out), "model", getattr(cache, "path", cache), force=chosen.force)
         dump_head(found.build(chosen.seed))  # a head that cannot be saved is refused unfitted
@@ -146,31 +153,68 @@ def fit(
         read = getattr(cache, "path", cache)
         require_writable(Path(report), "report", read, out, force=chosen.force)
     with opened(cache) as file:
-        samples = usable_samples(file, found, chosen)
-        found = over_taps(found, samples.widths)
-        if wanted:
-            require_decidable(wanted, samples, chosen.nested)
-        measured = measurement(found, samples, chosen).run()
-        model = _model(file, found, samples, measured, chosen)
-        if wanted:
-            bars, notes = choose(wanted, found, samples, measured, chosen.folds, chosen.seed)
-            model.meta["thresholds"] = bars
-            measured.warnings.extend(notes)
-        if out is not None:
-            rows = samples.rows[measured.trained]
-            model.members.update(make_references(file, samples.tap, rows))
-        result = _result(file, samples, measured, model, chosen, start, out)
-        if out is not None or report is not None:
-            command = fit_command(file, found.name, out, chosen.changed())
-            method = "pca" if report is None else "auto"
-            kept = keep_for_report(file, samples, measured, command, chosen.seed, method)
-            model.kept.update(kept)
+        return fit_caches([file], found, chosen, out=out, report=report)
+
+
+def fit_caches(
+    caches: Sequence[Cache],
+    head: Head,
+    options: FitOptions,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    command: str | None = None,
+) -> FitResult:
+    """Fit on one cache, or let several of the same images compete inside the measurement.
+
+    Parameters
+    ----------
+    caches
+        Open; with several, and with several taps for ``auto``, the best one is chosen as a head is.
+    command
+        The line of the shell that does it again; that of ``featx fit`` when None.
+    """
+    start, found = time.perf_counter(), find_contenders(caches, head, options)
+    first = found[0].samples
+    head, options = head_over(head, first), settle(options, head, first)
+    if options.wanted:
+        require_decidable(options.wanted, first, bool(options.nested))
+    measured = measurement(head, [one.samples for one in found], options).run()
+    won = found[measured.kept.place]
+    model = _model(won.cache, won.samples, measured, options)
+    if options.wanted:
+        measured.warnings.extend(_set_thresholds(model, head, found, measured, options))
+    if out is not None:
+        rows = won.samples.rows[measured.trained]
+        model.members.update(make_references(won.cache, won.samples.tap, rows))
+    result = _result(won, measured, model, options, found)
+    result = replace(
+        result,
+        seconds=time.perf_counter() - start,
+        path=None if out is None else os.fspath(out),
+    )
+    if out is not None or report is not None:
+        line = command or fit_command(won.cache, head.name, out, options.changed())
+        method = "pca" if report is None else "auto"
+        kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
+        model.kept.update(kept)
     model.figures.update(result.to_dict())
     if out is not None:
         save_model(model, out)
     if report is not None:
         write_report(report, report_data(model))
     return result
+
+
+def _set_thresholds(
+    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+) -> list[dict[str, str]]:
+    """Choose thresholds on the rows and by the head that were measured."""
+    one = option_of(head, measured.found.head)
+    samples = found[measured.found.place].samples
+    bars, notes = choose(options.wanted, one, samples, measured, options.folds, options.seed)
+    model.meta["thresholds"] = bars
+    return notes
 
 
 @contextmanager
@@ -183,14 +227,12 @@ def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
         yield file
 
 
-def _model(
-    cache: Cache, head: Head, samples: Samples, measured: Measured, options: FitOptions
-) -> Model:
+def _model(cache: Cache, samples: Samples, measured: Measured, options: FitOptions) -> Model:
     train = measured.trained
     seen, names = digest_seen(samples.ids[train].tolist(), samples.digests[train])
     meta = describe_model(
         cache,
-        head=head.name,
+        head=measured.kept.head,
         task=samples.task,
         classes=samples.classes,
         tap=samples.tap,
@@ -226,14 +268,13 @@ def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[in
 
 
 def _result(
-    cache: Cache,
-    samples: Samples,
+    won: Contender,
     measured: Measured,
     model: Model,
     options: FitOptions,
-    start: float,
-    out: str | os.PathLike[str] | None,
+    contenders: list[Contender],
 ) -> FitResult:
+    cache, samples = won.cache, won.samples
     metrics, found = dict(measured.metrics), measured.kept
     return FitResult(
         head=found.head,
@@ -259,11 +300,30 @@ def _result(
         measured_by=_how(samples, options),
         trained_on=len(measured.trained),
         test_ids=samples.ids[measured.test].tolist(),
-        seconds=time.perf_counter() - start,
-        path=None if out is None else os.fspath(out),
+        seconds=0.0,
         decisions=_decisions(model.meta["thresholds"], samples, measured),
+        head_options=_head_options(measured, contenders),
         model=model,
     )
+
+
+def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[str, Any]]:
+    """Describe each competitor, and mark the winner."""
+    kept, found = measured.kept, []
+    for option in kept.options:
+        head, place = option["head"], option["features"]
+        one = contenders[place]
+        found.append(
+            {
+                "head": head,
+                "cache": str(one.cache.path),
+                "tap": one.samples.tap,
+                **{name: option[name] for name in ("params", "score", "std")},
+                "won": measured.won.get((head, place), 0),
+                "chosen": (head, place) == (kept.head, kept.place),
+            }
+        )
+    return found
 
 
 def _decisions(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> dict[str, Any]:
@@ -288,4 +348,4 @@ def _how(samples: Samples, options: FitOptions) -> str:
     if samples.split is not None:
         return "the split of the source"
     share = f"{options.plan.test_size:.0%} of the rows held out{kept}"
-    return f"{options.repeats} times {share}" if options.repeats > 1 else share
+    return f"{options.repeats} times {share}" if options.plan.repeats > 1 else share

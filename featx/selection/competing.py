@@ -10,7 +10,9 @@ from featx.selection.choice import Choice
 from featx.selection.result import SearchResult, describe
 
 
-def compete(choices: Iterable[tuple[int, Choice]], probabilities: bool = True) -> SearchResult:
+def compete(
+    choices: Iterable[tuple[int, Choice]], probabilities: bool = True, scales: bool = True
+) -> SearchResult:
     """Fit the choice with the best score; of equals, the first.
 
     Parameters
@@ -27,7 +29,7 @@ def compete(choices: Iterable[tuple[int, Choice]], probabilities: bool = True) -
             best = place, choice
     assert best is not None
     place, winner = best
-    return replace(winner.fitted(probabilities, compete=True), options=options, place=place)
+    return replace(winner.fitted(probabilities, scales), options=options, place=place)
 
 
 def option_entry(name: str, place: int, choice: Choice | SearchResult) -> dict[str, Any]:

@@ -136,11 +136,12 @@ def search_several(
     y: Any,
     how: How,
     probabilities: bool = True,
+    scales: bool = True,
 ) -> SearchResult:
     """Let the options of a head compete, on each of several features of the same rows.
 
     Every choice is made on the same folds, and the best score wins; of equals, the first. Only the
-    winner is fitted, with the scale of its probabilities chosen too.
+    winner is fitted.
 
     Parameters
     ----------
@@ -150,6 +151,9 @@ def search_several(
         Each gives features of shape (n_samples, n_features); called one after the other.
     y
         Labels of the rows.
+    scales
+        Whether the scale of the winner's probabilities is chosen too; else it is a sigmoid where
+        the head has none of its own.
 
     Returns
     -------
@@ -162,7 +166,7 @@ def search_several(
             for option in for_rows(head, len(y)).options or (head,):
                 yield place, choose(option, X, y, how)
 
-    return compete(choices(), probabilities)
+    return compete(choices(), probabilities, scales)
 
 
 def choose(head: Head, X: Any, y: Any, how: How) -> Choice:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from featx.errors import FitError, nearest
-from featx.heads import Head
+from featx.heads import LARGE_ROWS, Head
 from featx.streaming.choosing import STREAMED, streams
 
 Asked = Literal["auto", "stream", "ram"]
@@ -68,6 +68,8 @@ def plan_memory(
         raise FitError(
             f"memory is {asked!r}{nearest(asked, get_args(Asked))}; expected auto, stream or ram"
         )
+    if head.options:
+        return _plan_options(head, task, rows, columns, asked)
     can, there = streams(head, task), free_bytes() if free is None else free
     needed = COPIES * 4 * rows * columns
     what = f"{head.name} on {rows:,} x {columns:,} features"
@@ -88,6 +90,16 @@ def plan_memory(
     if needed > there:
         return Memory(True, f"{what}: {sizes}; read in blocks")
     return Memory(True, f"{what}: read in blocks, which is sooner than in memory")
+
+
+def _plan_options(head: Head, task: str, rows: int, columns: int, asked: str) -> Memory:
+    """Decide by the number of features alone: free memory must not decide which head wins."""
+    can = any(streams(option, task) for option in head.options)
+    if asked == "stream" and not can:
+        raise FitError(f"no head of {head.name} streams here; leave out --memory stream")
+    if asked == "stream" or (asked == "auto" and rows > LARGE_ROWS and _many(can, rows, columns)):
+        return Memory(True, f"{head.name} on {rows:,} x {columns:,} features: read in blocks")
+    return Memory(False)
 
 
 def _many(can: bool, rows: int, columns: int) -> bool:

@@ -1,0 +1,217 @@
+"""``--head auto``: heads compete inside the folds, and the choice is part of what is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+
+import featx
+from featx.errors import FitError
+from featx.fitting.contenders import find_contenders
+from featx.fitting.options import FitOptions
+from featx.fitting.procedure import settle
+from featx.fitting.samples import Samples
+from featx.heads import AUTO, for_rows, get_head
+from featx.selection import search
+from featx.selection.calibration import best_scale, calibrated, probabilities_of
+from featx.selection.fold import Fold, in_few_columns
+from featx.streaming import plan_memory
+
+NAMES = ["svm", "logreg", "ridge", "svm-rbf"]
+
+
+def blobs(n: int = 90, d: int = 12, classes: int = 3, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    X = rng.normal(size=(classes, d))[y] + rng.normal(size=(n, d))
+    return X.astype(np.float32), np.array([f"class {k}" for k in y])
+
+
+def rings(n: int = 100, seed: int = 0) -> tuple[Any, Any]:
+    """Two classes that no straight line tells apart."""
+    rng = np.random.default_rng(seed)
+    angle, y = rng.uniform(0, 6.28, n), np.arange(n) % 2
+    radius = 1 + 1.5 * y + 0.15 * rng.normal(size=n)
+    X = np.c_[radius * np.cos(angle), radius * np.sin(angle)]
+    return X.astype(np.float32), np.where(y, "outer", "inner")
+
+
+def cache_of(folder: Path, X: Any, y: Any, name: str = "c.h5", **more: Any) -> Path:
+    return Path(featx.write_cache(folder / name, X, labels=y, encoder="test", **more))
+
+
+def test_the_best_on_the_same_folds_wins_and_is_what_it_would_be_alone() -> None:
+    X, y = rings()
+    found = search("auto", X, y)
+    assert found.head == "svm-rbf"
+    assert [option["head"] for option in found.options] == NAMES
+    for option in found.options:
+        alone = search(option["head"], X, y)
+        assert option["score"] == pytest.approx(alone.best_score)
+    best = max(found.options, key=lambda option: option["score"])
+    assert (best["head"], best["params"]) == ("svm-rbf", found.chosen["params"])
+    np.testing.assert_array_equal(
+        found.estimator.predict(X), search("svm-rbf", X, y).estimator.predict(X)
+    )
+
+
+def test_the_first_of_equals_wins_so_that_a_choice_is_repeatable() -> None:
+    X, y = blobs()
+    X = X + 20 * (np.arange(3)[:, None] == np.unique(y, return_inverse=True)[1]).T @ np.eye(3, 12)
+    found = search("auto", X, y)
+    assert {round(option["score"], 9) for option in found.options} == {1.0}
+    assert found.head == "svm"
+
+
+def test_rows_alone_decide_who_competes_and_what_streams() -> None:
+    assert [h.name for h in for_rows(AUTO, 10_000).options] == NAMES
+    assert [h.name for h in for_rows(AUTO, 10_001).options] == NAMES[:3]
+    for free in (1, 1 << 40):
+        assert not plan_memory(AUTO, "classification", 9_000, 1280, free=free).streamed
+        assert plan_memory(AUTO, "classification", 200_000, 1280, free=free).streamed
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "expected"),
+    [
+        (300, {}, (True, 1)),
+        (2000, {}, (False, 5)),
+        (5000, {}, (False, 3)),
+        (300, {"repeats": 2}, (False, 2)),
+        (300, {"nested": False}, (False, 1)),
+        (300, {"split": 0.2}, (False, 1)),
+        (300, {"fit_on": "train"}, (False, 5)),
+        (300, {"abstain": 0.1}, (False, 1)),
+    ],
+)
+def test_how_it_is_measured_depends_on_the_number_of_rows(
+    n: int, options: dict[str, Any], expected: tuple[bool, int]
+) -> None:
+    y = np.arange(n).astype(str)
+    y[:] = np.where(np.arange(n) % 2, "a", "b")
+    samples = Samples(
+        np.arange(n), y, "classification", "t", np.arange(n).astype(str), np.zeros(n, "S1")
+    )
+    found = settle(FitOptions(**options), AUTO, samples)
+    assert (found.nested, found.repeats) == expected
+    plain = settle(FitOptions(), get_head("svm"), samples)
+    assert (plain.nested, plain.repeats) == (False, 1)
+
+
+def test_the_choice_is_nested_recorded_and_the_same_again(tmp_path: Path) -> None:
+    path = cache_of(tmp_path, *rings())
+    found = featx.fit(path, out=tmp_path / "m.featx", folds=3)
+    assert found.head == "svm-rbf"
+    assert found.measured_by == "nested: 3 outer folds"
+    assert (found.n_test, found.trained_on, len(found.test_ids)) == (100, 100, 100)
+    assert [o["head"] for o in found.head_options] == NAMES
+    assert [o["chosen"] for o in found.head_options] == [False, False, False, True]
+    assert sum(o["won"] for o in found.head_options) == 3
+    assert found.accuracy.value > 0.9
+    again = featx.fit(path, folds=3)
+    assert again.head_options == found.head_options
+    assert again.test == found.test
+    model = featx.load_model(tmp_path / "m.featx")
+    assert model.figures["head_options"] == found.to_dict()["head_options"]
+    assert model.meta["head"] == "svm-rbf"
+
+
+def test_labels_by_chance_score_like_chance_although_four_heads_were_tried(tmp_path: Path) -> None:
+    X, _ = blobs(80, 40)
+    y = np.random.default_rng(1).permutation(np.repeat(["a", "b"], 40))
+    accuracy = featx.fit(cache_of(tmp_path, X, y), folds=3).accuracy
+    assert accuracy.low < 0.5 < accuracy.high
+
+
+def test_taps_compete_too(tmp_path: Path) -> None:
+    X, y = blobs()
+    first = cache_of(tmp_path, np.random.default_rng(2).normal(size=(90, 12)), y, "noise.h5")
+    second = cache_of(tmp_path, X, y, "good.h5")
+    with featx.open_cache(first) as one, featx.open_cache(second) as two:
+        from featx.fitting.training import fit_caches
+
+        found = fit_caches(
+            [one, two], get_head("auto"), FitOptions(folds=3), out=tmp_path / "m.featx"
+        )
+    assert found.cache == str(second)
+    assert len(found.head_options) == 8
+    assert {o["cache"] for o in found.head_options if o["won"]} == {str(second)}
+    model = featx.load_model(tmp_path / "m.featx")
+    with featx.open_cache(second) as cache:
+        assert (np.array(model.predict(cache).to_frame()["label"]) == y).mean() > 0.9
+
+
+def test_caches_in_another_order_are_brought_into_one(tmp_path: Path) -> None:
+    X, y = blobs()
+    ids, other = [f"r{k}" for k in range(90)], np.random.default_rng(0).permutation(90)
+    one = cache_of(tmp_path, X, y, "one.h5", ids=ids)
+    two = cache_of(tmp_path, X[other], y[other], "two.h5", ids=[ids[k] for k in other])
+    with featx.open_cache(one) as a, featx.open_cache(two) as b:
+        found = find_contenders([a, b], AUTO, FitOptions())
+        rows = np.arange(90)
+        np.testing.assert_array_equal(found[0].samples.take(rows), found[1].samples.take(rows))
+    wrong = cache_of(tmp_path, X, y[::-1], "wrong.h5", ids=ids)
+    with (
+        featx.open_cache(one) as a,
+        featx.open_cache(wrong) as b,
+        pytest.raises(FitError, match="call 'r0' 'class 0' and 'class 2'"),
+    ):
+        find_contenders([a, b], AUTO, FitOptions())
+
+
+def test_few_rows_of_a_class_take_fewer_folds_or_are_refused(tmp_path: Path) -> None:
+    X, y = blobs(33)
+    few = np.r_[np.flatnonzero(y != "class 2"), np.flatnonzero(y == "class 2")[:3]]
+    found = featx.fit(cache_of(tmp_path, X[few], y[few]))
+    assert found.measured_by == "nested: 3 outer folds"
+    assert "fewer-folds" in [w["code"] for w in found.warnings]
+    with pytest.raises(FitError, match=r"class class 2 \(2\) has fewer than 3 images"):
+        featx.fit(cache_of(tmp_path, X[few[:-1]], y[few[:-1]], "two.h5"))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_scale_of_probabilities_is_the_one_with_the_least_loss(classes: int) -> None:
+    """True probabilities are known, and decisions are too sharp by three: one scale mends that."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1500, classes)) * 2
+    true = probabilities_of(logits)
+    codes = np.array([rng.choice(classes, p=row) for row in true])
+    y = np.array(["a", "b", "c"])[codes]
+    decisions = 3 * (logits[:, 1] - logits[:, 0] if classes == 2 else logits)
+    folds = list(StratifiedKFold(5).split(logits, y))
+    scale, losses = best_scale(decisions, y, folds, own=True)
+    assert scale == "temperature" or losses["temperature"] - losses[scale] < 0.001
+    assert losses["own"] > losses["temperature"] + 0.1
+    assert losses["temperature"] == pytest.approx(log_loss(codes, true), abs=0.02)
+
+
+def test_a_temperature_is_what_scikit_learn_fits(tmp_path: Path) -> None:
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.model_selection import cross_val_predict
+
+    X, y = blobs(120)
+    folds = list(StratifiedKFold(4).split(X, y))
+    whole = CalibratedClassifierCV(
+        RidgeClassifier(), method="temperature", ensemble=False, cv=folds
+    ).fit(X, y)
+    decisions = cross_val_predict(RidgeClassifier(), X, y, cv=folds, method="decision_function")
+    made, _ = calibrated(RidgeClassifier().fit(X, y), decisions, y, 4, "temperature")
+    np.testing.assert_allclose(made.predict_proba(X), whole.predict_proba(X), atol=2e-3)
+
+
+def test_fewer_columns_leave_products_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    X, held = rng.normal(size=(20, 300)), rng.normal(size=(7, 300))
+    fold = Fold(X, np.arange(20), held, np.arange(7), None)
+    narrow = in_few_columns(fold)
+    assert narrow.X_train.shape[1] <= 20
+    np.testing.assert_allclose(narrow.X_train @ narrow.X_train.T, X @ X.T, atol=1e-8)
+    np.testing.assert_allclose(narrow.X_held @ narrow.X_train.T, held @ X.T, atol=1e-8)
+    wide = Fold(X.T, np.arange(300), held.T, np.arange(300), None)
+    assert in_few_columns(wide) is wide
