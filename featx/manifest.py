@@ -78,16 +78,14 @@ class Manifest:
         (a tar, a Parquet file) have the container's.
     refused
         ``id -> reason`` of entries that are no readable image; they count as failed.
-    ignored
-        Number of hidden and other files passed over; of a source that is dealt out, the first
-        portion counts those that are no one's.
     dealt
         Which portion of the source the items are; None if they are all of it.
     pages
         Page of its file that each item is, from 0, int32 of shape (n,); None if all are first.
     ignored_by_extension
-        How many of the `ignored` have each extension, in lower case; ``hidden`` and ``other`` stand
-        for files whose name begins with a dot, or has no extension.
+        How many files were passed over that have each extension, in lower case; ``hidden`` and
+        ``other`` stand for names that begin with a dot or have no extension. Of a source that is
+        dealt out, the first portion counts them all.
     notes
         What was assumed in reading the source, and what looks like a mistake in it.
     """
@@ -101,11 +99,15 @@ class Manifest:
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     stamps: NDArray[np.int64] | None = None
     refused: dict[str, str] = field(default_factory=dict)
-    ignored: int = 0
     dealt: Dealt | None = None
     notes: tuple[Note, ...] = ()
     pages: NDArray[np.int32] | None = None
     ignored_by_extension: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> int:
+        """Number of hidden and other files that were passed over."""
+        return sum(self.ignored_by_extension.values())
 
     def page(self, item: int) -> int:
         """Page of its file that an item is, from 0."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featx.images.decoding import decode
-from featx.images.formats import MAX_PIXELS, image_extensions, open_image
+from featx.images.formats import MAX_PIXELS, image_extensions, missing_extra, open_image
 from featx.images.policy import (
     DEFAULT_POLICY,
     DecodeMode,
@@ -34,6 +34,7 @@ __all__ = [
     "draw",
     "draw_pixels",
     "image_extensions",
+    "missing_extra",
     "open_image",
     "parse_bands",
     "policy_of",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
@@ -75,9 +76,34 @@ WANTED: dict[str, Format] = {
 """By Pillow's name. An MPO file is a JPEG file of several pictures, and its first is read."""
 
 
+_EXTRAS = {".heic": "heif", ".heif": "heif", ".hif": "heif", ".heics": "heif", ".heifs": "heif"}
+
+
+@cache
+def _init() -> None:
+    """Load Pillow's plugins, and the one for HEIC where the extra is installed."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
+
+
+def missing_extra(extension: str) -> str | None:
+    """Name the extra of featx that would read files of an extension; None if none would.
+
+    Examples
+    --------
+    >>> missing_extra(".txt") is None
+    True
+    """
+    return None if extension in image_extensions() else _EXTRAS.get(extension)
+
+
 def image_extensions() -> frozenset[str]:
     """Lower-case file extensions, with the dot, that count as images in a folder."""
-    Image.init()
+    _init()
     names = {*WANTED, "MPO"}
     return frozenset(e for e, name in Image.registered_extensions().items() if name in names)
 
@@ -92,7 +118,7 @@ def open_image(data: bytes) -> Image.Image:
     UnidentifiedImageError, SyntaxError, OSError
         From Pillow, if it is not a picture or is damaged.
     """
-    Image.init()
+    _init()
     names = [name for name in WANTED if _may_be(name, data[:_PREFIX])]
     for name in names:
         WANTED[name].check(data)

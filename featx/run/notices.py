@@ -13,6 +13,7 @@ from featx.errors import ImageError
 from featx.images import DecodePolicy
 from featx.images.looking import DeepValues, look
 from featx.manifest import Manifest
+from featx.sources.passed import extra_notice
 
 log = logging.getLogger("featx")
 
@@ -22,13 +23,15 @@ _MOST_USED_BITS = 14  # a picture of 16 bits that uses 15 loses one bit of eight
 
 
 def say_of_pictures(manifest: Manifest, items: NDArray[np.int64], policy: DecodePolicy) -> None:
-    """Log what the decode policy makes of a sample of the pictures, where it may not be meant.
+    """Log what an extra would read, and what the decode policy makes of a sample of the pictures.
 
     Parameters
     ----------
     items
         Numbers of the items that are going to be read, int64 of shape (n,).
     """
+    if (notice := extra_notice(manifest.ignored_by_extension)) is not None:
+        log.warning(notice)
     deep, nameless, looked = [], 0, 0
     for item in items[spread(len(items), SAMPLE_IMAGES)].tolist():
         try:

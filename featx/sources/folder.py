@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
 from featx.portion import Dealing, Portion
+from featx.sources.passed import PassedOver
 from featx.sources.places import ReadFiles
 from featx.sources.text import Prefixed, Text, shared
 
@@ -33,7 +35,7 @@ class FoundFiles:
     stamps: NDArray[np.int64]
     odd: dict[int, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    ignored: int = 0
+    ignored: PassedOver = field(default_factory=PassedOver)
     anyones: int = 0
 
 
@@ -85,14 +87,14 @@ def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest
         labels=first_folders(found.ids),
         stamps=found.stamps,
         refused=found.refused,
-        ignored=own_ignored(found.ignored, dealing.portion),
+        ignored_by_extension=dict(own_ignored(found.ignored, dealing.portion)),
         dealt=dealing.dealt,
     )
 
 
-def own_ignored(ignored: int, portion: Portion) -> int:
+def own_ignored(ignored: Counter[str], portion: Portion) -> Counter[str]:
     """Count files that are no images once, for the first portion, and not for each."""
-    return ignored if portion.number == 1 else 0
+    return ignored if portion.number == 1 else Counter()
 
 
 def first_folders(names: Iterable[str]) -> list[str | None] | None:
@@ -133,7 +135,7 @@ class _Walk:
         self.found = Listing()
         self.odd: dict[str, str] = {}
         self.refused: dict[str, str] = {}
-        self.ignored = 0
+        self.ignored = PassedOver()
         self.anyones = 0
 
     def enter(self, relative: str, *, hidden: bool) -> None:
@@ -165,7 +167,7 @@ class _Walk:
         extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - fast
         looping = entry.is_symlink() and not extension and _loops(entry)
         if hidden or (extension not in self.extensions and not looping):
-            self.ignored += 1
+            self.ignored.take(entry.name, hidden=hidden)
             return
         name = _identifier(path)
         mine = self.dealing.takes(name)
@@ -190,7 +192,7 @@ class _Walk:
         target = os.path.realpath(os.path.join(self.folder, path))  # noqa: PTH118
         parents = [path[:k] for k, letter in enumerate(path) if letter == os.sep]
         if hidden:
-            self.ignored += 1
+            self.ignored.take(path, hidden=True)
             return False
         if os.path.commonpath([target, self.root]) != self.root:
             self._refuse(path, "a link to a folder outside the source")

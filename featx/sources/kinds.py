@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from featx.errors import SourceError
 from featx.images import image_extensions
 from featx.manifest import Manifest, SourceOptions, Stamp, printable
-from featx.portion import Dealing
+from featx.portion import Dealing, listed
 from featx.sources.files import from_list, from_table
 from featx.sources.folder import (
     Listing,
@@ -22,6 +23,7 @@ from featx.sources.folder import (
 )
 from featx.sources.listing import list_remote
 from featx.sources.parquet import from_parquet, holds_images
+from featx.sources.passed import PassedOver, extra_notice
 from featx.sources.patterns import fixed_part, matching
 from featx.sources.places import ReadFiles, parent, stamp_of
 from featx.sources.remote import is_url
@@ -76,12 +78,13 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
     folder = os.fspath(root)
     names = (printable(path.relative_to(root).as_posix()) for path in _visible(root))
     shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in names]
-    ignored = found.ignored - len(shards)
+    ignored = found.ignored
+    ignored.subtract(Path(shard.name).suffix.lower() for shard in shards)
     made = _containers(folder, f"{folder.rstrip('/')}/", shards, options, ignored)
     if made is not None:
         return made
     if not dealing.names:
-        raise _nothing(folder, found.ignored)
+        raise _nothing(folder, +found.ignored)
     return folder_manifest(root, found, dealing)
 
 
@@ -108,7 +111,7 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         return from_file(url, options)
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
-    images, shards, ignored, dealing = Listing(), [], 0, Dealing(options.portion)
+    images, shards, ignored, dealing = Listing(), [], PassedOver(), Dealing(options.portion)
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
@@ -117,13 +120,15 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
             shards.append(Shard(base + name, name, stamp))
         else:
-            ignored += 1
+            ignored.take(name, hidden=hidden)
     ids, stamps = images.sorted()
     if not dealing.names:
         made = _containers(url, base, shards, options, ignored)
         if made is not None:
             return made
         raise _nothing(url, ignored)
+    for shard in shards:
+        ignored.take(shard.name)
     places = Prefixed(base, ids)
     return Manifest(
         name=url,
@@ -132,7 +137,7 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         read=ReadFiles(places, stamps=stamps),
         labels=first_folders(ids),
         stamps=stamps if np.any(stamps) else None,
-        ignored=own_ignored(ignored + len(shards), options.portion),
+        ignored_by_extension=dict(own_ignored(ignored, options.portion)),
         dealt=dealing.dealt,
     )
 
@@ -149,7 +154,7 @@ def from_pattern(text: str, options: SourceOptions) -> Manifest:
     base = fixed_part(text)
     if all(place.lower().endswith((*TARS, *PARQUET)) for place in places):
         shards = [Shard(place, place.removeprefix(base)) for place in places]
-        made = _containers(text, base, shards, options, 0)
+        made = _containers(text, base, shards, options, Counter())
         if made is not None:
             return made
     if _all_images(places):
@@ -166,10 +171,10 @@ def _all_images(places: Iterable[str]) -> bool:
 
 
 def _containers(
-    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int
+    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: Counter[str]
 ) -> Manifest | None:
     """Items of containers of one kind; None if there are no containers."""
-    ignored = own_ignored(ignored, options.portion)
+    ignored = +own_ignored(ignored, options.portion)
     tars = [shard for shard in shards if shard.name.lower().endswith(TARS)]
     others = [shard for shard in shards if not shard.name.lower().endswith(TARS)]
     if tars and others:
@@ -182,11 +187,15 @@ def _containers(
     return from_parquet(name, base, others, options, ignored) if others else None
 
 
-def _nothing(name: str, ignored: int) -> SourceError:
+def _nothing(name: str, ignored: Counter[str]) -> SourceError:
+    others = f"{ignored.total()} other files"
+    if ignored:
+        others += f": {listed([f'{kind} {n}' for kind, n in ignored.most_common()], 8)}"
+    extra = extra_notice(ignored)
     return SourceError(
-        f"{name} holds no images ({ignored} other files); "
+        f"{name} holds no images ({others}); "
         "featx looks for files with an image extension such as .jpg or .png, for .tar and for "
-        ".parquet"
+        f".parquet{'; ' + extra if extra else ''}"
     )
 
 

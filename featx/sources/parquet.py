@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,7 +114,11 @@ def holds_images(place: str, stamp: Stamp) -> bool:
 
 
 def from_parquet(
-    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int = 0
+    name: str,
+    base: str,
+    shards: Sequence[Shard],
+    options: SourceOptions,
+    ignored: Counter[str] | None = None,
 ) -> Manifest:
     """Take the rows of the Parquet files of a portion, in their order.
 
@@ -160,7 +165,7 @@ def from_parquet(
         columns=table_columns(name, frame),
         stamps=row_stamps(kept, counts),
         refused=found.refused,
-        ignored=ignored,
+        ignored_by_extension=dict(ignored or {}),
         dealt=dealing.dealt,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,11 @@ class ReadMembers:
 
 
 def from_tars(
-    name: str, base: str, shards: Sequence[Shard], options: SourceOptions, ignored: int = 0
+    name: str,
+    base: str,
+    shards: Sequence[Shard],
+    options: SourceOptions,
+    ignored: Counter[str] | None = None,
 ) -> Manifest:
     """Take the images of the tars of a portion, in their order.
 
@@ -98,7 +103,9 @@ def from_tars(
         columns=table_columns(name, notes),
         stamps=row_stamps(kept, counts),
         refused=refused,
-        ignored=ignored + sum(index.ignored for _, index in found.pairs),
+        ignored_by_extension=dict(
+            sum((index.ignored for _, index in found.pairs), ignored or Counter())
+        ),
         dealt=dealing.dealt,
     )
 

@@ -20,6 +20,7 @@ from featx.errors import SourceError
 from featx.files import writing
 from featx.images import image_extensions
 from featx.manifest import Stamp, printable
+from featx.sources.passed import PassedOver
 from featx.sources.places import open_file, stamp_of
 from featx.sources.remote import is_url
 
@@ -32,7 +33,7 @@ _BLOCK = 512  # bytes; what headers and contents of a tar are rounded to
 _MAX_NOTE = 1 << 20
 _MAX_PICTURE = 1 << 30
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
-_VERSION = "1"  # raised with what an index holds
+_VERSION = "2"  # raised with what an index holds
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
@@ -55,7 +56,7 @@ class TarIndex:
 
     table: pa.Table
     refused: dict[str, str]
-    ignored: int
+    ignored: PassedOver
 
 
 def index_tar(place: str, stamp: Stamp) -> TarIndex:
@@ -94,7 +95,7 @@ class _Pass:
         self.keys: dict[str, _Found] = {}
         self.seen: dict[str, int] = {}
         self.refused: dict[str, str] = {}
-        self.ignored = 0
+        self.ignored = PassedOver()
         self.cut = False
 
     def index(self) -> TarIndex:
@@ -102,12 +103,13 @@ class _Pass:
             self._take(member)
         rows: list[tuple[Any, ...]] = []
         for found in self.keys.values():
-            self.ignored += 0 if found.images else len(found.notes)
+            for note in () if found.images else found.notes:
+                self.ignored.take(f".{note}")
             plain = any("." not in extension for _, extension, _, _ in found.images)
             for name, extension, offset, size in found.images:
                 # x.seg.png beside x.jpg is about that image and none of its own.
                 if plain and "." in extension:
-                    self.ignored += 1
+                    self.ignored.take(name)
                     continue
                 rows.append((name, offset, size, *(found.notes.get(note) for note in NOTES)))
         return TarIndex(_table(rows), self.refused, self.ignored)
@@ -165,7 +167,7 @@ class _Pass:
         if member.isdir():
             return
         if any(part.startswith(".") for part in name.split("/")):
-            self.ignored += 1
+            self.ignored.take(name, hidden=True)
         elif is_image or extension.lower() in NOTES:
             if reason := self._reason_against(member):
                 self._refuse(name, reason)
@@ -178,7 +180,7 @@ class _Pass:
                 self.seen[name] = 1
                 self._add(f"{folder}/{stem}", name, extension.lower(), member, is_image)
         else:
-            self.ignored += 1
+            self.ignored.take(name)
 
     def _add(
         self, key: str, name: str, extension: str, member: tarfile.TarInfo, is_image: bool
@@ -230,9 +232,10 @@ def _load(path: Path) -> TarIndex | None:
             table = pa.ipc.open_file(file).read_all()
         table.validate(full=True)
         said = json.loads(table.schema.metadata[b"featx"])
+        ignored = PassedOver({str(kind): int(n) for kind, n in said["ignored"].items()})
         if table.schema.names != ["name", "offset", "size", *NOTES]:
             return None
-        return TarIndex(table.replace_schema_metadata(None), said["refused"], said["ignored"])
+        return TarIndex(table.replace_schema_metadata(None), said["refused"], ignored)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
