@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 from importlib import metadata
@@ -29,10 +30,11 @@ def diagnose() -> dict[str, Any]:
     -------
     found : dict of JSON values
         ``versions`` (name to version, None where it is missing), ``devices`` (each with its name
-        and its precisions, the automatic one first), ``cpu`` (name, cores, memory in bytes,
-        compiler), ``folders`` (path, whether it exists, whether it can be written), ``weights``
-        (backbones whose weights are on this machine), ``extras`` (name to what it lacks), and
-        ``advice`` (what to do about what is missing).
+        and its precisions, the automatic one first), ``cuda`` (what torch is built for, what the
+        environment shows of the cards, and why one cannot be used), ``cpu`` (name, cores, memory
+        in bytes, compiler), ``folders`` (path, whether it exists, whether it can be written),
+        ``weights`` (backbones whose weights are on this machine), ``extras`` (name to what it
+        lacks), and ``advice`` (what to do about what is missing).
 
     Examples
     --------
@@ -46,6 +48,7 @@ def diagnose() -> dict[str, Any]:
     found: dict[str, Any] = {
         "versions": _versions(),
         "devices": [_device(name) for name in available_devices()],
+        "cuda": _cuda(),
         "cpu": _cpu(),
         "folders": {name: _folder(path) for name, path in _folders().items()},
         "weights": sorted(local_names()),
@@ -68,15 +71,36 @@ def _version(name: str) -> str | None:
 
 
 def _device(name: str) -> dict[str, Any]:
+    from featx.errors import DeviceError
+    from featx.runtime.devices import open_device
     from featx.runtime.machine import device_memory, device_name
     from featx.runtime.plan import supported_precisions
 
+    try:
+        open_device(name)  # a card that another process has to itself is listed all the same
+        trouble = None
+    except DeviceError as error:
+        trouble = str(error)
     return {
         "device": name,
         "name": device_name(name),
         "memory": device_memory(name),
         "precision": supported_precisions(name)[0],
         "precisions": list(supported_precisions(name)),
+        "trouble": trouble,
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    import torch
+
+    from featx.runtime.devices import VISIBLE, cuda_trouble
+
+    return {
+        "built_for": torch.version.cuda,
+        "architectures": torch.cuda.get_arch_list(),
+        VISIBLE: os.environ.get(VISIBLE),
+        "trouble": cuda_trouble(),
     }
 
 
@@ -150,7 +174,8 @@ def _bare_name(requirement: str) -> str:
 
 
 def _advice(found: dict[str, Any]) -> list[str]:
-    advice = []
+    advice = [f"no CUDA card is used: {found['cuda']['trouble']}"] * bool(found["cuda"]["trouble"])
+    advice += [device["trouble"] for device in found["devices"] if device["trouble"]]
     if found["cpu"]["compiler"] is None:
         advice.append("install a C++ compiler (g++) to run compiled networks")
     if not found["weights"]:

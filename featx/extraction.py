@@ -295,7 +295,7 @@ class _Extraction(Run):
         """Length of the vectors of each tap, as they are stored."""
         n_views = len(self.preprocess.views)
         views = [np.zeros((n_views, width), np.float32) for width in self.reader.n_features]
-        return [vector.shape[1] for vector in self._merge(views, n_views)]
+        return [vector.shape[1] for vector in self.merged(views, n_views)]
 
     def _failures(self, outcome: Outcome) -> dict[str, str]:
         ids = self.manifest.ids

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.folder import cache_files, open_trusted
-from featx.cache.format import row_blocks
+from featx.cache.format import row_blocks, vector_datasets
 from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
 from featx.cache.shards import SHARD_ROWS, complete_shards
 from featx.cache.verify import damaged_rows
@@ -180,6 +180,30 @@ class KnownRows:
                 raise CacheError("rows that were written are missing; run the same command again")
             found[rows] = self._contents.values(at).view(_NUMBER)
         return found
+
+    def vectors(self, content: NDArray[np.bytes_]) -> list[NDArray[np.float32]]:
+        """Read the rows of a few contents.
+
+        Parameters
+        ----------
+        content
+            `KEY_DTYPE`, shape (n,).
+
+        Returns
+        -------
+        taps : one float32 array of shape (n, d_k) a tap, in the spec's order
+
+        Raises
+        ------
+        CacheError
+            If a row is missing.
+        """
+        taps: list[list[NDArray[np.float32]]] = [[] for _ in vector_datasets(self.spec)]
+        for number, row in self.places(content).tolist():
+            with self._open(self.files[number]) as file:
+                for rows, name in zip(taps, vector_datasets(self.spec), strict=True):
+                    rows.append(file[name][row].astype(np.float32))
+        return [np.stack(rows) for rows in taps]
 
     def forget_contents(self) -> None:
         """Free all but `files`, once every place is known."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.known import KnownRows
+from featx.engines.continuing import proof_items
 from featx.engines.job import Outcome
 from featx.engines.work import Part, Ran
 from featx.errors import CacheError, ExtractError
@@ -26,10 +27,16 @@ class Gathering:
         Its clock is set so that the time in which no worker was ready yet counts as loading.
     outcome
         Filled with digests, failures and counts.
+
+    Attributes
+    ----------
+    proof : tuple of int
+        Items that had rows before, for the workers to compute again.
     """
 
     def __init__(self, run: Run, outcome: Outcome) -> None:
-        self._run, self._outcome = run, outcome
+        self._run, self.outcome = run, outcome
+        self.proof = proof_items(outcome)
         self._start: float | None = time.perf_counter()
         self._prepared_before: float = run.prepare_seconds
         self.ran: Ran | None = None
@@ -41,7 +48,7 @@ class Gathering:
 
     def take(self, part: Part) -> None:
         """Take one part; raises ExtractError when too many images have failed."""
-        run, outcome = self._run, self._outcome
+        run, outcome = self._run, self.outcome
         if self._start is not None:
             loading = max(0.0, time.perf_counter() - part.seconds - self._start)
             run.first_read += loading

@@ -53,6 +53,8 @@ class Job:
         Turns vectors of shape (n * n_views, d), one array a tap, into what is stored.
     check
         Called after each failure with the number of failures so far; raises to stop the run.
+    prove
+        Called once the runner is prepared, before its first row is stored; raises to stop the run.
     """
 
     manifest: Manifest
@@ -64,3 +66,4 @@ class Job:
     merge: Callable[[list[NDArray[np.float32]], int], list[NDArray[Any]]]
     check: Callable[[int, str], None]
     n_threads: int
+    prove: Callable[[], None] = lambda: None

@@ -172,6 +172,7 @@ class ThreadLoop:
         drawn = [self._pixels_of(int(items[k])) for k in spread(len(items), wanted)]
         sample = [pixels for pixels in drawn if pixels is not None]
         runner.prepare(np.concatenate(sample) if sample else first, waiting)
+        self.job.prove()
         self.prepare_seconds = time.perf_counter() - start
 
     def _pixels_of(self, item: int) -> NDArray[np.uint8] | None:

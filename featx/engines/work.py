@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.keys import KEY_DTYPE
 from featx.cache.known import KnownRows
 from featx.cache.shards import SHARD_ROWS, ShardWriter, parts_folder
+from featx.engines.continuing import require_alike
 from featx.engines.job import Outcome
 from featx.engines.presence import is_open, sign_in
 from featx.engines.threads import spread
@@ -50,6 +51,10 @@ class Assignment:
         The driver's working directory, from which relative paths are meant.
     room
         The folder beside the cache in which workers sign in; the run is over when it is gone.
+    proof
+        Items that have rows, which are computed again before others are added.
+    sharers
+        Workers that share the device.
     """
 
     source: Source
@@ -58,6 +63,8 @@ class Assignment:
     spec: ExtractSpec | None
     home: Path
     room: Path
+    proof: tuple[int, ...] = ()
+    sharers: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ class Worker:
         sign_in(assignment.room)
         self._run = run = Run(assignment.source, assignment.cache, assignment.options)
         run.prepare()
+        run.plan = replace(run.plan, sharers=assignment.sharers)
+        self._proof: tuple[int, ...] | None = assignment.proof
         if assignment.spec is not None:
             _require_same(assignment.spec, run.spec(assignment.spec.precision))
         shape = (*run.preprocess.input_size, 3)
@@ -148,7 +157,9 @@ class Worker:
         before = (all_mine.embedded, all_mine.reused, dict(all_mine.busy))
         paged = len(all_mine.pages_left)
         here = mine[mine >= 0]
-        loop = self._run.loop(here, all_mine, self._known, self._runner, self._shards.add)
+        loop = self._run.loop(
+            here, all_mine, self._known, self._runner, self._shards.add, self._prove
+        )
         try:
             if len(here):
                 loop.run(self._tick)
@@ -167,6 +178,11 @@ class Worker:
             ran=Ran.of(self._runner),
             pages_left=tuple(all_mine.pages_left[paged:]),
         )
+
+    def _prove(self) -> None:
+        if self._proof is not None:
+            require_alike(self._run, self._known, self._runner, self._proof)
+            self._proof = None
 
     def _tick(self, _: Outcome) -> None:
         self._shards.tick()

@@ -13,6 +13,8 @@ from featx.run.progress import duration
 
 PROBE_IMAGES = 64
 LONG_SECONDS = 20.0
+_SHARED_IMAGES = 20_000  # which repay the start of further processes
+_SHARED_CORES = 4
 _ROW_BYTES = 400  # id, path, digests, label and columns of one row
 _MEMORY_PER_ROW = 500  # what the lists of a run hold for each item
 
@@ -89,6 +91,25 @@ def make_plan(
         bound=max(busy, key=lambda name: busy[name]),
         shares={name: spent / total for name, spent in busy.items()},
     )
+
+
+def workers_of_card(cores: int, n_images: int) -> int:
+    """How many processes feed one card.
+
+    One interpreter hands over a few thousand images a second, which a fast card exceeds with a
+    small network. Another process costs its start and memory of the card, so that a short run and
+    a machine that cannot decode more than one interpreter hands over have one.
+
+    Examples
+    --------
+    >>> [workers_of_card(cores, 10**6) for cores in (2, 4, 16, 24, 64)]
+    [1, 2, 2, 3, 4]
+    >>> workers_of_card(16, 1000)
+    1
+    """
+    if n_images < _SHARED_IMAGES or cores < _SHARED_CORES:
+        return 1
+    return min(4, max(2, cores // 8))
 
 
 def resident_bytes() -> int:

@@ -28,10 +28,11 @@ from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
 from featx.manifest import Note, Source, load_manifest, note
 from featx.portion import Dealt, keeps
 from featx.run.options import ExtractOptions
-from featx.run.planning import Plan, make_plan
+from featx.run.planning import Plan, make_plan, workers_of_card
 from featx.runtime import Runner, RuntimePlan, plan_runtime
 from featx.runtime.allocator import give_back
-from featx.runtime.devices import available_devices
+from featx.runtime.devices import usable_cards
+from featx.runtime.machine import cpu_cores
 from featx.sources.pages import with_pages
 
 log = logging.getLogger("featx")
@@ -173,11 +174,18 @@ class Run:
             view_merge=self.options.view_merge if len(self.preprocess.views) > 1 else "mean",
         )
 
-    def devices(self) -> list[str]:
+    @property
+    def decides_here(self) -> bool:
+        """Whether this process decides what workers do: on a card it would keep memory there."""
+        return self.plan.kind != "cuda"
+
+    def devices(self, n_images: int) -> list[str]:
         """The device of each worker process; one entry means this process alone."""
-        cards = [d for d in available_devices() if d.startswith("cuda:")]
-        several = cards if self.plan.device == "cuda" else [self.plan.device]
-        n = self.options.workers or len(several)
+        several = usable_cards() if self.plan.device == "cuda" else [self.plan.device]
+        each = 1
+        if self.plan.kind == "cuda":
+            each = workers_of_card(cpu_cores() // len(several), n_images // len(several))
+        n = self.options.workers or len(several) * each
         return [several[k % len(several)] for k in range(n)]
 
     def package_key(self) -> str:
@@ -212,8 +220,12 @@ class Run:
         known: KnownRows,
         runner: Runner,
         store: Callable[[list[Row]], None],
+        prove: Callable[[], None] = lambda: None,
     ) -> ThreadLoop:
-        """Threads for the pending items, which hand their rows to `store`."""
+        """Threads for the pending items, which hand their rows to `store`.
+
+        `prove` is called once the runner is prepared, and raises where its rows would not do.
+        """
         job = Job(
             manifest=self.manifest,
             preprocess=self.preprocess,
@@ -221,13 +233,14 @@ class Run:
             runner=runner,
             known=known.__contains__,
             store=store,
-            merge=self._merge,
+            merge=self.merged,
             check=self.check_failures,
+            prove=prove,
             n_threads=max(1, min(self.plan.threads, len(pending))),
         )
         return ThreadLoop(job, pending, outcome)
 
-    def _merge(self, taps: list[NDArray[np.float32]], n_views: int) -> list[NDArray[Any]]:
+    def merged(self, taps: list[NDArray[np.float32]], n_views: int) -> list[NDArray[Any]]:
         """Turn the vectors of all views into what is stored, one array a tap."""
         merged: list[NDArray[Any]] = []
         for vectors in taps:

@@ -16,14 +16,14 @@ from featx.runtime.memory import is_out_of_memory
 
 log = logging.getLogger("featx")
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _INSTALL = "install a CUDA build of torch (pytorch.org/get-started/locally)"
 # What CUDA says, and what it means to whoever reads it.
 _FAILURES = (
     (
         r"busy or unavailable|exclusive|cudaErrorDevicesUnavailable",
         "is in use by another process, which has it to itself; wait for that process, name another "
-        f"card with {_VISIBLE}, or end exclusive mode with `nvidia-smi -c 0`",
+        f"card with {VISIBLE}, or end exclusive mode with `nvidia-smi -c 0`",
     ),
     (
         r"no kernel image|not compatible with the current PyTorch",
@@ -91,10 +91,10 @@ def _reason_for_none(said: str) -> str:
             f"the NVIDIA driver is too old{has} for torch {version}, built for CUDA "
             f"{torch.version.cuda}; update the driver, or install a torch built for an older CUDA"
         )
-    hidden = os.environ.get(_VISIBLE)
+    hidden = os.environ.get(VISIBLE)
     if hidden is not None:
         return (
-            f"{_VISIBLE}={hidden!r} hides every card; unset it, or set it to a number or UUID that "
+            f"{VISIBLE}={hidden!r} hides every card; unset it, or set it to a number or UUID that "
             "`nvidia-smi -L` lists (a MIG card: to the UUID of one of its slices)"
         )
     if not _has_nvidia() or "no NVIDIA driver" in said:
@@ -193,10 +193,10 @@ def _why_not(kind: str, index: str, here: Sequence[str]) -> str:
     if kind != "cuda":
         return "; pass --device auto to take what is there"
     if index and "cuda" in here and int(index) >= torch.cuda.device_count():
-        mig = "MIG" in torch.cuda.get_device_name(0) or "MIG" in os.environ.get(_VISIBLE, "")
+        mig = "MIG" in torch.cuda.get_device_name(0) or "MIG" in os.environ.get(VISIBLE, "")
         if mig:
-            return f"; a process sees one MIG slice: start one for each, by {_VISIBLE}"
-        return f"; {_VISIBLE} or the container may hide it"
+            return f"; a process sees one MIG slice: start one for each, by {VISIBLE}"
+        return f"; {VISIBLE} or the container may hide it"
     trouble = cuda_trouble() or _reason_for_none(_seen_cards()[1])
     return f": {trouble}. Pass --device auto to take what is there"
 
@@ -206,7 +206,7 @@ def card_failure(device: str, error: BaseException) -> DeviceError | None:
     if is_out_of_memory(error):
         return DeviceError(
             f"{device} has no memory left ({words_of(error)}); see in `nvidia-smi` who has it, "
-            f"wait for that process, or name another card with {_VISIBLE}"
+            f"wait for that process, or name another card with {VISIBLE}"
         )
     for pattern, meaning in _FAILURES:
         if re.search(pattern, str(error)):

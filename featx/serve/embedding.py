@@ -90,7 +90,7 @@ class Embedder(Run):
         """Embed what `draw` gave: float32, shape (n, n_features), of the model's taps."""
         pixels = np.concatenate(drawn)
         runner = self._one if len(pixels) <= self._alone else self._many
-        merged = self._merge(runner(pixels), len(self.preprocess.views))
+        merged = self.merged(runner(pixels), len(self.preprocess.views))
         return np.hstack([merged[k] for k in self._taps]).astype(np.float32, copy=False)
 
     def close(self) -> None:
