@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from importlib import metadata
@@ -43,12 +42,12 @@ def diagnose() -> dict[str, Any]:
     'cpu'
     """
     from featx.backbones.listing import local_names
-    from featx.runtime.devices import available_devices
+    from featx.runtime.devices import available_devices, cuda_state
 
     found: dict[str, Any] = {
         "versions": _versions(),
         "devices": [_device(name) for name in available_devices()],
-        "cuda": _cuda(),
+        "cuda": cuda_state(),
         "cpu": _cpu(),
         "folders": {name: _folder(path) for name, path in _folders().items()},
         "weights": sorted(local_names()),
@@ -88,19 +87,6 @@ def _device(name: str) -> dict[str, Any]:
         "precision": supported_precisions(name)[0],
         "precisions": list(supported_precisions(name)),
         "trouble": trouble,
-    }
-
-
-def _cuda() -> dict[str, Any]:
-    import torch
-
-    from featx.runtime.devices import VISIBLE, cuda_trouble
-
-    return {
-        "built_for": torch.version.cuda,
-        "architectures": torch.cuda.get_arch_list(),
-        VISIBLE: os.environ.get(VISIBLE),
-        "trouble": cuda_trouble(),
     }
 
 

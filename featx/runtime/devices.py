@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,6 +78,16 @@ def cuda_trouble() -> str | None:
         troubles = [_foreign_architecture(i) for i in range(count)]
         return next((trouble for trouble in troubles if trouble is not None), None)
     return _reason_for_none(said) if _has_nvidia() else None
+
+
+def cuda_state() -> dict[str, Any]:
+    """Say what torch is built for, what the environment shows, and the trouble, JSON-ready."""
+    return {
+        "built_for": torch.version.cuda,
+        "architectures": torch.cuda.get_arch_list(),
+        VISIBLE: os.environ.get(VISIBLE),
+        "trouble": cuda_trouble(),
+    }
 
 
 def _reason_for_none(said: str) -> str:
