@@ -70,6 +70,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             where = f"{error.filename}: " if error.filename else ""
             print_lines(f"featx: {one_line(f'{where}{error.strerror or error}')}", sys.stderr)
             raise typer.Exit(ERROR) from None
+        except MemoryError as error:
+            asked = f" ({one_line(str(error))})" if str(error) else ""
+            line = f"featx: this needs more memory than is there{asked}; name a smaller source"
+            print_lines(line, sys.stderr)
+            raise typer.Exit(ERROR) from None
+        except RecursionError:
+            print_lines("featx: what was read is nested too deeply", sys.stderr)
+            raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
             # Threads may still be inside the network: leave without waiting for them.
             sys.stdout.flush()

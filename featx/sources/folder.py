@@ -110,7 +110,7 @@ def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
     outside it, or back to a folder on the way to it, is refused and named.
     """
     walk = _Walk(root, dealing)
-    walk.enter("", hidden=False)
+    walk.walk()
     ids, stamps = walk.found.sorted()
     return FoundFiles(
         ids=ids,
@@ -138,7 +138,15 @@ class _Walk:
         self.ignored = PassedOver()
         self.anyones = 0
 
-    def enter(self, relative: str, *, hidden: bool) -> None:
+    def walk(self) -> None:
+        """Enter all folders; a list of those to come, for thousands may lie in one another."""
+        waiting = [("", False)]
+        while waiting:
+            relative, hidden = waiting.pop()
+            waiting += reversed(self.enter(relative, hidden=hidden))
+
+    def enter(self, relative: str, *, hidden: bool) -> list[tuple[str, bool]]:
+        """Take the files of one folder; give the folders in it, and whether they are hidden."""
         folders = []  # entered when this one is closed, so that few are open at a time
         try:
             with os.scandir(os.path.join(self.folder, relative)) as entries:  # noqa: PTH118 - fast
@@ -149,8 +157,7 @@ class _Walk:
                         folders.append((path, below))
         except OSError as error:
             self._refuse(relative, f"the folder cannot be read: {error.strerror}")
-        for path, below in folders:
-            self.enter(path, hidden=below)
+        return folders
 
     def _take(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> bool:
         """Take a file; tell of anything else whether it is a folder to be entered."""

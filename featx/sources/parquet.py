@@ -23,6 +23,7 @@ from featx.sources.arrow import (
     image_column,
     to_frame,
 )
+from featx.sources.bounded import MOST_BYTES, bounded_batches, require_rows
 from featx.sources.columns import (
     named_splits,
     table_columns,
@@ -35,7 +36,6 @@ from featx.sources.places import Recent, open_file, parent, require_same
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.text import Prefixed, Text
 
-_MAX_GROUP = 2 << 30  # bytes of images in one row group; two of them are held
 _ERRORS = (OSError, ValueError, pa.ArrowException)
 
 
@@ -84,7 +84,9 @@ class ReadRows:
         shard, column = self.shards[number], self.columns[number]
         try:
             with open_file(shard.place, shard.stamp) as file:
-                found = pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+                opened = pq.ParquetFile(file)
+                batches = bounded_batches(shard.place, opened, columns=[column], group=group)
+                found = pa.chunked_array([batch[column] for batch in batches])
         except SourceError as error:
             raise ImageError(str(error)) from None
         except _ERRORS as error:
@@ -173,25 +175,32 @@ def from_parquet(
 def _look(shard: Shard) -> _File:
     with open_file(shard.place, shard.stamp) as file:
         found = _open(shard.place, file)
+        require_rows(shard.place, found, shard.stamp.size)
         schema, image = found.schema_arrow, image_column(shard.place, found.schema_arrow)
         rows = []
         for k in range(found.num_row_groups):
             group = found.metadata.row_group(k)
             rows.append(group.num_rows)
-            if (size := _image_size(group, image)) > _MAX_GROUP:
+            if (size := _image_size(group, image)) > MOST_BYTES:
                 raise SourceError(
                     f"{shard.place}: row group {k} holds {size} bytes of images, and is read as a "
-                    f"whole; write row groups of at most {_MAX_GROUP} bytes"
+                    f"whole; write row groups of at most {MOST_BYTES} bytes"
                 )
         names = describing(schema, image)
         try:
-            table = found.read(columns=names) if names else pa.table({})
+            table = _beside(shard.place, found, names) if names else pa.table({})
         except SourceError:
             raise
         except _ERRORS as error:
             why = words_of(error)
             raise SourceError(f"{shard.place} cannot be read: {why}") from None
         return _File(image, rows, table, classes_of(features_of(schema)))
+
+
+def _beside(place: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
+    """Read the columns beside the images."""
+    batches = list(bounded_batches(place, file, columns=names))
+    return pa.Table.from_batches(batches) if batches else file.read(columns=names)
 
 
 def _image_size(group: Any, image: str) -> int:

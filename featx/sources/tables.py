@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from featx.errors import FeatxError, SourceError, words_of
 from featx.manifest import Note, printable
 from featx.portion import Dealing
 from featx.sources.arrow import classes_of, features_of, to_frame
+from featx.sources.bounded import bounded_batches, require_rows
 from featx.sources.dialect import Dialect, dialect_of
 from featx.sources.remote import is_url, read_remote
 
@@ -69,7 +71,8 @@ def read_table(place: str, dealing: Dealing) -> Table:
 def _parquet_rows(place: str, data: bytes | None, dealing: Dealing) -> pd.DataFrame:
     kept, rows, start = [], [], 0
     with pq.ParquetFile(place if data is None else io.BytesIO(data)) as file:
-        for batch in file.iter_batches(_BLOCK_ROWS):
+        require_rows(place, file, Path(place).stat().st_size if data is None else len(data))
+        for batch in bounded_batches(place, file):
             mine = _mine(batch, batch.schema.names, dealing)
             kept.append(batch if mine.all() else batch.filter(pa.array(mine)))
             rows.append(start + np.flatnonzero(mine))

@@ -31,6 +31,9 @@ NOTES = ("cls", "txt", "json")
 
 _BLOCK = 512  # bytes; what headers and contents of a tar are rounded to
 _MAX_NOTE = 1 << 20
+_MAX_HEADER = 1 << 20  # of the name, or of the PAX records, of one member
+_MAX_GLOBAL = 1000  # PAX records that hold for all members; each member gets a copy
+_EXTENDED = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names, PAX records
 _MAX_PICTURE = 1 << 30
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
 _VERSION = "2"  # raised with what an index holds
@@ -86,6 +89,15 @@ class _Found:
     notes: dict[str, str] = field(default_factory=dict)
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose long names and extended headers are bounded before they are read."""
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and self.size > _MAX_HEADER:
+            raise tarfile.ReadError("a header of more than a megabyte")
+        return super()._proc_member(tarfile_)  # type: ignore[misc, no-any-return]
+
+
 class _Pass:
     """One pass over the headers of a tar."""
 
@@ -125,10 +137,10 @@ class _Pass:
                 )
         self.file.seek(0)
         try:
-            tar = tarfile.open(fileobj=self.file, mode="r:")
+            tar = tarfile.open(fileobj=self.file, mode="r:", tarinfo=_Member)
         except SourceError:
             raise
-        except (tarfile.TarError, OSError, ValueError) as error:
+        except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
             raise SourceError(f"{self.place} is no tar: {_one_line(error)}") from None
         after = -1
         try:
@@ -136,11 +148,13 @@ class _Pass:
                 if tar.offset <= after:
                     raise tarfile.ReadError("a member of negative size")
                 after = tar.offset
+                if len(tar.pax_headers) > _MAX_GLOBAL:
+                    raise tarfile.ReadError("too many headers for all members")
                 tar.members = []  # type: ignore[attr-defined]  # kept for nothing that is used here
                 yield member
         except SourceError:
             raise
-        except (tarfile.TarError, OSError, ValueError, OverflowError):
+        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError):
             pass  # what was wrong shows in what stands at the end
         self._check_end(max(after, tar.offset))
 
