@@ -23,6 +23,7 @@ from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
 from featx.cache.lookup import find_rows, hash_ids, write_id_index
 from featx.cache.parts import file_digest
+from featx.cache.seal import seal
 from featx.cache.shards import ShardWriter, parts_folder
 from featx.cache.verify import verify_file
 from featx.errors import CacheError, CacheFormatError
@@ -167,6 +168,8 @@ def test_rows_are_found_by_id(file: Path, folder: Path, form: str) -> None:
     place = folder if form == "folder" else file
     if form == "old file":  # written before there was an index
         edit(file, lambda opened: opened.__delitem__(ID_INDEX))
+        with file.open("r+b") as opened:
+            seal(opened)
     with open_cache(place) as cache:
         assert [cache.row(f"ü{k}") for k in (0, 499, 500, 1199)] == [0, 499, 500, 1199]
         wanted = np.random.default_rng(0).permutation(N)

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 from featx.cache.fingerprint import FORMAT_VERSION, ExtractSpec
-from featx.cache.format import ENCODING_TYPE, ID_INDEX, INDEX_TYPE, vector_datasets
+from featx.cache.format import ENCODING_TYPE, INDEX_TYPE, vector_datasets
+from featx.cache.registry import require_forms
 from featx.errors import CacheError, CacheFormatError, words_of
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -19,7 +20,6 @@ _MAX_JSON = 64 << 20  # bytes
 _MAX_DEFLATE = 1100  # no deflate stream grows by more
 _ELSEWHERE = ("already open", "flag values", "close degree")
 """How HDF5 says that the file is open in this process with other settings."""
-_PER_ROW = ("ids", "paths", "content", "stamps", "row_digest", "labels", "split")
 
 
 def open_file(path: Path) -> tuple[h5py.File, ExtractSpec]:
@@ -56,7 +56,7 @@ def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.F
     except CacheFormatError as error:
         file.close()
         raise CacheFormatError(f"{path}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError) as error:
+    except Exception as error:  # damaged bytes make HDF5 and h5py raise a dozen types
         file.close()
         reason = words_of(error, 400)
         raise CacheFormatError(f"{path} is damaged: {reason[:160]}") from None
@@ -103,14 +103,13 @@ def _check_cache(file: h5py.File) -> ExtractSpec:
 def _check_index(file: h5py.File) -> ExtractSpec:
     names = ("parts", "part_rows", "part_bytes", "part_digest")
     spec = _check_header(file, INDEX_TYPE, names)
+    lengths: dict[str, int] = {}
     n_parts = file["parts"].shape
-    if len(n_parts) != 1 or not n_parts[0] or file["parts"].dtype.kind != "S":
-        raise CacheFormatError("/parts is not a list of names")
-    wanted = {"part_rows": (*n_parts, 2), "part_bytes": n_parts, "part_digest": n_parts}
-    for name, shape in wanted.items():
-        if file[name].shape != shape or (file[name].dtype.kind == "S") != (name == "part_digest"):
-            raise CacheFormatError(f"/{name} does not fit {n_parts[0]} parts")
-    _check_lookup(file, int(file["part_rows"][-1, 1]))
+    if len(n_parts) == 1 and n_parts[0]:
+        lengths["rows"] = int(file["part_rows"][-1, 1])
+    require_forms(file, lengths)
+    if not lengths["parts"]:
+        raise CacheFormatError("/parts is empty")
     return spec
 
 
@@ -154,7 +153,10 @@ def json_text(dataset: h5py.Dataset) -> str:
     value = dataset[()]
     if not isinstance(value, bytes) or len(value) > _MAX_JSON:
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
-    return value.decode()
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise CacheFormatError(f"{dataset.name} is not UTF-8 text") from None
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -214,23 +216,14 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
 
 
 def _check_shapes(file: h5py.File, spec: ExtractSpec) -> None:
-    n_rows = file["features"].shape[0]
+    shape = file["features"].shape
+    if not shape:
+        raise CacheFormatError("/features is one value, and should have rows of vectors")
+    n_rows = shape[0]
     for name in vector_datasets(spec):
         dataset: Any = file.get(name)
         if dataset is None or dataset.ndim != 2 or dataset.shape[0] != n_rows:
             raise CacheFormatError(f"/{name} should have {n_rows} rows of vectors")
         if dataset.dtype != np.dtype(spec.dtype):
             raise CacheFormatError(f"/{name} holds {dataset.dtype}, and its spec says {spec.dtype}")
-    columns = [f"columns/{name}" for name in file.get("columns", ())]
-    for name in [n for n in _PER_ROW if n in file] + columns:
-        if file[name].shape[:1] != (n_rows,):
-            raise CacheFormatError(f"/{name} has {file[name].shape} values for {n_rows} rows")
-    _check_lookup(file, n_rows)
-
-
-def _check_lookup(file: h5py.File, n_rows: int) -> None:
-    if ID_INDEX not in file:
-        return
-    index = file[ID_INDEX]
-    if index.shape != (n_rows, 2) or index.dtype.str != "<u8":
-        raise CacheFormatError(f"/{ID_INDEX} has {index.shape} {index.dtype} for {n_rows} rows")
+    require_forms(file, {"rows": n_rows})

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import h5py
 
+from featx.cache.seal import BLOCK_BYTES, seal
 from featx.errors import CacheError
 from featx.files import replacing
 
@@ -83,7 +84,13 @@ def durable_h5(
         sink = _Sink(file)
         try:
             # Each dataset that is open keeps so many bytes of chunks: they are filled one by one.
-            with h5py.File(sink, "w", libver=("earliest", "v110"), rdcc_nbytes=2 << 20) as made:
+            with h5py.File(
+                sink,
+                "w",
+                libver=("earliest", "v110"),
+                rdcc_nbytes=2 << 20,
+                userblock_size=BLOCK_BYTES,
+            ) as made:
                 yield made
         except OSError as error:
             if isinstance(error, CacheError):
@@ -93,3 +100,4 @@ def durable_h5(
             raise sink.error from error
         if sink.error is not None:
             raise sink.error
+        seal(file)

@@ -144,7 +144,7 @@ def values_of(dataset: Any, key: Any = ...) -> Any:
     """
     try:
         return dataset[key]
-    except OSError as error:
+    except (OSError, RuntimeError, SystemError) as error:
         if isinstance(error, CacheFormatError):
             raise
         path = dataset.file.filename

@@ -14,20 +14,33 @@ from numpy.typing import NDArray
 from featx.cache.distrust import open_file
 from featx.cache.fingerprint import ExtractSpec
 from featx.cache.folder import Folder
-from featx.cache.format import BLOCK_ROWS, ID_INDEX, blocks, row_digest, vector_datasets
+from featx.cache.format import BLOCK_ROWS, ID_INDEX, INDEX, blocks, row_digest, vector_datasets
 from featx.cache.lookup import index_problems
 from featx.cache.parts import Part, file_digest
-from featx.errors import CacheError, CacheFormatError
+from featx.cache.seal import is_sealed, seal_problem
+from featx.errors import CacheError, CacheFormatError, words_of
 
 _KEYS = ("/ids", "/content", "/row_digest")
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found: rows re-read, and one line for each problem."""
+    """Result of `verify`.
+
+    Parameters
+    ----------
+    rows
+        Number of rows that were read again.
+    problems
+        One line for each.
+    unsealed
+        Names of files without a digest of the whole: older versions wrote none. Their rows are
+        checked, and what stands beside the rows cannot be.
+    """
 
     rows: int
     problems: tuple[str, ...]
+    unsealed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -46,15 +59,27 @@ def verify_file(path: Path) -> Verification:
     try:
         if path.is_dir():
             with Folder(path) as folder:
-                return Verification(len(folder), tuple(_folder_problems(folder)))
+                unsealed = () if is_sealed(path / INDEX) else (INDEX,)
+                return Verification(len(folder), tuple(_folder_problems(folder)), unsealed)
         file, spec = open_file(path)
         with file:
             problems = _problems(file, spec)
             if not any(problem.startswith(_KEYS) for problem in problems):
                 problems += _index_problems(file, file["ids"])
-            return Verification(int(file["features"].shape[0]), tuple(problems))
+            problems = problems or _seal_problems(path)
+            unsealed = () if is_sealed(path) else (path.name,)
+            return Verification(int(file["features"].shape[0]), tuple(problems), unsealed)
     except CacheFormatError as error:
         return Verification(0, (str(error),))
+    except CacheError:
+        raise
+    except Exception as error:  # damaged bytes make HDF5 and h5py raise a dozen types
+        return Verification(0, (f"{path} is damaged: {words_of(error)}",))
+
+
+def _seal_problems(path: Path) -> list[str]:
+    problem = seal_problem(path) if is_sealed(path) else None
+    return [] if problem is None else [problem]
 
 
 def _folder_problems(folder: Folder) -> list[str]:
@@ -64,7 +89,10 @@ def _folder_problems(folder: Folder) -> list[str]:
         found = _part_problems(folder, k, part)
         whole = whole and not found
         problems += found
-    return problems + _index_problems(folder.index, folder["ids"]) if whole else problems
+    if whole:
+        problems += _index_problems(folder.index, folder["ids"])
+    seal = [f"{INDEX}: {found}" for found in _seal_problems(folder.path / INDEX)]
+    return problems or seal
 
 
 def _part_problems(folder: Folder, k: int, part: Part) -> list[str]:
@@ -94,7 +122,7 @@ def _problems(file: h5py.File, spec: ExtractSpec, start: int = 0) -> list[str]:
 def _index_problems(file: h5py.File, ids: h5py.Dataset) -> list[str]:
     try:
         return index_problems(file[ID_INDEX], ids) if ID_INDEX in file else []
-    except OSError:
+    except (OSError, RuntimeError, ValueError, SystemError):
         return []  # its checksum is among the problems already
 
 
@@ -110,7 +138,7 @@ def _unreadable(file: h5py.File, vectors: set[str]) -> list[str]:
             else:
                 for start in range(0, thing.shape[0], BLOCK_ROWS):
                     thing[start : start + BLOCK_ROWS]
-        except OSError:
+        except (OSError, RuntimeError, ValueError, SystemError):
             problems.append(f"/{name} fails its checksum")
 
     file.visititems(visit)
@@ -150,7 +178,8 @@ def damaged_rows(file: h5py.File, spec: ExtractSpec) -> NDArray[np.bool_]:
 def _good(file: h5py.File, names: Sequence[str], rows: slice) -> NDArray[np.bool_]:
     try:
         vectors = [file[name][rows] for name in names]
-    except OSError:  # a checksum: find the chunk, one row at a time
+    except (OSError, RuntimeError, ValueError, SystemError):
+        # A checksum: find the chunk, one row at a time.
         if rows.stop - rows.start == 1:
             return np.zeros(1, bool)
         return np.concatenate(
