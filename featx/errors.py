@@ -132,7 +132,8 @@ def words_of(error: BaseException, most: int = 200) -> str:
     >>> words_of(ValueError("no  such  digit")), words_of(KeyError())
     ('no such digit', 'KeyError')
     """
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    words = " ".join(str(error).split())[:most]
+    return "".join(c if c.isprintable() else "?" for c in words) or type(error).__name__
 
 
 def brief(error: BaseException, most: int = 160) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +14,16 @@ import torch
 from torch import Tensor
 
 from featx.backbones.inert import KNOWN, Inert, InertArray, inert_types
+from featx.backbones.pickled import look_at, unpacked_bytes
 from featx.backbones.weights import State
 from featx.errors import WeightsError, words_of
+from featx.files import size_text
 
 _MOST_ENTRIES = 2_000_000  # a few bytes of pickle can say a list of lists of lists of ...
 _DEEPEST = 12
-_PICKLE_BYTES = 64 << 20  # what is looked at to name a refused type
+_DEEPEST_TUPLE = 200
+_MOST_PACKED, _SMALL = 20, 1 << 20  # times the size of the file, and bytes
+_LONGEST = 1000  # letters of a name
 _SAYS_NETWORK = ("arch", "model_name", "model", "backbone", "architecture", "timm_name")
 
 
@@ -63,11 +64,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
     tensors = dict(_tensors(content, str(path)))
     if not tensors:
-        names = ", ".join(map(str, content))[:100] or "nothing"
+        names = ", ".join(_name(key) for key in content)[:100] or "nothing"
         raise WeightsError(f"{path} holds no tensors, but {names}")
     tops = content if isinstance(content, Mapping) else range(len(content))
     held = {name.partition(".")[0] for name in tensors}
-    others = tuple(str(k) for k in tops if str(k).partition(".")[0] not in held)
+    others = tuple(_name(k) for k in tops if _name(k).partition(".")[0] not in held)
     return Checkpoint(str(path), tensors, others, _said(content))
 
 
@@ -82,77 +83,65 @@ def _safetensors(path: Path) -> Any:
 
 
 def _torch(path: Path) -> Any:
+    inside = look_at(path)
+    foreign = [t for t in inside.types if t not in KNOWN and not _SAFE.fullmatch(t)]
+    if foreign:
+        raise _needs_code(path, foreign)
+    if inside.depth > _DEEPEST_TUPLE:
+        raise WeightsError(
+            f"{path} is refused: {inside.depth} tuples inside each other; {_INSTEAD}"
+        )
+    claimed, size = unpacked_bytes(path), path.stat().st_size
+    if claimed > _MOST_PACKED * size + _SMALL:  # torch itself does not compress
+        raise WeightsError(
+            f"{path} is refused: {size_text(size)} would become {size_text(claimed)}; {_INSTEAD}"
+        )
     try:
         with warnings.catch_warnings(), inert_types():
             warnings.simplefilter("ignore")  # of pickle protocols; what is refused, is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged and hostile files
-        raise _refusal(path, error) from None
+        raise _refusal(path, error, inside.protocol) from None
 
 
-def _refusal(path: Path, error: Exception) -> WeightsError:
-    instead = "save the network's state_dict() instead"
+def _needs_code(path: Path, foreign: list[str]) -> WeightsError:
+    if any(name.startswith("__torch__") for name in foreign):
+        return _script(path)
+    names = [n if n.isprintable() and len(n) < 200 else ascii(n[:60]) for n in foreign]
+    more = f" (and {len(names) - 1} more types)" if len(names) > 1 else ""
+    return WeightsError(
+        f"{path} is refused: it holds a {names[0]}{more}, whose code would have to run; {_INSTEAD}"
+    )
+
+
+def _script(path: Path) -> WeightsError:
+    return WeightsError(f"{path} is refused: a TorchScript archive, which is code; {_INSTEAD}")
+
+
+def _refusal(path: Path, error: Exception, protocol: int) -> WeightsError:
     if "TorchScript" in str(error):
-        return WeightsError(f"{path} is refused: a TorchScript archive, which is code; {instead}")
-    types, protocol = _pickled(path)
-    foreign = [name for name in types if name not in KNOWN and not _SAFE.fullmatch(name)]
-    blamed = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if blamed and not foreign:
-        foreign = [blamed[1]]
-    if foreign:
-        more = f" (and {len(foreign) - 1} more types)" if len(foreign) > 1 else ""
-        return WeightsError(
-            f"{path} is refused: it holds a {foreign[0]}{more}, whose code would have to run; "
-            f"{instead}"
-        )
+        return _script(path)
+    if blamed := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return _needs_code(path, [blamed[1]])
     if protocol > 2:
         return WeightsError(
-            f"{path} is refused: it was written with pickle protocol {protocol}; {instead}, with "
+            f"{path} is refused: it was written with pickle protocol {protocol}; {_INSTEAD}, with "
             "torch.save's own protocol"
         )
     if isinstance(error, pickle.UnpicklingError):
         return WeightsError(
-            f"{path} is refused: damaged, or more than tensors ({words_of(error, 80)}); {instead}"
+            f"{path} is refused: damaged, or more than tensors ({words_of(error, 80)}); {_INSTEAD}"
         )
     return WeightsError(f"{path} cannot be read as weights: {words_of(error, 160)}")
 
 
-_SAFE = re.compile(  # what torch itself allows; the rest of a pickle's names is foreign
-    r"torch\.(_utils|_tensor)\._rebuild\w*|collections\.\w+|torch\.(Size|device|Tensor)"
-    r"|torch\.nn\.parameter\.Parameter|torch\.(storage\.)?\w*Storage|torch\.[a-z]+\d+"
-    r"|builtins\.(set|bytearray|complex)|_codecs\.encode"
+_INSTEAD = "save the network's state_dict() instead"
+_SAFE = re.compile(  # what torch itself allows; but not bytearray, which takes any size it is given
+    r"torch\.(_utils|_tensor)\._rebuild\w*|collections\.(OrderedDict|Counter)|_codecs\.encode"
+    r"|torch\.(Size|device|Tensor)|torch\.nn\.parameter\.Parameter|builtins\.(set|complex)"
+    r"|torch\.(storage\.)?\w*Storage|torch\.[a-z]+\d+\w*|torch\.serialization\._get_layout"
+    r"|torch\.(bool|half|float|double|int|long|short|per_\w+|\w+Tensor)"
 )
-
-
-def _pickled(path: Path) -> tuple[list[str], int]:
-    """Types that a file's pickle names, and its protocol; looked at, never loaded."""
-    found: dict[str, None] = {}
-    protocol, texts = 0, ["", ""]
-    try:
-        for opcode, value, _ in pickletools.genops(_pickle_bytes(path)):
-            if opcode.name == "PROTO":
-                protocol = max(protocol, int(value or 0))
-            elif opcode.name in ("GLOBAL", "INST"):
-                name = str(value).replace(" ", ".", 1)
-                found[name.replace("__builtin__.", "builtins.")] = None
-            elif opcode.name == "STACK_GLOBAL":
-                found[".".join(texts[-2:])] = None
-            elif isinstance(value, str):
-                texts = [texts[-1], value]
-    except Exception:  # a damaged pickle; what was seen before is enough
-        pass
-    printable = [name for name in found if name.isprintable() and len(name) < 200]
-    return printable, protocol
-
-
-def _pickle_bytes(path: Path) -> io.BytesIO:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            with archive.open(name) as member:
-                return io.BytesIO(member.read(_PICKLE_BYTES))
-    with path.open("rb") as file:
-        return io.BytesIO(file.read(_PICKLE_BYTES))
 
 
 def _tensors(content: Any, where: str) -> Iterator[tuple[str, Tensor]]:
@@ -178,7 +167,13 @@ def _tensors(content: Any, where: str) -> Iterator[tuple[str, Tensor]]:
 
 def _children(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return ((f"{name}.{k}" if name else str(k), v) for k, v in pairs)
+    return ((f"{name}.{_name(k)}" if name else _name(k), v) for k, v in pairs)
+
+
+def _name(key: Any) -> str:
+    """A key as text; of what is not text or a number, its type."""
+    name = str(key)[:_LONGEST] if isinstance(key, str | int) else type(key).__name__
+    return name if name.isprintable() else ascii(name)
 
 
 def _said(content: Any) -> str:
