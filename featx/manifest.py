@@ -16,7 +16,8 @@ from featx.errors import ImageError, SourceError, nearest
 from featx.labels import Labels
 from featx.portion import WHOLE, Dealt, Portion
 
-Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+# Entries of a list are paths, pictures of Pillow, or arrays.
+Source: TypeAlias = str | os.PathLike[str] | Sequence[Any]
 
 Note: TypeAlias = "dict[str, str]"
 """Something to be said of a source: ``{"code", "message"}``."""
@@ -139,8 +140,8 @@ def load_manifest(
         A folder (its first level of folders are the classes), a CSV or Parquet table with a
         column ``path``, Parquet with the images in it, tar shards, a data set that Hugging Face's
         `datasets` saved, a folder of such files, a pattern (``train-{000..099}.tar``, ``*.tar``),
-        any of them behind a URL, a sequence of paths, or the name of a built-in set (``elpv``,
-        ``digits``). ``docs/sources.md`` describes each.
+        any of them behind a URL, a list of paths, pictures of Pillow or arrays, or the name of a
+        built-in set (``elpv``, ``digits``). ``docs/sources.md`` describes each.
     portion
         Tars and Parquet files with images are dealt out as whole files, and those of others are not
         opened; a saved data set in stretches of rows; everything else by a hash of each id.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -14,8 +13,10 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from featx.arguments import require_types, several
-from featx.errors import ImageError, SourceError
-from featx.manifest import Manifest, Stamp, printable, read_file
+from featx.errors import SourceError
+from featx.images import is_picture
+from featx.manifest import Manifest
+from featx.sources.pictures import from_pictures, is_path
 
 if TYPE_CHECKING:
     from featx.engines.arrays import Network
@@ -80,8 +81,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            Paths, or arrays: uint8 of shape (height, width, 3) or (height, width), as a list or as
-            one array of shape (n, height, width, 3).
+            Paths, pictures of Pillow in any mode, or arrays of shape (height, width) or (height,
+            width, 3 or 4), as a list or as one array of shape (n, height, width, 3). All go
+            through the decode policy of files: integers are scaled by their type, floating point
+            must lie in 0 to 1, alpha is composed on white.
 
         Returns
         -------
@@ -141,38 +144,25 @@ def _load(
 
 
 def _as_manifest(X: Any) -> Manifest:
-    """Paths or arrays as items; an array is read as the file that holds exactly its pixels."""
-    if isinstance(X, (str, bytes, os.PathLike)):
-        raise SourceError(f"expected a sequence of images, got the single path {X!r}")
+    """Paths, pictures or arrays as items, each known by its number."""
+    if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
+        raise SourceError(f"expected a sequence of images, got the single {_shown(X)}")
+    if is_picture(X) and np.ndim(X) == 3 and np.shape(X)[2] in (3, 4):
+        raise SourceError(
+            f"expected a sequence of images, got one array of shape {np.shape(X)}; give [X] if it "
+            "is a single picture"
+        )
     images = list(np.ravel(X)) if _is_table_of_paths(X) else list(X)
     if not images:
         raise SourceError("expected at least one image, got none")
-    shown = [printable(os.fspath(x)) if _is_path(x) else f"image {i}" for i, x in enumerate(images)]
-
-    def read(i: int) -> tuple[bytes, Stamp]:
-        image = images[i]
-        return read_file(os.fspath(image)) if _is_path(image) else (_encode(image), Stamp())
-
-    return Manifest("images", [str(i) for i in range(len(images))], shown, read)
+    return from_pictures(images, [str(k) for k in range(len(images))])
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike))
+def _shown(X: Any) -> str:
+    return "picture" if isinstance(X, Image.Image) else f"path {X!r}"
 
 
 def _is_table_of_paths(X: Any) -> bool:
     """A column of paths with one or two dimensions, as from a data frame."""
     array = np.asarray(X, dtype=object) if hasattr(X, "columns") or hasattr(X, "dtype") else None
-    return array is not None and array.ndim <= 2 and array.size > 0 and _is_path(array.flat[0])
-
-
-def _encode(image: Any) -> bytes:
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
-        raise ImageError(
-            f"expected uint8 of shape (height, width, 3) or (height, width), got {pixels.dtype} "
-            f"of shape {pixels.shape}"
-        )
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "BMP")
-    return file.getvalue()
+    return array is not None and array.ndim <= 2 and array.size > 0 and is_path(array.flat[0])

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featx.images.decoding import decode
+from featx.images.encoding import file_of, is_picture, pixels_of
 from featx.images.formats import MAX_PIXELS, image_extensions, missing_extra, open_image
 from featx.images.policy import (
     DEFAULT_POLICY,
@@ -33,10 +34,13 @@ __all__ = [
     "decoder_spec",
     "draw",
     "draw_pixels",
+    "file_of",
     "image_extensions",
+    "is_picture",
     "missing_extra",
     "open_image",
     "parse_bands",
+    "pixels_of",
     "policy_of",
     "resized_size",
 ]

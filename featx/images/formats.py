@@ -9,6 +9,7 @@ looked at it.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -135,7 +136,10 @@ def _may_be(name: str, prefix: bytes) -> bool:
     if name not in Image.OPEN:
         return False
     accept = Image.OPEN[name][1]
-    return accept is None or accept(prefix) is True
+    try:
+        return accept is None or accept(prefix) is True
+    except (struct.error, IndexError):  # fewer bytes than its mark has
+        return False
 
 
 def _bytes_of_profile(profile: object) -> bytes:

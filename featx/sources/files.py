@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from featx.errors import SourceError
+from featx.images import is_picture
 from featx.manifest import Manifest, printable
 from featx.portion import Dealing, Portion
 from featx.sources.columns import table_columns, table_labels, table_split, table_text, without
 from featx.sources.dealing import deal_items
+from featx.sources.pictures import from_pictures
 from featx.sources.places import ReadFiles, join, parent
 from featx.sources.tables import Table
 from featx.sources.text import Text
@@ -18,8 +21,10 @@ LIST = "list of paths"
 """What a cache calls its source if it was a list."""
 
 
-def from_list(source: Sequence[str | os.PathLike[str]], portion: Portion) -> Manifest:
-    """Take paths, or URLs, in the order given, those of a portion by a hash of each."""
+def from_list(source: Sequence[Any], portion: Portion) -> Manifest:
+    """Take paths, URLs or pictures, in the order given, those of a portion by a hash of each id."""
+    if any(is_picture(entry) for entry in source):
+        return deal_items(from_pictures(source), portion)
     paths = [os.fspath(p) for p in source]
     if not paths:
         raise SourceError("the list of paths is empty")
