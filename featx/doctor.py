@@ -105,7 +105,7 @@ def _cpu() -> dict[str, Any]:
 
 def _folders() -> dict[str, Path]:
     from featx.backbones.fetch import checkpoints, hub_cache
-    from featx.runtime.packages import cache_home
+    from featx.files import cache_home
 
     return {
         "compiled packages": cache_home(),

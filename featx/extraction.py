@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,14 +23,10 @@ from featx.cache.known import KnownRows
 from featx.cache.lock import WriterLock
 from featx.cache.reader import open_cache
 from featx.cache.shards import remove_parts, remove_unfinished
-from featx.engines import local, ray_data
-from featx.engines.cluster import Crew, connected, plan_on
-from featx.engines.gathering import find_rows
 from featx.engines.job import Outcome
-from featx.engines.work import Ran
 from featx.errors import ExtractError
 from featx.manifest import Source
-from featx.portion import Dealt, Portion
+from featx.portion import Portion
 from featx.preprocess import Interpolation
 from featx.provenance import library_versions
 from featx.run.dryrun import DryRun
@@ -39,9 +35,13 @@ from featx.run.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.run.prepared import Run
 from featx.run.progress import Progress
 from featx.run.sync import Difference, describe_rows, difference, untouched_content
-from featx.runtime import RuntimePlan
-from featx.runtime.allocator import give_back
+from featx.run.unchanged import unchanged
 from featx.sources.picked import pick
+
+if TYPE_CHECKING:  # what loads torch is imported where it is needed
+    from featx.engines.cluster import Crew
+    from featx.engines.work import Ran
+    from featx.runtime import RuntimePlan
 
 log = logging.getLogger("featx")
 
@@ -194,8 +194,13 @@ class _Extraction(Run):
             # Locked from before the cache in place is looked at.
             stack.enter_context(WriterLock(self.cache))
             if self.options.engine == "ray":
+                from featx.engines.cluster import connected
+
                 self.crew = stack.enter_context(connected(self.options))
-            old = self.prepare()
+            old = self.look()
+            if old is not None and (done := unchanged(self, old)) is not None:
+                return self._as_it_is(done, old)
+            self.load(old)
             self._say_of_shard(old)
             remove_unfinished(self.cache)
             self.require_match(old)
@@ -222,7 +227,11 @@ class _Extraction(Run):
 
     def plan_runtime(self, **asked: Any) -> RuntimePlan:
         """On a cluster its machines decide."""
-        return super().plan_runtime(**asked) if self.crew is None else plan_on(self.crew, **asked)
+        if self.crew is None:
+            return super().plan_runtime(**asked)
+        from featx.engines.cluster import plan_on
+
+        return plan_on(self.crew, **asked)
 
     def _extract(self, old: ExtractSpec | None) -> ExtractResult:
         spec = self.spec(self.plan.precision)
@@ -237,6 +246,8 @@ class _Extraction(Run):
         return self._publish(outcome, known, ran, self.cache if in_place else None)
 
     def _embed(self, known: KnownRows, outcome: Outcome) -> Ran:
+        from featx.engines import local, ray_data
+
         show = Progress(len(self.manifest), "extract", show=self.options.progress)
         self.first_read = time.perf_counter()
         try:
@@ -256,7 +267,10 @@ class _Extraction(Run):
     def _publish(
         self, outcome: Outcome, known: KnownRows, ran: Ran, in_place: Path | None
     ) -> ExtractResult:
-        failed = self._failures(outcome)
+        from featx.engines.gathering import find_rows
+        from featx.runtime.allocator import give_back
+
+        failed = self.failures(outcome)
         rows = np.flatnonzero(outcome.content != b"")
         # A portion of nothing is a cache of no rows: the others have theirs.
         if not len(rows) and (failed or self.manifest.dealt is None):
@@ -269,7 +283,7 @@ class _Extraction(Run):
         description = describe_rows(self.manifest, rows, failed)
         self.check_labels(description, pick(outcome.content, rows))
         idle = in_place is not None and not outcome.embedded and not known.damaged
-        idle = idle and describes(description, self.cache) and self._dealt_alike()
+        idle = idle and describes(description, self.cache) and self.dealt_alike()
         damaged, places = known.damaged, None
         if not idle:
             if spec != known.spec:  # the fast path was abandoned: there were no rows before
@@ -284,23 +298,20 @@ class _Extraction(Run):
             widths = None if len(rows) else self._widths()
             write_cache(self.cache, spec, description, places, known.files, provenance, widths)
         remove_parts(self.cache)
+        self.remember(outcome, spec)
         return self._result(outcome, spec, changes, failed, ran.compiled)
 
-    def _dealt_alike(self) -> bool:
-        """Whether the cache in place says of its portion what is to be said of it now."""
-        with open_cache(self.cache) as found:
-            return Dealt.from_dict(found.provenance.get("shard")) == self.manifest.dealt
+    def _as_it_is(self, outcome: Outcome, spec: ExtractSpec) -> ExtractResult:
+        """Leave the cache in place: it holds every row already."""
+        remove_unfinished(self.cache)
+        changes = difference(self.manifest, outcome.content, self.cache)
+        return self._result(outcome, spec, changes, self.failures(outcome), compiled=False)
 
     def _widths(self) -> list[int]:
         """Length of the vectors of each tap, as they are stored."""
         n_views = len(self.preprocess.views)
         views = [np.zeros((n_views, width), np.float32) for width in self.reader.n_features]
         return [vector.shape[1] for vector in self.merged(views, n_views)]
-
-    def _failures(self, outcome: Outcome) -> dict[str, str]:
-        ids = self.manifest.ids
-        found = {ids[item]: outcome.failed[item] for item in sorted(outcome.failed)}
-        return {**self.manifest.refused, **found}
 
     def _seconds(self) -> dict[str, float]:
         now = time.perf_counter()
@@ -367,7 +378,7 @@ class _Extraction(Run):
             pages_left=sum(outcome.pages_left),
             n_features=next(iter(taps.values())),
             taps=taps,
-            device=self.plan.device,
+            device=self.device,
             precision=spec.precision,
             compiled=compiled,
             images_per_second=outcome.embedded / seconds["run"],

@@ -416,3 +416,14 @@ def size_text(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
+
+
+def cache_home() -> Path:
+    """Name the user's cache folder; it may not exist yet.
+
+    ``FEATX_CACHE_HOME``, else ``XDG_CACHE_HOME/featx``, else ``~/.cache/featx``.
+    """
+    if own := os.environ.get("FEATX_CACHE_HOME"):
+        return Path(own).expanduser()
+    common = os.environ.get("XDG_CACHE_HOME")
+    return (Path(common) if common else Path.home() / ".cache") / "featx"

@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from featx.evaluation.decisions import decision_lines
 from featx.portion import listed
 from featx.run.planning import Plan
 
@@ -192,6 +191,8 @@ def leaderboard_sheet(found: dict[str, Any]) -> Sheet:
 
 def figures_sheet(found: dict[str, Any]) -> Sheet:
     """Lay out metrics with the baseline beside, and the warnings below."""
+    from featx.evaluation.decisions import decision_lines  # loads scipy
+
     listed = found["chosen"].get("params", {}).items()
     params = ", ".join(f"{k}={_short(v)}" for k, v in listed if not isinstance(v, list | dict))
     left_out = "".join(f", {n} {why}" for why, n in found["excluded"].items())

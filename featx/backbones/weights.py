@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class Weights:
         What was taken out of the file, preferred and dropped, one line each.
     missing
         Entries of the network's classifier that the file lacks: they are as they were built.
+    files
+        Paths that decide which weights these are, some of which may be absent; none for random
+        ones, and None where code decides.
     """
 
     source: str
@@ -39,6 +42,7 @@ class Weights:
     licence: str = ""
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

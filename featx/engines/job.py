@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from featx.cache.shards import Row
 from featx.images import DecodePolicy
 from featx.manifest import Manifest
 from featx.preprocess import Preprocess
-from featx.runtime import Runner
+
+if TYPE_CHECKING:
+    from featx.runtime import Runner
 
 STAGES = ("read", "decode", "forward", "write")
 

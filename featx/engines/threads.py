@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx import images
 from featx.cache.keys import keys_of
 from featx.cache.known import trusted_stamp
 from featx.cache.shards import Row
 from featx.engines.job import Job, Outcome
 from featx.engines.slots import Batch, Drawn, Lease, Slots, block_of, make_batches
 from featx.errors import ExtractError, ImageError
-from featx.images import decode, draw_pixels
 from featx.images.pages import page_count
-from featx.runtime import enter_worker_thread
 
 _STOP_SECONDS = 1.2  # how long an interrupted run waits for the batches in hand
 
@@ -83,6 +82,8 @@ class ThreadLoop:
         self._slots.stop()
 
     def _work(self) -> None:
+        from featx.runtime import enter_worker_thread  # loads torch
+
         enter_worker_thread()
         try:
             while items := self._slots.take():
@@ -110,7 +111,7 @@ class ThreadLoop:
                 row, pixels = found
                 lease = lease or self._slots.lease(len(items) - k)
                 start = time.perf_counter()
-                draw_pixels(pixels, self.job.preprocess, lease.place())
+                images.draw_pixels(pixels, self.job.preprocess, lease.place())
                 lease.keep(row)
                 spent["decode"] += time.perf_counter() - start
             except ImageError as error:
@@ -132,7 +133,7 @@ class ThreadLoop:
             with self._lock:
                 self.outcome.reused += 1
             return None
-        pixels = decode(data, job.decode, self._need, page)
+        pixels = images.decode(data, job.decode, self._need, page)
         if job.manifest.pages is None and (left := page_count(data) - 1):
             with self._lock:
                 self.outcome.pages_left.append(left)
@@ -181,8 +182,8 @@ class ThreadLoop:
         try:
             data, _ = self.job.manifest.read(item)
             page = self.job.manifest.page(item)
-            pixels = decode(data, self.job.decode, self._need, page)
-            draw_pixels(pixels, self.job.preprocess, drawn)
+            pixels = images.decode(data, self.job.decode, self._need, page)
+            images.draw_pixels(pixels, self.job.preprocess, drawn)
         except ImageError:
             return None
         return drawn

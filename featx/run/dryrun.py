@@ -20,7 +20,6 @@ from featx.run.planning import PROBE_IMAGES
 from featx.run.prepared import Run
 from featx.run.progress import Progress
 from featx.run.sync import describe_rows, difference, untouched_content
-from featx.runtime import Runner
 from featx.sources.picked import pick
 
 
@@ -29,11 +28,20 @@ class DryRun(Run):
 
     def execute(self) -> ExtractResult:
         """Say what `featx.extract` would do."""
-        return self._predict(self.prepare())
+        old = self.look()
+        if self.recall(old):
+            found = self._predict(old)
+            if found is not None:
+                return found
+            self.record = None
+        self.load(old)
+        found = self._predict(old)
+        assert found is not None
+        return found
 
-    def _predict(self, old: ExtractSpec | None) -> ExtractResult:
-        """Say what a run would do: read and digest what is not known, and embed nothing."""
-        spec = self.spec(self.plan.precision)
+    def _predict(self, old: ExtractSpec | None) -> ExtractResult | None:
+        """Read and digest what is not known; None where a record does not tell how fast it is."""
+        spec = self.spec(self.planned_precision)
         in_place = old is not None and not self.options.force
         if in_place:
             self.require_match(old)
@@ -54,12 +62,16 @@ class DryRun(Run):
         reused = len(there) - len(new)
         say_of_pictures(self.manifest, new, self.decode)
         self.check_labels(describe_rows(self.manifest, there, failed), pick(content, there))
-        self._probe(new, known)
+        if self.record is None:
+            self._probe(new, known, spec)
+        elif len(new):
+            if self.record.pace is None:
+                return None
+            self.expected = self.extended(self.record.pace, len(new))
         known.forget_contents()
         changes = difference(
             self.manifest, content, self.cache if in_place else None, known.damaged
         )
-        widths = dict(zip((tap.name for tap in self.taps), self.reader.n_features, strict=True))
         return ExtractResult(
             cache=str(self.cache),
             fingerprint=spec.fingerprint,
@@ -70,10 +82,10 @@ class DryRun(Run):
             removed=changes.removed,
             ignored=self.manifest.ignored,
             ignored_by_extension=self.manifest.ignored_by_extension,
-            n_features=next(iter(widths.values())),
-            taps=widths,
-            device=self.plan.device,
-            precision=self.plan.precision,
+            n_features=next(iter(self.widths.values())),
+            taps=self.widths,
+            device=self.device,
+            precision=self.planned_precision,
             compiled=False,
             images_per_second=0.0,
             seconds={"total": time.perf_counter() - self.clock, "load": self.load_seconds},
@@ -89,12 +101,15 @@ class DryRun(Run):
     def _digest(self, item: int) -> bytes:
         return digest_bytes(self.manifest.read(item)[0], self.manifest.page(item))
 
-    def _probe(self, new: NDArray[np.int64], known: KnownRows) -> None:
+    def _probe(self, new: NDArray[np.int64], known: KnownRows, spec: ExtractSpec) -> None:
         """Embed a few images for their time alone, so that the plan rests on something."""
-        if not len(new):
-            return
-        step = max(1, len(new) // PROBE_IMAGES)
         outcome = Outcome(np.zeros(len(self.manifest), KEY_DTYPE))
+        if not len(new):
+            self.remember(outcome, spec)
+            return
+        from featx.runtime import Runner
+
+        step = max(1, len(new) // PROBE_IMAGES)
         shape = (*self.preprocess.input_size, 3)
         with Runner(self.reader, replace(self.plan, compile="off"), shape) as runner:
             self.first_read = time.perf_counter()
@@ -102,3 +117,5 @@ class DryRun(Run):
             loop.run(lambda _: None)
         if outcome.embedded:
             self.expected = self.expect(outcome, loop, len(new))
+            self.prepare_seconds = loop.prepare_seconds
+            self.remember(outcome, spec)

@@ -58,7 +58,13 @@ class Plan:
 
 
 def make_plan(
-    busy: Mapping[str, float], done: int, elapsed: float, waiting: int, rows: int, row_bytes: int
+    busy: Mapping[str, float],
+    done: int,
+    elapsed: float,
+    waiting: int,
+    rows: int,
+    row_bytes: int,
+    resident: int | None = None,
 ) -> Plan:
     """Extend what was measured to what is waiting.
 
@@ -72,6 +78,8 @@ def make_plan(
         Images to embed, and rows of the finished cache.
     row_bytes
         Bytes of one row's vectors.
+    resident
+        Memory of a process with the network, in bytes; by default that of this one.
 
     Examples
     --------
@@ -87,7 +95,7 @@ def make_plan(
         images_per_second=rate,
         seconds=waiting / rate if rate else float("inf"),
         file_bytes=rows * (row_bytes + _ROW_BYTES),
-        memory_bytes=resident_bytes() + rows * _MEMORY_PER_ROW,
+        memory_bytes=(resident or resident_bytes()) + rows * _MEMORY_PER_ROW,
         bound=max(busy, key=lambda name: busy[name]),
         shares={name: spent / total for name, spent in busy.items()},
     )

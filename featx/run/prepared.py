@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import load_backbone
 from featx.cache.assemble import Description
 from featx.cache.fingerprint import ExtractSpec, spec_difference
 from featx.cache.folder import holds_cache, require_target
@@ -27,13 +26,14 @@ from featx.images import DecodePolicy, decoder_spec
 from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
 from featx.manifest import Note, Source, load_manifest, note
 from featx.portion import Dealt, keeps
+from featx.run import records
 from featx.run.options import ExtractOptions
-from featx.run.planning import Plan, make_plan, workers_of_card
-from featx.runtime import Runner, RuntimePlan, plan_runtime
-from featx.runtime.allocator import give_back
-from featx.runtime.devices import usable_cards
-from featx.runtime.machine import cpu_cores
+from featx.run.planning import Plan, make_plan, resident_bytes, workers_of_card
+from featx.run.records import Pace, Record
 from featx.sources.pages import with_pages
+
+if TYPE_CHECKING:
+    from featx.runtime import Runner, RuntimePlan
 
 log = logging.getLogger("featx")
 
@@ -47,7 +47,13 @@ class Prepared(Protocol):
 
 
 class Run:
-    """What a real run and a dry run have in common; `prepare` fills it step by step."""
+    """What a real run and a dry run have in common; `look` and `load` fill it step by step.
+
+    Neither torch nor the network is loaded before `load`, or never, where a record of an earlier
+    run knows what it would find (`recall`).
+    """
+
+    record: Record | None = None
 
     def __init__(self, source: Source, cache: Path, options: ExtractOptions) -> None:
         self.source, self.cache, self.options = source, cache, options
@@ -59,7 +65,13 @@ class Run:
         self.prepare_seconds = 0.0
 
     def prepare(self) -> ExtractSpec | None:
-        """List the images, decide the plan, load the network; the spec of the cache in place."""
+        """Look and load; the spec of the cache in place."""
+        old = self.look()
+        self.load(old)
+        return old
+
+    def look(self) -> ExtractSpec | None:
+        """Look at the cache in place and list the images; the spec of the cache in place."""
         require_target(self.cache, self.source)
         old = self._spec_in_place()
         if not self.options.force:
@@ -71,9 +83,6 @@ class Run:
             self.warn(**said)
         if self.options.pages == "all":
             self.manifest = with_pages(self.manifest)
-        give_back()
-        self.plan, self.decode = self._plan(old)
-        self._load()
         return old
 
     def warn(self, code: str, message: str) -> None:
@@ -88,6 +97,42 @@ class Run:
         if found.labels is not None:
             groups = conflicting_rows(content, found.labels)
             self.warn("conflicting-labels", conflicts_text(groups, found.ids))
+
+    def recall(self, old: ExtractSpec | None) -> bool:
+        """Take from a record what loading the network would find; False where there is none."""
+        precision, self.decode = self._asked(old)
+        self.record = records.recall(self.options, precision)
+        if self.record is None:
+            return False
+        self.planned_precision, self.device = self.record.spec.precision, self.record.device
+        self.widths, self.load_seconds = self.record.widths, 0.0
+        return True
+
+    def remember(self, outcome: Outcome, spec: ExtractSpec) -> None:
+        """Record what loading the network found, once the run has gone well."""
+        if self.record is not None:
+            return
+        files, pace = self.backbone.weights.files, None
+        if outcome.embedded:
+            elapsed = time.perf_counter() - self.first_read - self.prepare_seconds
+            pace = Pace(outcome.busy, outcome.embedded, elapsed, resident_bytes())
+        if files is not None:
+            for precision, found in (
+                (self._precision_asked, self.planned_precision),
+                2 * (spec.precision,),
+            ):
+                record = Record(self.spec(found), self.device, self.widths, self.row_bytes, pace)
+                records.remember(self.options, precision, record, files)
+
+    def load(self, old: ExtractSpec | None) -> None:
+        """Decide the plan and load the network."""
+        from featx.runtime.allocator import give_back
+
+        give_back()
+        self._precision_asked, _ = self._asked(old)
+        self.plan, self.decode = self._plan(old)
+        self.planned_precision, self.device = self.plan.precision, self.plan.device
+        self._load()
 
     def _spec_in_place(self) -> ExtractSpec | None:
         if not holds_cache(self.cache):
@@ -115,13 +160,18 @@ class Run:
                 "--force to replace it"
             )
 
-    def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodePolicy]:
+    def _asked(self, old: ExtractSpec | None) -> tuple[str, DecodePolicy]:
+        """Precision and decoding: those that are named, else those of the rows that exist."""
         options = self.options
         old = None if options.force else old or self._spec_of_parts()
         precision, decode = options.precision, options.decode
         if old is not None:
             precision = old.precision if precision == "auto" else precision
             decode = decode or old.decode["mode"]
+        return precision, DecodePolicy(decode or "exact", options.bits, options.band_numbers)
+
+    def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodePolicy]:
+        options, (precision, decode) = self.options, self._asked(old)
         plan = self.plan_runtime(
             device=options.device,
             precision=precision,
@@ -129,10 +179,12 @@ class Run:
             compile=options.compile,
             threads=options.threads,
         )
-        return plan, DecodePolicy(decode or "exact", options.bits, options.band_numbers)
+        return plan, decode
 
     def plan_runtime(self, **asked: Any) -> RuntimePlan:
         """Decide how the forward pass runs on the machine that will run it: this one."""
+        from featx.runtime import plan_runtime
+
         return plan_runtime(**asked)
 
     def _spec_of_parts(self) -> ExtractSpec | None:
@@ -144,6 +196,8 @@ class Run:
             return None
 
     def _load(self) -> None:
+        from featx.backbones import load_backbone
+
         options, start = self.options, time.perf_counter()
         self.backbone = load_backbone(options.backbone, weights=options.weights)
         for line in self.backbone.notes_for(options.backbone):
@@ -159,10 +213,15 @@ class Run:
         )
         self.taps = self.backbone.select(options.layers, options.pool)
         self.reader = self.backbone.reader(self.taps, self.preprocess)
+        names = (tap.name for tap in self.taps)
+        self.widths = dict(zip(names, self.reader.n_features, strict=True))
         self.load_seconds = time.perf_counter() - start
 
     def spec(self, precision: str) -> ExtractSpec:
         """What the features are computed by, at a precision."""
+        if self.record is not None:
+            decode = decoder_spec(self.decode)
+            return replace(self.record.spec, precision=precision, decode=decode)
         return ExtractSpec(
             architecture=self.backbone.architecture,
             weights_digest=self.backbone.weights.digest,
@@ -181,6 +240,9 @@ class Run:
 
     def devices(self, n_images: int) -> list[str]:
         """The device of each worker process; one entry means this process alone."""
+        from featx.runtime.devices import usable_cards
+        from featx.runtime.machine import cpu_cores
+
         several = usable_cards() if self.plan.device == "cuda" else [self.plan.device]
         each = 1
         if self.plan.kind == "cuda":
@@ -197,19 +259,28 @@ class Run:
         """Refuse a cache in place that was computed otherwise."""
         if old is None or self.options.force:
             return
-        if changed := spec_difference(old, self.spec(self.plan.precision)):
+        if changed := spec_difference(old, self.spec(self.planned_precision)):
             raise CacheMismatchError(
                 f"cache {self.cache} was computed otherwise: {'; '.join(changed)}; "
                 "write to another file, or pass --force to replace it"
             )
 
+    def failures(self, outcome: Outcome) -> dict[str, str]:
+        """``id -> reason`` of each image that gives no row."""
+        ids = self.manifest.ids
+        found = {ids[item]: outcome.failed[item] for item in sorted(outcome.failed)}
+        return {**self.manifest.refused, **found}
+
+    def dealt_alike(self) -> bool:
+        """Whether the cache in place says of its portion what is to be said of it now."""
+        with open_cache(self.cache) as found:
+            return Dealt.from_dict(found.provenance.get("shard")) == self.manifest.dealt
+
     def known(self, spec: ExtractSpec, *, in_place: bool) -> KnownRows:
         """Rows of this spec that exist: those of the shards, and of the cache if it counts."""
         shards = parts_folder(self.cache) / spec.fingerprint
         try:
-            known = KnownRows(spec, self.cache if in_place else None, shards)
-            give_back()
-            return known
+            return KnownRows(spec, self.cache if in_place else None, shards)
         except CacheFormatError as error:
             raise CacheFormatError(f"{error}; pass --force to write a new cache") from None
 
@@ -265,9 +336,21 @@ class Run:
     def expect(self, outcome: Outcome, loop: Prepared, waiting: int) -> Plan:
         """Extend what the first batches took to what is waiting."""
         elapsed = time.perf_counter() - self.first_read - loop.prepare_seconds
+        pace = Pace(outcome.busy, outcome.embedded, elapsed, resident_bytes())
+        return self.extended(pace, waiting)
+
+    def extended(self, pace: Pace, waiting: int) -> Plan:
+        """Extend a pace to what is waiting."""
+        rows = len(self.manifest)
+        done, seconds, width = pace.done, pace.seconds, self.row_bytes
+        return make_plan(pace.busy, done, seconds, waiting, rows, width, pace.resident)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the vectors of one row."""
+        if self.record is not None:
+            return self.record.row_bytes
         width = sum(self.reader.n_features)
         if self.options.view_merge != "mean":
             width *= len(self.preprocess.views)
-        row_bytes = width * np.dtype(self.options.dtype).itemsize
-        rows = len(self.manifest)
-        return make_plan(outcome.busy, outcome.embedded, elapsed, waiting, rows, row_bytes)
+        return width * np.dtype(self.options.dtype).itemsize

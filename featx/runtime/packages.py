@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from featx.files import writing
+from featx.files import cache_home, writing
 from featx.runtime.machine import processor
 from featx.runtime.plan import RuntimePlan
 
@@ -26,17 +26,6 @@ log = logging.getLogger("featx")
 
 _MAGIC = b"featx-package-1\0"
 _TAIL = len(_MAGIC) + hashlib.sha256().digest_size
-
-
-def cache_home() -> Path:
-    """Name the user's cache folder; it may not exist yet.
-
-    ``FEATX_CACHE_HOME``, else ``XDG_CACHE_HOME/featx``, else ``~/.cache/featx``.
-    """
-    if own := os.environ.get("FEATX_CACHE_HOME"):
-        return Path(own).expanduser()
-    common = os.environ.get("XDG_CACHE_HOME")
-    return (Path(common) if common else Path.home() / ".cache") / "featx"
 
 
 def package_path(key: str, plan: RuntimePlan, batch_shape: tuple[int, ...]) -> Path:

@@ -232,7 +232,7 @@ def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
 
 
 def _kept_at(place: str, stamp: Stamp) -> Path:
-    from featx.runtime.packages import cache_home
+    from featx.files import cache_home
 
     where = place if is_url(place) else os.path.realpath(place)
     text = "\n".join([_VERSION, where, str(stamp.size), str(stamp.mtime_ns)])
