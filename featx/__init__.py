@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from featx.backbones import list_backbones, load_backbone
     from featx.cache import open_cache, write_cache
     from featx.extraction import extract
+    from featx.fitting.audit import audit
     from featx.fitting.comparing import compare
     from featx.fitting.evaluating import evaluate
     from featx.fitting.publishing import report
+    from featx.fitting.search import search
     from featx.fitting.training import fit
     from featx.model.modelfile import load_model
     from featx.transformer import FeatureExtractor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
     "FeatureExtractor": "featx.transformer",
+    "audit": "featx.fitting.audit",
     "compare": "featx.fitting.comparing",
     "evaluate": "featx.fitting.evaluating",
     "extract": "featx.extraction",
@@ -38,12 +41,14 @@ _PUBLIC = {
     "load_model": "featx.model.modelfile",
     "open_cache": "featx.cache",
     "report": "featx.fitting.publishing",
+    "search": "featx.fitting.search",
     "write_cache": "featx.cache",
 }
 
 __all__ = [
     "FeatureExtractor",
     "FeatxError",
+    "audit",
     "compare",
     "evaluate",
     "extract",
@@ -53,6 +58,7 @@ __all__ = [
     "load_model",
     "open_cache",
     "report",
+    "search",
     "write_cache",
 ]
 

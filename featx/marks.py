@@ -36,7 +36,8 @@ def is_ours(path: Path, what: str) -> bool:
     path
         A file that is not empty.
     what
-        ``model``, ``report``, ``plot``, ``ONNX file``, ``predictions``, ``table`` or ``audit``.
+        ``model``, ``report``, ``plot``, ``ONNX file``, ``predictions``, ``table``,
+        ``audit``, ``review`` or ``labels``.
 
     Raises
     ------
@@ -134,4 +135,7 @@ _KINDS: dict[str, Callable[[Path], bool]] = {
     "predictions": _is_table(_is_predictions),
     "table": _is_table(_is_leaderboard),
     "audit": _is_table(_is_audit),
+    # A person may have written in them since.
+    "review": lambda path: False,
+    "labels": lambda path: False,
 }

@@ -240,3 +240,42 @@ def _end(value: float | None) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_SHOWN = 8  # findings of a kind on a terminal
+
+
+def audit_text(found: Any) -> str:
+    """Render what `featx.audit` found: counts, the first of each kind, and the rate."""
+    told = found.to_dict()
+    names = ("conflicts", "near_duplicates", "label_issues", "outliers", "failed")
+    counts = ", ".join(f"{told[name]} {name.replace('_', ' ')}" for name in names)
+    lines = [f"{told['rows']} rows: {counts}"]
+    for kind in dict.fromkeys(finding["kind"] for finding in found.findings):
+        some = [finding for finding in found.findings if finding["kind"] == kind]
+        rows = [[_cell(f[c]) for c in ("id", "score", "label", "suggested", "other")] for f in some]
+        lines += ["", kind, table(["id", "score", "label", "suggested", "other"], rows[:_SHOWN])]
+        if len(some) > _SHOWN:
+            lines.append(f"and {len(some) - _SHOWN} more; --out FILE has them all")
+    lines += [f"warning {w['code']}: {w['message']}" for w in told["warnings"]]
+    if (rate := told["error_rate"]) is not None:
+        shares = [f"{100 * rate[name]:.1f} %" for name in ("value", "low", "high")]
+        lines += ["", f"wrong labels: {shares[0]} (95 % interval {shares[1]} to {shares[2]})"]
+    elif told["label_issues"]:
+        lines += ["", "flags are not a rate: --review 100 --review-out FILE draws rows to look at"]
+    return "\n".join(lines)
+
+
+def search_text(found: Sequence[Any]) -> str:
+    """Render what `featx.search` found, a table for each query."""
+    parts = []
+    for match in found:
+        rows = [[near.id, _cell(near.label), f"{near.similarity:.4f}"] for near in match.matches]
+        parts.append(f"{match.query}\n{table(['id', 'label', 'similarity'], rows)}")
+    return "\n\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "-" if value is None else str(value)

@@ -146,7 +146,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def show(found: dict[str, Any], as_json: bool, text: str) -> None:
+def show(found: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
     """Print the result on stdout, as `text` or as one JSON object."""
     shown = "\n".join(map(one_line, text.split("\n")))
     try:

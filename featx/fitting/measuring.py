@@ -187,6 +187,10 @@ class Measurement:
             first.metrics.update(_averaged([first.metrics, *others]))
         return first
 
+    def held_out(self) -> Scores:
+        """Predict every row by a head that was chosen and fitted without it, groups kept."""
+        return self._outer(self.plan.seed)[0]
+
     def _outer(self, seed: int) -> tuple[Scores, list[Warn]]:
         samples = self.samples
         outer, notes = make_folds(

@@ -1,0 +1,27 @@
+"""What features, labels, digests and pixels say about the data; arrays in, arrays out."""
+
+from featx.auditing.conflicts import conflicting_labels
+from featx.auditing.copies import Sketch, confirm_copies, sketch_of
+from featx.auditing.estimate import Stratum, estimate_rate, review_sample
+from featx.auditing.faults import blurred, faults_of, sharpness
+from featx.auditing.labels import LabelIssues, label_issues
+from featx.auditing.neighbours import nearest_rows, unit_rows
+from featx.auditing.outliers import find_outliers
+
+__all__ = [
+    "LabelIssues",
+    "Sketch",
+    "Stratum",
+    "blurred",
+    "confirm_copies",
+    "conflicting_labels",
+    "estimate_rate",
+    "faults_of",
+    "find_outliers",
+    "label_issues",
+    "nearest_rows",
+    "review_sample",
+    "sharpness",
+    "sketch_of",
+    "unit_rows",
+]

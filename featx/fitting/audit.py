@@ -1,0 +1,394 @@
+"""What a cache says about its data: conflicts, copies, likely label errors, outliers, a rate."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.arguments import typed
+from featx.auditing import (
+    LabelIssues,
+    conflicting_labels,
+    find_outliers,
+    label_issues,
+    nearest_rows,
+    unit_rows,
+)
+from featx.cache.reader import Cache
+from featx.errors import FitError
+from featx.files import require_writable
+from featx.fitting.columns import load_samples
+from featx.fitting.options import FitOptions
+from featx.fitting.pictures import Seen, copies_of, look_at
+from featx.fitting.samples import Samples, require_seed
+from featx.fitting.streamed import measurement
+from featx.fitting.training import opened
+from featx.heads import get_head, over_taps
+from featx.selection.checks import FEW_ROWS, Warn, warn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("conflict", "near-duplicate", "label", "outlier", "failed")
+COLUMNS = ("id", "kind", "score", "label", "suggested", "other")
+_NEIGHBOURS = 8
+_MOST_ROWS = 200_000
+"""Rows up to which all pairs are compared."""
+
+Finding = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found; `to_dict` is the JSON of ``featx audit --json``.
+
+    Parameters
+    ----------
+    rows
+        Rows of the cache.
+    findings
+        One entry each, with the keys of `COLUMNS`: ``kind`` is one of `KINDS`; ``score`` is a
+        similarity for a near duplicate, the label's quality from 0 (surely wrong) to 1 for a label,
+        a modified z-score for an outlier.
+    flagged
+        Ids of the rows whose label is suspected: likely errors and conflicts.
+    error_rate
+        ``{"value", "low", "high"}`` of the share of wrong labels, from a review; else None. A
+        number of flags is not a rate.
+    quality
+        Of every labelled row by id: how well its label agrees with held-out predictions, from 0
+        (surely wrong) to 1.
+    warnings
+        ``{"code", "message"}`` each.
+    out
+        Where the table was written.
+    """
+
+    rows: int
+    findings: list[Finding] = field(repr=False)
+    flagged: tuple[str, ...] = field(default=(), repr=False)
+    error_rate: dict[str, float] | None = None
+    quality: dict[str, float] = field(default_factory=dict, repr=False)
+    warnings: list[Warn] = field(default_factory=list)
+    out: str | None = None
+
+    def count(self, kind: str) -> int:
+        """How many findings there are of a kind."""
+        return sum(found["kind"] == kind for found in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; the findings themselves are in the table."""
+        return {
+            "rows": self.rows,
+            "conflicts": self.count("conflict"),
+            "near_duplicates": self.count("near-duplicate"),
+            "label_issues": self.count("label"),
+            "outliers": self.count("outlier"),
+            "failed": self.count("failed"),
+            "error_rate": self.error_rate,
+            "out": self.out,
+            "warnings": self.warnings,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the findings as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.findings, columns=list(COLUMNS))
+
+
+@typed
+def audit(
+    cache: str | os.PathLike[str] | Cache,
+    *,
+    head: str = "logreg",
+    tap: str | None = None,
+    label: str | None = None,
+    groups: str | None = None,
+    folds: int = 5,
+    pictures: bool = True,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    page: str | os.PathLike[str] | None = None,
+    review: int | None = None,
+    review_out: str | os.PathLike[str] | None = None,
+    reviewed: str | os.PathLike[str] | None = None,
+    apply: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> Audit:
+    """Name what is wrong with the data of a cache, and estimate how many labels are wrong.
+
+    Conflicts are rows with the same bytes and different labels. Near duplicates are pairs whose
+    features are close and whose pixels are alike. Likely label errors come from confident learning
+    on predictions for rows that the head was not fitted on. Outliers are far from all other rows,
+    or have a fault of their pixels.
+
+    Parameters
+    ----------
+    cache
+        A file that `featx.extract` or `featx.write_cache` wrote, or one that is open.
+    head
+        Whose held-out predictions are compared with the labels.
+    tap, label, groups
+        As in `featx.fit`.
+    folds
+        Outer folds, and folds of each search.
+    pictures
+        Whether pictures are read again: near duplicates are then confirmed by pixels, and faults
+        of pixels are found. Without them only rows with nearly the same features count.
+    seed
+        Random seed of folds and samples.
+    out
+        CSV or Parquet file for the findings.
+    page
+        HTML contact sheet of the findings.
+    review, review_out
+        Write so many randomly drawn rows, half of them flagged, to this CSV file, for a person to
+        fill in the column ``answer``: ``ok``, ``wrong``, or the right label.
+    reviewed
+        The same file with answers; the estimate of the error rate is made of it.
+    apply
+        Write a CSV of corrected labels (``id,label``) for ``featx extract --labels``: with
+        `reviewed` what a person said, else the suggestions, which nobody has looked at.
+    force
+        Replace files that featx did not write.
+    progress
+        Whether to show progress on stderr.
+
+    Raises
+    ------
+    FitError
+        If the rows cannot be audited: the message says what is missing.
+    CacheError
+        If the cache cannot be read, or a file cannot be written.
+
+    Examples
+    --------
+    >>> found = featx.audit("photos.h5", out="audit.csv")  # doctest: +SKIP
+    >>> found.to_frame().query("kind == 'label'").head()  # doctest: +SKIP
+    """
+    from featx.fitting import review as reviews
+
+    require_seed(seed)
+    options = FitOptions(tap=tap, label=label, groups=groups, folds=folds, seed=seed, nested=True)
+    for place, what in (
+        (out, "audit"),
+        (page, "report"),
+        (review_out, "review"),
+        (apply, "labels"),
+    ):
+        if place is not None:
+            require_writable(Path(place), what, getattr(cache, "path", cache), force=force)
+    if (review is None) != (review_out is None):
+        raise FitError("a review needs a number of rows and a file: review=100, review_out=FILE")
+    with opened(cache) as file:
+        auditor = _Auditor(file, head, options, pictures=pictures, progress=progress)
+        found = auditor.run(None if out is None else os.fspath(out))
+        if reviewed is not None:
+            found = reviews.with_rate(found, Path(reviewed), file, seed)
+        if review is not None and review_out is not None:
+            reviews.write_sample(Path(review_out), file, found, review, seed)
+        if apply is not None:
+            reviews.write_labels(Path(apply), found, reviewed)
+        if out is not None:
+            reviews.write_table(Path(out), found)
+        if page is not None:
+            from featx.fitting.sheet import audit_sheet
+
+            audit_sheet(Path(page), file, found)
+    return found
+
+
+class _Auditor:
+    """One audit: its rows, and what was seen of them."""
+
+    def __init__(
+        self, cache: Cache, head: str, options: FitOptions, *, pictures: bool, progress: bool
+    ) -> None:
+        self.cache, self.head, self.options = cache, head, options
+        self.pictures, self.progress = pictures and not cache.spec.is_external, progress
+        self.warnings: list[Warn] = []
+        self.quality: dict[str, float] = {}
+        self.labels: list[Any] = self._labels()
+
+    def _labels(self) -> list[Any]:
+        """Label of each row as text or number, None where missing."""
+        if self.options.label is not None:
+            return [v or None for v in map(str, self.cache.columns[self.options.label])]
+        known = self.cache.labels
+        return [None] * len(self.cache) if known is None else list(known)
+
+    def run(self, out: str | None) -> Audit:
+        """Sketch for everything."""
+        if not len(self.cache):
+            raise FitError(f"{self.cache.path} holds no rows; there is nothing to audit")
+        conflicts = conflicting_labels(self.cache.content_digests, self.labels)
+        findings = self._conflicts(conflicts)
+        near = self._neighbours()
+        seen = look_at(self.cache, progress=self.progress) if self.pictures else None
+        findings += self._copies(near, seen)
+        suspected = self._suspected()
+        findings += suspected
+        findings += self._outliers(near, seen)
+        findings += [
+            _finding(name, "failed", other=reason) for name, reason in self.cache.failed.items()
+        ]
+        self._small_classes()
+        flagged = {f["id"] for f in suspected}
+        flagged |= {self.cache.ids[row] for group in conflicts for row in group}
+        return Audit(
+            rows=len(self.cache),
+            findings=findings,
+            flagged=tuple(sorted(flagged)),
+            quality=self.quality,
+            warnings=self.warnings,
+            out=out,
+        )
+
+    def _conflicts(self, conflicts: list[NDArray[np.intp]]) -> list[Finding]:
+        ids, found = self.cache.ids, []
+        for group in conflicts:
+            for row in group:
+                others = [r for r in group if self.labels[r] != self.labels[row]]
+                found.append(
+                    _finding(
+                        ids[row],
+                        "conflict",
+                        score=1.0,
+                        label=self.labels[row],
+                        suggested=self.labels[others[0]],
+                        other=ids[others[0]],
+                    )
+                )
+        return found
+
+    def _neighbours(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Nearest rows of other content, for each row."""
+        if len(self.cache) < 2:
+            return None
+        if len(self.cache) > _MOST_ROWS:
+            text = f"{len(self.cache)} rows: copies and outliers are looked for up to {_MOST_ROWS}"
+            self.warnings.append(warn("too-many-rows", text))
+            return None
+        X = unit_rows(np.asarray(self.cache.tap(self.options.tap or self.cache.taps[0])))
+        return nearest_rows(X, X, _NEIGHBOURS, exclude=np.arange(len(X)))
+
+    def _copies(
+        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: Seen | None
+    ) -> list[Finding]:
+        found = []
+        for a, b, score in copies_of(self.cache.content_digests, near, seen):
+            mine, its = self.labels[a], self.labels[b]
+            if score == 1.0 and mine != its and None not in (mine, its):
+                continue  # the same bytes: a conflict, named already
+            found.append(
+                _finding(
+                    self.cache.ids[a],
+                    "near-duplicate",
+                    score=score,
+                    label=mine,
+                    suggested=its if its != mine else None,
+                    other=self.cache.ids[b],
+                )
+            )
+        return sorted(found, key=lambda one: -one["score"])
+
+    def _suspected(self) -> list[Finding]:
+        """Likely label errors, the most suspect first."""
+        known = [label for label in self.labels if label is not None]
+        if len(set(known)) < 2:
+            what = "no labels" if not known else f"one class, {known[0]!r}"
+            text = f"label errors cannot be looked for: {self.cache.path} has {what}"
+            self.warnings.append(warn("no-labels", text))
+            return []
+        samples, issues = self._issues()
+        if issues is None:
+            return []
+        self.quality = dict(zip(map(str, samples.ids), issues.quality.tolist(), strict=True))
+        return [
+            _finding(
+                str(samples.ids[k]),
+                "label",
+                score=float(issues.quality[k]),
+                label=self.labels[int(samples.rows[k])],
+                suggested=issues.suggested[k],
+            )
+            for k in issues.ranked
+        ]
+
+    def _issues(self) -> tuple[Samples, LabelIssues | None]:
+        options = self.options
+        name = self.head
+        if self.cache.classes is None and options.label is None:
+            name = "ridge-reg" if get_head(name).task != "regression" else name
+        head = get_head(name)
+        samples = load_samples(self.cache, options.columns, head)
+        samples = self._frequent(samples)
+        try:
+            scores = measurement(over_taps(head, samples.widths), samples, options).held_out()
+        except FitError as error:
+            self.warnings.append(
+                warn("no-label-check", f"label errors were not looked for: {error}")
+            )
+            return samples, None
+        given = scores.predicted if samples.task == "regression" else scores.probabilities
+        if given is None:
+            raise FitError(f"head {name} gives no probabilities; use logreg or svm")
+        return samples, label_issues(samples.y, given, samples.classes, task=samples.task)
+
+    def _frequent(self, samples: Samples) -> Samples:
+        """Leave out classes that are too small for two folds, and say so."""
+        if samples.task != "classification":
+            return samples
+        counts = Counter(samples.y.tolist())
+        rare = sorted(name for name, n in counts.items() if n < 2)
+        if not rare:
+            return samples
+        shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        text = f"classes with a single row are not checked for label errors: {shown}"
+        self.warnings.append(warn("single-rows", text))
+        return samples.keep(~np.isin(samples.y, rare), "in a class of one row")
+
+    def _outliers(
+        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: Seen | None
+    ) -> list[Finding]:
+        found = []
+        if near is not None and len(self.cache) >= 20:
+            rows, scores = find_outliers(near[1][:, :5])
+            found = [self._outlier(int(row), float(scores[row]), "far from all") for row in rows]
+        for row, fault in seen.faults() if seen is not None else ():
+            found.append(self._outlier(row, None, fault))
+        return found
+
+    def _outlier(self, row: int, score: float | None, why: str) -> Finding:
+        return _finding(
+            self.cache.ids[row], "outlier", score=score, label=self.labels[row], other=why
+        )
+
+    def _small_classes(self) -> None:
+        counts = Counter(str(label) for label in self.labels if label is not None)
+        small = [f"{name} ({n})" for name, n in counts.items() if n < FEW_ROWS]
+        if small and self.cache.classes is not None:
+            shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+            text = f"fewer than {FEW_ROWS} rows in class {shown}"
+            self.warnings.append(warn("few-samples", text))
+
+
+def _finding(
+    name: str,
+    kind: str,
+    *,
+    score: float | None = None,
+    label: Any = None,
+    suggested: Any = None,
+    other: str | None = None,
+) -> Finding:
+    values = (name, kind, score, label, suggested, other)
+    return dict(zip(COLUMNS, values, strict=True))

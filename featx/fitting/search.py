@@ -1,0 +1,220 @@
+"""The rows of a cache that are nearest to pictures, rows or vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.arguments import several, typed
+from featx.auditing import nearest_rows
+from featx.cache.reader import Cache, open_cache
+from featx.errors import CacheError, FeatxError
+from featx.files import require_writable, scratch_folder
+from featx.fitting.training import opened
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Query = str | os.PathLike[str] | NDArray[Any] | Image.Image
+
+
+@dataclass(frozen=True)
+class Near:
+    """One row that was found; a larger similarity is nearer."""
+
+    id: str
+    label: str | float | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """A query and its nearest rows, nearest first."""
+
+    query: str
+    matches: list[Near]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+@typed
+def search(
+    cache: str | os.PathLike[str] | Cache,
+    pictures: Any = (),
+    *,
+    k: int = 10,
+    ids: str | Sequence[str] = (),
+    tap: str | None = None,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    label: str | None = None,
+    split: str | None = None,
+    html: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    backbone: str | None = None,
+    weights: str | None = None,
+    force: bool = False,
+) -> list[Match]:
+    """Find the rows of a cache that are nearest to pictures, to its own rows, or to vectors.
+
+    Exact: every row is compared, read by blocks.
+
+    Parameters
+    ----------
+    cache
+        A file that `featx.extract` or `featx.write_cache` wrote, or one that is open.
+    pictures
+        One or several of: the path of a picture, a PIL image, pixels (uint8, shape (height, width,
+        3) or (height, width)), or a vector, shape (n_features,).
+    k
+        How many rows for each query.
+    ids
+        Rows of the cache as queries; a row is not its own neighbour.
+    tap
+        Whose features are compared; the first when None.
+    metric
+        ``cosine``, or ``euclidean``, whose similarity is the negative distance.
+    label, split
+        Only rows of this class, or of this split.
+    html
+        Contact sheet of what was found.
+    device
+        Where pictures are embedded.
+    backbone, weights
+        Confirm the custom network whose code will run; name a weights file that lies elsewhere now.
+    force
+        Replace an `html` that featx did not write.
+
+    Returns
+    -------
+    found : one `Match` for each query, pictures first
+
+    Raises
+    ------
+    CacheError
+        If the cache has no such tap, id, label or split.
+    FeatxError
+        If nothing is asked for, or a picture cannot be read.
+
+    Examples
+    --------
+    >>> found = featx.search("photos.h5", "new.jpg", k=5)  # doctest: +SKIP
+    >>> found[0].matches[0].id, found[0].matches[0].similarity  # doctest: +SKIP
+    ('cats/7.jpg', 0.93)
+    """
+    asked, names = _listed(pictures), several(ids)
+    if not asked and not names:
+        raise FeatxError("nothing to search for: name pictures, or rows of the cache with ids")
+    if html is not None:
+        require_writable(Path(html), "report", getattr(cache, "path", cache), force=force)
+    how = {"device": device, "backbone": backbone, "weights": weights}
+    with opened(cache) as file:
+        name = tap or file.taps[0]
+        X = file.tap(name)
+        queries = [_vectors(file, name, asked, how)] if asked else []
+        own = file.rows(names)
+        queries += [np.asarray(X[own], np.float32)] if names else []
+        exclude = np.concatenate([np.full(len(asked), -1), own]).astype(np.int64)
+        rows, similarity = nearest_rows(
+            X,
+            np.concatenate(queries),
+            k,
+            metric=metric,
+            exclude=exclude,
+            allowed=_allowed(file, label, split),
+        )
+        shown = [_shown(query, i) for i, query in enumerate(asked)] + names
+        labels = file.labels
+        found = [
+            Match(query, [_near(file, labels, r, s) for r, s in zip(*line, strict=True) if r >= 0])
+            for query, *line in zip(shown, rows, similarity, strict=True)
+        ]
+        if html is not None:
+            from featx.fitting.sheet import search_sheet
+
+            search_sheet(Path(html), file, found)
+    return found
+
+
+def _listed(pictures: Any) -> list[Any]:
+    if isinstance(pictures, np.ndarray) and pictures.dtype != object:
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    return several(pictures)
+
+
+def _shown(query: Any, number: int) -> str:
+    is_path = isinstance(query, str | os.PathLike)
+    return os.fspath(query) if is_path else f"query {number}"
+
+
+def _near(cache: Cache, labels: Any, row: np.int64, similarity: np.float32) -> Near:
+    label = None if labels is None else labels[int(row)]
+    if isinstance(label, float | np.floating):
+        label = None if np.isnan(label) else float(label)
+    return Near(cache.ids[int(row)], label, float(similarity))
+
+
+def _allowed(cache: Cache, label: str | None, split: str | None) -> NDArray[np.bool_] | None:
+    found = None
+    for what, wanted, values in (("label", label, cache.labels), ("split", split, cache.split)):
+        if wanted is None:
+            continue
+        if values is None:
+            raise CacheError(f"{cache.path} has no {what}s to search among")
+        there = np.array([_has(value, wanted) for value in values], bool)
+        if not there.any():
+            known = ", ".join(sorted({str(v) for v in values})[:10])
+            raise CacheError(f"{cache.path} has no row with the {what} {wanted!r}; it has {known}")
+        found = there if found is None else found & there
+    return found
+
+
+def _has(value: Any, wanted: str) -> bool:
+    return value is not None and (str(value) == wanted or wanted in str(value).split("|"))
+
+
+def _vectors(cache: Cache, tap: str, asked: list[Any], how: dict[str, Any]) -> NDArray[np.float32]:
+    """Vectors of the queries, in their order."""
+    width = cache.tap(tap).shape[1]
+    found = np.empty((len(asked), width), np.float32)
+    pictures = []
+    for i, query in enumerate(asked):
+        if isinstance(query, np.ndarray) and query.ndim == 1:
+            if len(query) != width:
+                raise FeatxError(
+                    f"query {i} is a vector of {len(query)} numbers; tap {tap} has {width}"
+                )
+            found[i] = query
+        else:
+            pictures.append(i)
+    if pictures:
+        found[pictures] = _embedded(cache, tap, [asked[i] for i in pictures], how)
+    return found
+
+
+def _embedded(
+    cache: Cache, tap: str, pictures: list[Any], how: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Embed pictures as those of the cache were."""
+    from featx.fitting.embedding import embed_like
+
+    if cache.spec.is_external:
+        raise FeatxError(
+            f"{cache.path} holds vectors of {cache.spec.architecture.removeprefix('external:')}; "
+            "search with a vector, or with ids of its rows"
+        )
+    with scratch_folder() as folder:
+        place = embed_like(cache, pictures, folder, **how)
+        with open_cache(place) as made:
+            if made.failed:
+                name, reason = next(iter(made.failed.items()))
+                raise FeatxError(f"{name} cannot be searched for: {reason}")
+            rows = made.rows([str(k) for k in range(len(pictures))])
+            return np.asarray(made.tap(tap)[rows], np.float32)

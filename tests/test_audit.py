@@ -1,0 +1,204 @@
+"""An audit of caches whose faults were planted, and a search in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_auditing import copies, plain_patches
+from typer.testing import CliRunner
+
+import featx
+from featx.cli import app
+from featx.errors import CacheError, FeatxError, FitError
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """Two classes of 20: a byte copy in the other class, a re-saved copy, a cut-off file."""
+    folder = tmp_path_factory.mktemp("planted")
+    for k, pixels in enumerate(plain_patches(40)):
+        write(folder / "photos" / ("flower", "temple")[k % 2] / f"{k:02}.png", pixels)
+    photos = folder / "photos"
+    shutil.copy(photos / "flower/04.png", photos / "temple/copy.png")
+    write(photos / "flower/again.png", copies(np.asarray(Image.open(photos / "flower/06.png")))[1])
+    data = (photos / "temple/05.png").read_bytes()
+    (photos / "temple/cut.png").write_bytes(data[: len(data) // 2])
+    featx.extract(photos, folder / "c.h5", **tiny)
+    return folder
+
+
+def test_planted_faults_are_called_by_name(planted: Path) -> None:
+    found = featx.audit(planted / "c.h5", out=planted / "audit.csv", page=planted / "audit.html")
+    table = found.to_frame().set_index("kind")
+    assert set(table.loc[["conflict"], "id"]) == {"flower/04.png", "temple/copy.png"}
+    assert set(table.loc[["conflict"], "label"]) == {"flower", "temple"}
+    pair = table.loc[["near-duplicate"]].iloc[0]
+    assert {pair["id"], pair["other"]} == {"flower/06.png", "flower/again.png"}
+    assert table.loc["failed", "id"] == "temple/cut.png"
+    told = found.to_dict()
+    assert (told["rows"], told["conflicts"], told["near_duplicates"]) == (42, 2, 1)
+    assert told["error_rate"] is None
+    written = pd.read_csv(planted / "audit.csv")
+    assert list(written.columns) == ["id", "kind", "score", "label", "suggested", "other"]
+    assert len(written) == len(found.findings)
+    page = (planted / "audit.html").read_text()
+    assert page.count("data:image/jpeg") >= 4
+    assert "temple/cut.png" in page
+
+
+def test_planted_label_errors_are_ranked_first_and_corrected(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = rng.normal(size=(200, 8))
+    X[:, 0] += 10 * y
+    wrong = rng.choice(200, 8, replace=False)
+    names = np.array(["a", "b"])[np.where(np.isin(np.arange(200), wrong), 1 - y, y)]
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names.tolist(), encoder="e")
+    found = featx.audit(cache, apply=tmp_path / "fixes.csv", seed=1)
+    assert {int(f["id"]) for f in found.findings if f["kind"] == "label"} == set(wrong)
+    worst = sorted(found.quality, key=lambda name: found.quality[name])[:8]
+    assert {int(name) for name in worst} == set(wrong)
+    fixes = pd.read_csv(tmp_path / "fixes.csv", dtype=str).set_index("id")["label"]
+    assert {int(name): label for name, label in fixes.items()} == {k: "ab"[y[k]] for k in wrong}
+
+
+def test_a_review_gives_a_rate_with_an_interval(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    X = rng.normal(size=(300, 8))
+    X[:, 0] += 5 * y
+    wrong = rng.random(300) < 0.1
+    names = np.array(["a", "b"])[np.where(wrong, 1 - y, y)].tolist()
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names, encoder="e")
+    sample, answers = tmp_path / "review.csv", tmp_path / "answers.csv"
+    featx.audit(cache, review=120, review_out=sample)
+    rows = list(csv.DictReader(sample.read_text().splitlines()))
+    assert len(rows) == 120
+    for row in rows:
+        row["answer"] = "ab"[y[int(row["id"])]] if wrong[int(row["id"])] else "ok"
+    with answers.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = featx.audit(cache, reviewed=answers, apply=tmp_path / "fixes.csv")
+    assert found.error_rate is not None
+    assert found.error_rate["low"] <= wrong.mean() <= found.error_rate["high"]
+    fixes = pd.read_csv(tmp_path / "fixes.csv", dtype=str)
+    assert len(fixes) == sum(wrong[int(row["id"])] for row in rows)
+    with pytest.raises(CacheError, match="featx did not write"):
+        featx.audit(cache, review=120, review_out=answers)  # somebody's work
+    rows[0]["id"] = "another"
+    with answers.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(FitError, match="1 ids that this cache does not have, first 'another'"):
+        featx.audit(cache, reviewed=answers)
+
+
+def test_groups_are_kept_together(tmp_path: Path) -> None:
+    """A group whose labels are all wrong is found only if none of it is in the training rows."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 5)
+    y = group % 2
+    X = np.concatenate([rng.normal(0, 3, (40, 6))[group], rng.normal(0, 0.1, (200, 2))], axis=1)
+    X[:, 6] += 3 * y
+    names = ["ab"[1 - v if g == 7 else v] for g, v in zip(group, y, strict=True)]
+    groups = [f"g{g}" for g in group]
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names, groups=groups, encoder="e")
+    found = featx.audit(cache)
+    flagged = {int(f["id"]) for f in found.findings if f["kind"] == "label"}
+    assert set(np.flatnonzero(group == 7)) <= flagged
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [(None, "no-labels"), (["a"] * 30, "no-labels"), (["a"] * 29 + ["b"], "single-rows")],
+)
+def test_what_cannot_be_looked_for_is_said(tmp_path: Path, labels: Any, code: str) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 5))
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="e")
+    found = featx.audit(cache)
+    assert code in [w["code"] for w in found.warnings]
+    assert found.to_dict()["label_issues"] == 0
+
+
+def test_numbers_and_several_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 6))
+    target = X[:, 0] * 2 + 1
+    target[11] += 30
+    cache = featx.write_cache(tmp_path / "n.h5", X, labels=target, encoder="e")
+    assert next(f["id"] for f in featx.audit(cache).findings if f["kind"] == "label") == "11"
+    marks = X[:, :3] > 0
+    marks[20] = ~marks[20]
+    names = [tuple(n for n, there in zip("abc", row, strict=True) if there) for row in marks]
+    cache = featx.write_cache(tmp_path / "s.h5", X * 4, labels=names, encoder="e")
+    assert "20" in {f["id"] for f in featx.audit(cache).findings if f["kind"] == "label"}
+
+
+def test_the_command_prints_counts_and_json(planted: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", str(planted / "c.h5"), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output.splitlines()[-1])
+    keys = "rows conflicts near_duplicates label_issues outliers error_rate out"
+    assert set(keys.split()) <= set(told)
+    done = CliRunner().invoke(app, ["audit", str(planted / "c.h5")])
+    assert "conflict" in done.output
+    assert "temple/copy.png" in done.output
+
+
+def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, Any]) -> None:
+    cache, photos = planted / "c.h5", planted / "photos"
+    path = photos / "flower/10.png"
+    image = Image.open(path)
+    how = {"backbone": str(tiny["backbone"])}
+    found = featx.search(cache, [path, image, np.asarray(image)], k=3, **how)
+    for match in found:
+        assert match.matches[0].id == "flower/10.png"
+        assert match.matches[0].similarity == pytest.approx(1, abs=1e-5)
+        assert len(match.matches) == 3
+    with featx.open_cache(cache) as opened:
+        row = opened.row("flower/10.png")
+        vector = opened.X[row]
+        known = np.asarray(opened.X)
+    cosine = known @ vector / np.linalg.norm(known, axis=1) / np.linalg.norm(vector)
+    by_vector = featx.search(cache, vector, k=5)[0].matches
+    assert [near.similarity for near in by_vector] == pytest.approx(np.sort(cosine)[::-1][:5])
+    by_id = featx.search(cache, ids="flower/10.png", k=4, html=planted / "s.html")[0].matches
+    assert [near.id for near in by_id] == [near.id for near in by_vector[1:]]
+    assert "flower/10.png" in (planted / "s.html").read_text()
+    only = featx.search(cache, vector, k=99, label="temple")[0].matches
+    assert {near.label for near in only} == {"temple"}
+    assert len(only) == 21
+
+
+def test_searches_that_cannot_be(planted: Path) -> None:
+    cache = planted / "c.h5"
+    with pytest.raises(FeatxError, match="nothing to search for"):
+        featx.search(cache)
+    with pytest.raises(CacheError, match="no row with the id 'x'"):
+        featx.search(cache, ids="x")
+    with pytest.raises(CacheError, match="no row with the label 'cat'"):
+        featx.search(cache, ids="flower/10.png", label="cat")
+    with pytest.raises(FeatxError, match="a vector of 3 numbers"):
+        featx.search(cache, np.zeros(3))
+    with pytest.raises(CacheError, match="which a cache may not run"):
+        featx.search(cache, planted / "photos/flower/10.png")
+    done = CliRunner().invoke(app, ["search", str(cache), "--id", "flower/10.png", "--json", "-k2"])
+    told = json.loads(done.output.splitlines()[-1])
+    assert [len(m["matches"]) for m in told] == [2]
+    assert set(told[0]["matches"][0]) == {"id", "label", "similarity"}
