@@ -198,19 +198,32 @@ def read_file(path: str) -> tuple[bytes, Stamp]:
     try:
         # Non-blocking, so that a pipe called x.jpg cannot stop the run.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(handle, "rb") as file:  # noqa: PTH123 - from a descriptor
-            found = os.fstat(file.fileno())
+        try:
+            found = os.fstat(handle)
             if not stat_module.S_ISREG(found.st_mode):
                 raise ImageError("not a regular file")
             if found.st_size > _MAX_FILE:
                 raise ImageError(f"a file of {found.st_size} bytes; at most {_MAX_FILE} are read")
-            return file.read(), Stamp(found.st_size, found.st_mtime_ns)
+            return _read_all(handle, found.st_size), Stamp(found.st_size, found.st_mtime_ns)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a zero byte, which no name of a file can hold
         raise ImageError(f"cannot be read: {error}") from None
+
+
+def _read_all(handle: int, size: int) -> bytes:
+    """Read to the end with as few calls as can be; each lets go of the interpreter once."""
+    data = os.read(handle, size + 1)
+    if len(data) == size and size:
+        return data  # the end, since more was asked for
+    pieces = [data]
+    while pieces[-1] and sum(map(len, pieces)) <= _MAX_FILE:
+        pieces.append(os.read(handle, 1 << 20))
+    return b"".join(pieces)
 
 
 def printable(text: str) -> str:

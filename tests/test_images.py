@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from featx.errors import FeatxError, ImageError
 from featx.images import DecodePolicy, decode, draw, draw_pixels, image_extensions, resized_size
+from featx.images.jpeg import decode_plain
 from featx.preprocess import Preprocess, View, parse_views
 
 
@@ -301,3 +302,67 @@ def test_bands_are_one_or_three_numbers(bands: object) -> None:
 def test_bits_are_a_whole_number(bits: object) -> None:
     with pytest.raises(FeatxError, match="bits must be a whole number from 9 to 31"):
         DecodePolicy(bits=bits)  # type: ignore[arg-type]
+
+
+def jpeg(mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+PLAIN = {
+    "4:2:0": {"quality": 90},
+    "4:4:4": {"quality": 90, "subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "progressive": {"progressive": True},
+    "grey": {"mode": "L"},
+    "comment": {"comment": b"a comment"},
+    "profile": {"icc_profile": b"x" * 70_000},
+    "restarts": {"restart_marker_blocks": 2},
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_jpeg_without_metadata_is_read_once_and_has_pillows_pixels(name: str) -> None:
+    data = jpeg(**PLAIN[name])
+    plain = decode_plain(data, 10**6)
+    assert plain is not None
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(plain, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("turned", [3, 6, 8])
+def test_a_jpeg_that_says_how_it_is_turned_is_left_to_pillow(turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    data = jpeg(exif=exif)
+    assert decode_plain(data, 10**6) is None
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(decode(data), np.asarray(ImageOps.exif_transpose(image)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg("CMYK"),
+        jpeg()[:-200],
+        jpeg()[:100],
+        jpeg()[:3],
+        b"\xff\xd8\xff\xe0\xff\xff" + b"x" * 50,
+        b"\xff\xd8\xff\xe0\x00\x00" * 50,
+        b"not a jpeg",
+        b"",
+    ],
+)
+def test_what_is_not_a_plain_jpeg_is_left_to_who_words_the_reason(data: bytes) -> None:
+    assert decode_plain(data, 10**6) is None
+
+
+def test_a_plain_jpeg_beyond_the_limit_is_left_to_the_limits() -> None:
+    assert decode_plain(jpeg(), 37 * 53 - 1) is None
+
+
+def test_an_index_of_several_pictures_is_left_to_pillow() -> None:
+    data = jpeg()
+    assert decode_plain(data[:2] + b"\xff\xe2\x00\x08MPF\0ab" + data[2:], 10**6) is None

@@ -33,6 +33,7 @@ from PIL import Image, UnidentifiedImageError
 
 from featx.errors import ImageError, words_of
 from featx.images.formats import MAX_PIXELS, open_image
+from featx.images.jpeg import decode_plain
 from featx.images.policy import DEFAULT_POLICY, DecodePolicy
 from featx.images.samples import Pixels, on_white, pick_bands, rgb_of, scale, white_of
 from featx.images.tags import check_tiff
@@ -94,6 +95,10 @@ def decode(
     if not data:
         raise ImageError("the file is empty")
     try:
+        if policy.mode == "exact" and not policy.bands and not page:
+            bare = decode_plain(data, _LARGE)
+            if bare is not None:
+                return bare
         if is_tiff(data):
             return _decode_tiff(data, policy, page)
         image = open_image(data)
