@@ -19,9 +19,12 @@ from PIL import Image
 from serving import serving
 
 from featx import load_model
+from featx.errors import FeatxError
+from featx.serve import serve
 from featx.serve import server as server_module
 from featx.serve.app import Service
 from featx.serve.limits import MB, Limits
+from featx.serve.names import Names
 from featx.serve.server import open_service
 from featx.serve.uploads import Held
 
@@ -34,7 +37,6 @@ def service(model_folder: Path) -> Iterator[Service]:
     found = open_service(
         load_model(model_folder / "m.featx"),
         limits=limits,
-        local_only=True,
         options={"threads": 2},
     )
     yield found
@@ -237,11 +239,63 @@ def test_the_token_is_asked_before_the_body_is_read(service: Service) -> None:
 
 def test_only_names_of_this_machine_are_answered_without_a_token(url: str) -> None:
     found = httpx.get(f"{url}/v1/model", headers={"host": "evil.example"})
-    assert_refused(found, 421, "--token")
+    assert_refused(found, 421, "--name")
     for host in ("localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:80", "a.localhost"):
         assert httpx.get(f"{url}/v1/model", headers={"host": host}).status_code == 200
-    for host in ("localhost.evil.example", "8.8.8.8", "[::2]"):
+    others = ("localhost.evil.example", "8.8.8.8", "[::2]", "evillocalhost", "localhost@evil", "")
+    for host in others:
         assert httpx.get(f"{url}/v1/model", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_the_host_is_checked_on_every_binding(service: Service, token: str) -> None:
+    known = Names(local_only=False, given=("Cells.example.org",))
+    with serving(replace(service, token=token, names=known)) as url:
+        own = socket.gethostname()
+        for host in ("8.8.8.8", "[::2]:80", "localhost", "cells.example.org:443", own):
+            assert httpx.get(f"{url}/healthz", headers={"host": host}).status_code == 200
+        for host in ("evil.example", "evillocalhost", "cells.example.org.evil.example"):
+            assert httpx.get(f"{url}/healthz", headers={"host": host}).status_code == 421
+        with socket.create_connection(address(url)) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n")
+            assert status(client) in (400, 421)
+    with pytest.raises(FeatxError, match="--name takes a host name"):
+        Names(given=("http://cells.example.org/",))
+
+
+def test_pages_of_other_sites_are_refused(url: str) -> None:
+    """What a browser says of who asks: an origin, a relation of sites, a kind of request."""
+    own = url.removeprefix("http://")
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert httpx.get(url, headers=link).status_code == 200
+    body = part(png()) + b"--x--\r\n"
+    for said in ({}, {"origin": url}, {"origin": url, "sec-fetch-site": "same-origin"}):
+        assert post(url, body, **said).status_code == 200
+    for said in (
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": f"http://{own}.evil.example"},
+        {"origin": "http://127.0.0.1:1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+        link,
+    ):
+        assert_refused(post(url, body, **said), 403, "another site")
+        assert httpx.get(f"{url}/v1/model", headers=said).status_code == 403
+
+
+def test_a_server_for_every_network_warns_without_a_token(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def end(address: str, service: Service) -> None:
+        raise KeyboardInterrupt
+
+    for host, token, warned in (
+        ("127.0.0.1", "", False), ("0.0.0.0", "", True), ("0.0.0.0", "s3cret", False),
+    ):  # fmt: skip
+        caplog.clear()
+        serve(model_folder / "m.featx", host=host, port=0, token=token, threads=1, ready=end)
+        assert ("start it with --token" in caplog.text) is warned
 
 
 def test_bytes_of_all_requests_are_bounded(service: Service) -> None:

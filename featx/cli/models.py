@@ -78,6 +78,10 @@ def serve(
     token: Annotated[
         str, typer.Option(envvar="FEATX_TOKEN", help="Secret that every request must carry.")
     ] = "",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name under which it may be reached, as of a proxy; repeatable."),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Cache of the training images; default: the one that the model names."),
@@ -123,7 +127,15 @@ def serve(
         print(f"{address}  (Ctrl-C ends it)", flush=True)
 
     run(
-        model, host=host, port=port, token=token, cache=cache, limits=limits, ready=ready, **options
+        model,
+        host=host,
+        port=port,
+        token=token,
+        names=name or (),
+        cache=cache,
+        limits=limits,
+        ready=ready,
+        **options,
     )
 
 

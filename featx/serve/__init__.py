@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from featx.errors import FeatxError, MissingExtraError
@@ -23,6 +23,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str = "",
+    names: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     ready: Callable[[str, Service], None] = lambda address, service: None,
@@ -42,6 +43,8 @@ def serve(
         Where to listen; port 0 takes one that is free.
     token
         That every request to the API must carry; empty for none.
+    names
+        Host names under which the server may be reached, besides those of the machine.
     cache
         Holds the features of the training images; by default the one that the model names.
     limits
@@ -81,6 +84,7 @@ def serve(
         host=host,
         port=port,
         token=token,
+        names=names,
         cache=cache,
         limits=limits or Limits(),
         ready=ready,

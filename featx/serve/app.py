@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from featx.serve.guard import Guard
 from featx.serve.labelling import MOST_NEAREST, Answer
 from featx.serve.limits import Limits
 from featx.serve.metrics import CONTENT_TYPE, Metrics
+from featx.serve.names import Names
 from featx.serve.openapi import BODY, STATUSES
 from featx.serve.refusals import Refusal
 from featx.serve.replies import Answered, Facts, Failed, Problem, Result, given_labels, reply
@@ -61,8 +62,8 @@ class Service:
         For the nearest images; None where they are not to be had.
     token
         That requests must carry; empty for none.
-    local_only
-        See `featx.serve.guard.Guard`.
+    names
+        Under which it may be reached.
     """
 
     facts: Facts
@@ -74,7 +75,7 @@ class Service:
     held: Held
     metrics: Metrics
     token: str = ""
-    local_only: bool = False
+    names: Names = field(default_factory=Names)
 
     def close(self) -> None:
         """End the threads and free the network."""
@@ -100,7 +101,7 @@ def make_app(service: Service) -> ASGIApp:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    return Guard(app, service.metrics, service.local_only)
+    return Guard(app, service.metrics, service.names)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featx.serve.metrics import Metrics
+from featx.serve.names import Names
+from featx.serve.refusals import Refusal
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -33,13 +35,13 @@ class Guard:
 
     Parameters
     ----------
-    local_only
-        Whether only a host that is this machine is served: without a token, another site could
-        otherwise reach the server through the user's browser by a name that it controls.
+    names
+        Under which the server may be reached: another site could otherwise reach it through the
+        user's browser, by a name that it controls.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, local_only: bool) -> None:
-        self.app, self.metrics, self.local_only = app, metrics, local_only
+    def __init__(self, app: ASGIApp, metrics: Metrics, names: Names) -> None:
+        self.app, self.metrics, self.names = app, metrics, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -48,13 +50,35 @@ class Guard:
             return
         exchange = _Exchange(receive, send, has_body=_has_body(scope))
         start = time.perf_counter()
-        if self.local_only and not _is_local(_header(scope, b"host")):
-            await _refuse_host(exchange)
+        if refusal := self._refusal(scope):
+            await _refuse(exchange, refusal)
         else:
             await self.app(scope, exchange.receive, exchange.send)
         path = scope["path"] if scope["path"] in _PATHS else "other"
         self.metrics.requests.labels(path, str(exchange.status)).inc()
         self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        hosts = _headers(scope, b"host")
+        if len(hosts) != 1 or not self.names.know(hosts[0]):
+            shown = hosts[0][:80] if hosts else "nothing"
+            return Refusal(
+                421, f"this server does not answer to {shown!r}; start it with --name for that name"
+            )
+        if _is_cross_site(scope, hosts[0]):
+            return Refusal(403, "another site asks through a browser; open the server's own page")
+        return None
+
+
+def _is_cross_site(scope: Scope, host: str) -> bool:
+    """Whether a browser sends this for a page of another origin; only a link to a page may."""
+    origins, sites = _headers(scope, b"origin"), _headers(scope, b"sec-fetch-site")
+    if any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
+        return True
+    if all(site in ("same-origin", "none") for site in sites):
+        return False
+    is_link = _headers(scope, b"sec-fetch-mode") == ["navigate"] and scope["method"] == "GET"
+    return not (is_link and scope["path"] == "/")
 
 
 class _Exchange:
@@ -100,26 +124,20 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0].decode("latin-1") if values else ""
+    return next(iter(_headers(scope, name)), "")
 
 
-def _is_local(host: str) -> bool:
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost" or name.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
-async def _refuse_host(exchange: Any) -> None:
-    line = "this server answers on this machine only; start it with --token to use another name"
-    body = json.dumps({"error": line}).encode()
+async def _refuse(exchange: Any, refusal: Refusal) -> None:
+    body = json.dumps({"error": refusal.line}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    await exchange.send({"type": "http.response.start", "status": 421, "headers": headers})
+    await exchange.send(
+        {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    )
     await exchange.send({"type": "http.response.body", "body": body})

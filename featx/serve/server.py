@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,9 +26,12 @@ from featx.serve.embedding import Embedder
 from featx.serve.labelling import Labeller
 from featx.serve.limits import Limits
 from featx.serve.metrics import Metrics
+from featx.serve.names import Names
 from featx.serve.replies import facts
 from featx.serve.training import find_training
 from featx.serve.uploads import Held
+
+log = logging.getLogger("featx")
 
 _HEADER_SECONDS = 10.0
 _END_SECONDS = 5
@@ -41,6 +44,7 @@ def run(
     host: str,
     port: int,
     token: str,
+    names: Sequence[str],
     cache: str | os.PathLike[str] | None,
     limits: Limits,
     ready: Callable[[str, Service], None],
@@ -49,13 +53,20 @@ def run(
     """Serve until a signal comes; see `featx.serve.serve`."""
     listener = _bind(host, port)
     with listener:
+        known = Names(_is_loopback(listener), (*names, *_name_of(host)))
+        if not token and not known.local_only:
+            log.warning(
+                "anybody who reaches %s can use this server: start it with --token to ask for a "
+                "secret",
+                _address(host, listener),
+            )
         chosen = model if isinstance(model, Model) else load_model(model)
         service = open_service(
             chosen,
             cache=cache,
             limits=limits,
             token=token,
-            local_only=not token and _is_loopback(listener),
+            names=known,
             options=options,
         )
         try:
@@ -75,7 +86,7 @@ def open_service(
     cache: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     token: str = "",
-    local_only: bool = False,
+    names: Names | None = None,
     options: dict[str, Any] | None = None,
 ) -> Service:
     """Load and check all that a server needs; close it at the end.
@@ -104,7 +115,7 @@ def open_service(
     )
     about = facts(model, embedder, training, reason, chosen)
     return Service(
-        about, embedder, decoders, batcher, training, chosen, held, metrics, token, local_only
+        about, embedder, decoders, batcher, training, chosen, held, metrics, token, names or Names()
     )
 
 
@@ -177,6 +188,15 @@ def _bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}; name another with --port, or --port 0 "
             "for any that is free"
         ) from None
+
+
+def _name_of(host: str) -> list[str]:
+    """Give the host that was asked for, if it is a name: it is one of the server's then."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return [host] if host else []
+    return []
 
 
 def _is_loopback(listener: socket.socket) -> bool:
