@@ -92,6 +92,80 @@ def doctor_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_CLASSES = 12
+_NAMED = 3  # failed images, and groups of equal ones, on one screen
+
+
+def info_text(found: Mapping[str, Any]) -> str:
+    """Render the summary of a cache on one screen."""
+    spec, record = found["spec"], found["provenance"]
+    parts = f" in {found['parts']} parts" if found["parts"] else ""
+    rows = [
+        ("network", f"{record.get('backbone') or spec.get('architecture')}, {spec['precision']}"),
+        *(("weights", line) for line in _weights(record.get("weights"))),
+        ("features", ", ".join(f"{tap} {width:,}" for tap, width in found["taps"].items())),
+        ("pixels", _pixels(spec.get("preprocess"), spec.get("decode"))),
+        ("classes", _counts(found["classes"])),
+        ("split", _counts(found["split"])),
+        ("columns", ", ".join(found["columns"])),
+        ("source", str(record.get("source") or "")),
+        ("written", f"{record.get('finished', '')} {record.get('command', '')}".strip()[:120]),
+        ("failed", _failed(found)),
+        ("equal", _equal(found)),
+        ("fingerprint", found["fingerprint"][:16]),
+    ]
+    lines = [f"{found['cache']}: {found['rows']:,} rows, {size_text(found['bytes'])}{parts}"]
+    lines += [f"  {title:<12}{value}" for title, value in rows if value]
+    return "\n".join([*lines, "  --all shows every recorded value"])
+
+
+def _weights(record: Any) -> list[str]:
+    if not isinstance(record, dict):
+        return []
+    named = [str(record[key]) for key in ("source", "tag", "licence") if record.get(key)]
+    notes = record.get("notes")
+    return [", ".join(named), *(str(note) for note in (notes if isinstance(notes, list) else []))]
+
+
+def _pixels(preprocess: Any, decode: Any) -> str:
+    """Size, resize and decoding; "" for vectors that no pictures were read for."""
+    if not isinstance(preprocess, dict) or not isinstance(decode, dict):
+        return ""
+    sizes = [preprocess.get(key) for key in ("input_size", "resize_size")]
+    if not all(isinstance(size, list) for size in sizes):
+        return ""
+    crop, whole = ("x".join(map(str, size or ())) for size in sizes)
+    extra = [
+        f"{key} {decode[key]}" for key in ("mode", "bits", "bands", "pages") if decode.get(key)
+    ]
+    views = preprocess.get("views")
+    if isinstance(views, list) and views != ["none"]:
+        extra.append(f"views {', '.join(map(str, views))}")
+    how = f"({preprocess.get('resize')}, {preprocess.get('interpolation')})"
+    return ", ".join([f"{crop} of {whole} {how}", *extra])
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{name or '(none)'} {n:,}" for name, n in list(counts.items())[:_CLASSES]]
+    more = f" and {len(counts) - _CLASSES} more" if len(counts) > _CLASSES else ""
+    return (f"{len(counts)}: " if len(counts) > 2 else "") + ", ".join(shown) + more
+
+
+def _failed(found: Mapping[str, Any]) -> str:
+    named = [f"{name}: {reason}" for name, reason in list(found["failures"].items())[:_NAMED]]
+    return _some(found["failed"], named)
+
+
+def _equal(found: Mapping[str, Any]) -> str:
+    named = [" = ".join(ids[:3]) for ids in found["duplicate_ids"][:_NAMED]]
+    return _some(found["duplicates"] or 0, named)
+
+
+def _some(count: int, named: Sequence[str]) -> str:
+    more = f"; and {count - len(named):,} more" if count > len(named) else ""
+    return f"{count:,}: {'; '.join(named)}{more}" if count else ""
+
+
 def _device(device: Mapping[str, Any], cpu: Mapping[str, Any]) -> str:
     memory = "" if device["memory"] is None else f", {size_text(device['memory'])} of memory"
     cores = ""

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+import featx
 from featx.backbones import list_backbones, load_backbone
+from featx.backbones.from_timm import build
 from featx.backbones.published import published, top1_of, write_table
 from featx.backbones.recommended import RECOMMENDED
 from featx.cli import app
@@ -110,3 +116,45 @@ def test_doctor_says_missing_and_sizes_in_words_and_nothing_twice() -> None:
     assert "none" not in text or not found["weights"]
     assert len(lines) == len(set(lines))
     assert text.count(found["cpu"]["name"]) == 1
+
+
+def test_info_fits_a_screen_and_names_failed_and_equal_images(tmp_path: Path, tiny: Any) -> None:
+    (tmp_path / "img").mkdir()
+    for k in range(4):
+        pixels = np.full((8, 8, 3), 40 * k, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "img" / f"{k}.png")
+    for k in (7, 8):
+        (tmp_path / "img" / f"{k}.png").write_bytes((tmp_path / "img" / "0.png").read_bytes())
+    for k in range(14):
+        (tmp_path / "img" / f"bad{k:02}.png").write_bytes(b"no picture")
+    featx.extract(tmp_path / "img", tmp_path / "c.h5", **tiny)
+    text = said("info", str(tmp_path / "c.h5"))
+    assert len(text.splitlines()) <= 24
+    assert re.search(r"failed +14: bad00\.png: .*; and 11 more", text)
+    assert re.search(r"equal +1: 0\.png = 7\.png = 8\.png", text)
+    assert "6 rows" in text
+    short = json.loads(said("info", str(tmp_path / "c.h5"), "--json"))
+    assert (short["failed"], len(short["failures"]), short["duplicates"]) == (14, 10, 1)
+    whole = said("info", str(tmp_path / "c.h5"), "--all")
+    assert all(f"bad{k:02}.png" in whole for k in range(14))
+    assert "weights_digest" in whole
+
+
+def test_info_says_what_was_taken_of_a_checkpoint(tmp_path: Path) -> None:
+    state = build("test_resnet").state_dict()
+    torch.save({"student": state, "epoch": 3}, tmp_path / "one.pth")
+    (tmp_path / "img").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "img" / "a.png")
+    options = {"backbone": "timm:test_resnet", "weights": str(tmp_path / "one.pth")}
+    made = {"precision": "fp32", "compile": "off", "progress": False}
+    featx.extract(tmp_path / "img", tmp_path / "c.h5", **options, **made)
+    text = said("info", str(tmp_path / "c.h5"))
+    assert re.search(r"weights +taken: student", text)
+    assert re.search(r"weights +not weights: epoch", text)
+
+
+def test_info_of_vectors_that_something_else_computed(tmp_path: Path) -> None:
+    featx.write_cache(tmp_path / "v.h5", np.eye(3, dtype=np.float32), ids=["a", "b", "c"])
+    text = said("info", str(tmp_path / "v.h5"))
+    assert "3 rows" in text
+    assert "pixels" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +48,11 @@ def look_at(path: Path) -> Pickled:
 
 
 def _pickles(path: Path) -> Iterator[bytes]:
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as torch tells the two formats apart
+            file.seek(0)
             yield file.read(_MOST_BYTES)
-        return
+            return
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -115,4 +117,8 @@ def _pop(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> 
 
 
 def _dotted(name: str) -> str:
-    return name.replace("__builtin__.", "builtins.", 1)
+    """Python 3's name of what protocol 2 calls by Python 2's."""
+    module, _, last = name.rpartition(".")
+    if (module, last) in NAME_MAPPING:
+        return ".".join(NAME_MAPPING[module, last])
+    return f"{IMPORT_MAPPING.get(module, module)}.{last}"

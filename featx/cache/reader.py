@@ -246,9 +246,15 @@ class Cache:
         """Re-read every byte and check every row against its digest."""
         return verify_file(self.path)
 
-    def info(self) -> dict[str, Any]:
-        """Summary that `featx info` prints, JSON-ready."""
-        return summary(self, self._file)
+    def info(self, *, everything: bool = False) -> dict[str, Any]:
+        """Summary that `featx info` prints, JSON-ready.
+
+        Parameters
+        ----------
+        everything
+            Name every failed image and every group of equal ones, not the first ten of each.
+        """
+        return summary(self, self._file, everything)
 
     def __repr__(self) -> str:
         return (

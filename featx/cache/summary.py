@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from featx.cache.reader import Cache
 
 
-def summary(cache: Cache, file: h5py.File) -> dict[str, Any]:
-    """Summarise a cache, JSON-ready; `file` is what it reads from."""
+_NAMED = 10  # failed images, and groups of equal ones, that a summary names
+_MOST_COMPARED = 5_000_000  # rows whose digests are compared: 64 bytes each
+
+
+def summary(cache: Cache, file: h5py.File, everything: bool = False) -> dict[str, Any]:
+    """Summarise a cache, JSON-ready; `file` is what it reads from.
+
+    Failed images and equal ones are counted, and the first are named; all with `everything`.
+    """
+    most = None if everything else _NAMED
+    equal = _equal_images(cache, file)
     return {
         "cache": str(cache.path),
         "fingerprint": cache.fingerprint,
@@ -30,9 +39,26 @@ def summary(cache: Cache, file: h5py.File) -> dict[str, Any]:
         "classes": _class_counts(cache.classes, file),
         "columns": sorted(file.get("columns", ())),
         "split": _split_counts(file),
+        "failures": dict(list(cache.failed.items())[:most]),
+        "duplicates": None if equal is None else len(equal),
+        "duplicate_ids": [[cache.ids[row] for row in rows] for rows in (equal or [])[:most]],
         "spec": json.loads(cache.spec.to_json()),
         "provenance": cache.provenance,
     }
+
+
+def _equal_images(cache: Cache, file: h5py.File) -> list[list[int]] | None:
+    """Rows of each content that several rows have; None where there are too many to compare."""
+    if "content" not in file or not len(cache):
+        return []
+    if len(cache) > _MOST_COMPARED:
+        return None
+    digests = cache.content_digests
+    order = np.argsort(digests, kind="stable")
+    starts = np.flatnonzero(np.r_[True, digests[order][1:] != digests[order][:-1]])
+    groups = np.split(order, starts[1:])
+    known = [g for g in groups if len(g) > 1 and digests[g[0]]]
+    return sorted((group.tolist() for group in known), key=lambda rows: rows[0])
 
 
 def _class_counts(classes: list[str] | None, file: h5py.File) -> dict[str, int]:

@@ -131,14 +131,21 @@ def extract(
 
 
 @command
-def info(cache: CacheFile, as_json: Json = False) -> None:
-    """Show what is inside CACHE: spec, provenance, counts, classes, sizes."""
+def info(
+    cache: CacheFile,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every recorded value, failed image and equal image.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is inside CACHE: network, pixels, counts, classes, failed and equal images."""
     from featx.cache import open_cache
+    from featx.listings import info_text
     from featx.printing import tree
 
     with open_cache(cache) as found:
-        summary = found.info()
-    show(summary, as_json, tree(summary))
+        summary = found.info(everything=everything)
+    show(summary, as_json, tree(summary) if everything else info_text(summary))
 
 
 @command

@@ -32,7 +32,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx extract photos/ photos.h5",
         "featx extract table.csv cells.h5 --backbone resnet50 --layer layer3,layer4 --pool avg+max",
     ),
-    "info": ("featx info photos.h5", "featx info photos.h5 --json"),
+    "info": ("featx info photos.h5", "featx info photos.h5 --all"),
     "verify": ("featx verify photos.h5", "featx verify parts/ --json"),
     "split": ("featx split photos.h5 parts/", "featx split photos.h5 parts/ --rows 100000"),
     "merge": (
