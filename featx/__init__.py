@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featx.fitting.audit import audit
     from featx.fitting.comparing import compare
     from featx.fitting.evaluating import evaluate
+    from featx.fitting.from_source import train
     from featx.fitting.publishing import report
     from featx.fitting.search import search
     from featx.fitting.training import fit
@@ -42,6 +43,7 @@ _PUBLIC = {
     "open_cache": "featx.cache",
     "report": "featx.fitting.publishing",
     "search": "featx.fitting.search",
+    "train": "featx.fitting.from_source",
     "write_cache": "featx.cache",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "open_cache",
     "report",
     "search",
+    "train",
     "write_cache",
 ]
 

@@ -48,6 +48,7 @@ OTHER_NAME = {"layer": "layers"}  # repeatable in the shell
 LIBRARY = {
     "extract": featx.extract,
     "fit": featx.fit,
+    "train": featx.train,
     "evaluate": featx.evaluate,
     "compare": featx.compare,
     "report": featx.report,

@@ -7,10 +7,10 @@ import logging
 import signal
 import sys
 
-from featx.cli import caches, data, heads, models, networks
+from featx.cli import caches, data, heads, models, networks, whole
 from featx.cli.app import app
 
-__all__ = ["app", "caches", "data", "heads", "main", "models", "networks"]
+__all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "whole"]
 
 
 def main() -> None:

@@ -28,6 +28,10 @@ PANELS: dict[str, tuple[str, ...]] = {
 """Options by panel; those of no panel are common ones."""
 
 EXAMPLES: dict[str, tuple[str, str]] = {
+    "train": (
+        "featx train photos/",
+        "featx train photos/ --out results/photos --backbones efficientnet_lite0,resnet50",
+    ),
     "extract": (
         "featx extract photos/ photos.h5",
         "featx extract table.csv cells.h5 --backbone resnet50 --layer layer3,layer4 --pool avg+max",

@@ -164,6 +164,7 @@ def fit_caches(
     out: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
     command: str | None = None,
+    key: str = "",
 ) -> FitResult:
     """Fit on one cache, or let several of the same images compete inside the measurement.
 
@@ -173,6 +174,8 @@ def fit_caches(
         Open; with several, and with several taps for ``auto``, the best one is chosen as a head is.
     command
         The line of the shell that does it again; that of ``featx fit`` when None.
+    key
+        A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     """
     start, found = time.perf_counter(), find_contenders(caches, head, options)
     first = found[0].samples
@@ -182,6 +185,8 @@ def fit_caches(
     measured = measurement(head, [one.samples for one in found], options).run()
     won = found[measured.kept.place]
     model = _model(won.cache, won.samples, measured, options)
+    if key:
+        model.meta["trained_key"] = key
     if options.wanted:
         measured.warnings.extend(_set_thresholds(model, head, found, measured, options))
     if out is not None:
