@@ -83,7 +83,8 @@ def train(
         What `featx.extract` takes: a folder of class folders, a table, tars, a list, a URL.
     out
         Where the files go, without a suffix: ``photos`` gives ``photos.h5``, ``photos.featx`` and
-        ``photos.html``. The name of the source, in the current folder, when None.
+        ``photos.html``, and ``results/`` puts files of the source's name there. The name of the
+        source, in the current folder, when None.
     backbones
         One network, or several that compete inside the measurement, each with a cache of its own.
     weights, layers, pool, input_size, missing
@@ -169,12 +170,11 @@ def train(
 def _base(source: Source, out: str | os.PathLike[str] | None) -> Path:
     """Name the files without their suffix."""
     if out is not None:
-        path = Path(out)
-        if path.suffix in _SUFFIXES:
-            path = path.with_suffix("")
-        if not path.name or str(out).endswith(("/", os.sep)) or path.is_dir():
-            path = path / _name(source)
-        return path
+        text = os.fspath(out)
+        if text.endswith(("/", os.sep)):
+            return Path(text) / _name(source)
+        path = Path(text)
+        return path.with_suffix("") if path.suffix in _SUFFIXES else path
     return Path(_name(source))
 
 
