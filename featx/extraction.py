@@ -79,6 +79,7 @@ def extract(
     dtype: Literal["float32", "float16"] = "float32",
     shard: str | Sequence[int] | Portion | None = None,
     missing: str | Sequence[str] = (),
+    labels: str | os.PathLike[str] | None = None,
     on_error: Literal["skip", "fail"] = "skip",
     max_failed: int | None = None,
     dry_run: bool = False,
@@ -146,6 +147,9 @@ def extract(
         Type of the stored features.
     shard
         ``"k/n"`` or ``(k, n)``: the kth of n parts of the source alone.
+    labels
+        Table with the columns ``id`` and ``label``, whose labels replace those of the source.
+        Nothing is embedded again, the source stays as it is, and a run without it takes them back.
     missing
         Texts that mean that a field of a table is missing, beside the empty one: ``"NA"``, or a
         list of several.
@@ -350,6 +354,7 @@ class _Extraction(Run):
             "embedded": outcome.embedded,
             "reused": outcome.reused,
             "seconds": self._seconds(),
+            **({"labels": self.corrections} if self.corrections else {}),
             **({} if dealt is None else {"shard": dealt.to_dict()}),
         }
 

@@ -95,6 +95,10 @@ def extract(
         str | None,
         typer.Option(help="K/N: the Kth of N parts of SOURCE alone; `featx merge` joins them."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table of id and label whose labels replace those of SOURCE."),
+    ] = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(help="Text that means an empty field, such as NA; repeatable."),

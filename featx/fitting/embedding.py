@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from featx.cache.fingerprint import spec_difference
 from featx.cache.reader import Cache, open_cache
-from featx.errors import CacheError, FeatxError
+from featx.errors import CacheError
+from featx.images import file_of
 from featx.run.options import DECIDE_VALUES
 
 
@@ -31,7 +29,7 @@ def embed_like(
     Parameters
     ----------
     pictures
-        Paths, PIL images, or pixels: uint8, shape (height, width, 3) or (height, width).
+        Paths, PIL images, or pixels as `featx.images.file_of` takes them.
     folder
         Where the new cache and what it needs are written.
     device
@@ -91,26 +89,6 @@ def _place(picture: Any, number: int, folder: Path) -> str:
     """Where a picture is read from; pixels are written as the file that holds exactly them."""
     if isinstance(picture, str | os.PathLike):
         return str(Path(picture).absolute())
-    place = folder / f"{number}.bmp"
-    _plain(picture, number).save(place)
+    place = folder / f"{number}.picture"
+    place.write_bytes(file_of(picture))
     return str(place)
-
-
-def _plain(picture: Any, number: int) -> Image.Image:
-    image = picture if isinstance(picture, Image.Image) else _from_pixels(picture, number)
-    if image.mode not in ("RGB", "L") or "transparency" in image.info or image.getexif():
-        raise FeatxError(
-            f"picture {number} has the mode {image.mode} or metadata that decides how it is shown; "
-            "save it as a file and pass its path"
-        )
-    return image
-
-
-def _from_pixels(pixels: Any, number: int) -> Image.Image:
-    found = np.asarray(pixels)
-    if found.dtype != np.uint8 or found.ndim not in (2, 3) or found.shape[2:] not in ((), (3,)):
-        raise FeatxError(
-            f"picture {number} is {found.dtype} of shape {found.shape}; expected uint8 of shape "
-            "(height, width, 3) or (height, width)"
-        )
-    return Image.fromarray(found)

@@ -263,6 +263,8 @@ def extract_command(cache: Cache) -> str:
             words += [flag, ",".join(map(str, value))]
         else:
             words += [flag, str(value)]
+    if corrections := known.get("labels"):
+        words += ["--labels", str(corrections.get("file"))]
     dealt = Dealt.from_dict(known.get("shard"))
     if dealt is not None and not dealt.portion.is_whole:
         words += ["--shard", str(dealt.portion)]

@@ -83,6 +83,8 @@ class ExtractOptions:
     shard
         ``(k, n)`` or ``"k/n"``: the kth of n parts of the source alone, into a cache of its own;
         n such runs, each by itself, and `featx.cache.merge` give what one run gives.
+    labels
+        Table of ids and labels that replace those of the source.
     missing
         Texts in a table that mean that a field is missing, beside the empty one: ``"NA"``, or a
         list of several.
@@ -124,6 +126,7 @@ class ExtractOptions:
     dtype: Literal["float32", "float16"] = "float32"
     shard: str | Sequence[int] | Portion | None = None
     missing: str | Sequence[str] = ()
+    labels: str | os.PathLike[str] | None = None
     on_error: Literal["skip", "fail"] = "skip"
     max_failed: int | None = None
     dry_run: bool = False

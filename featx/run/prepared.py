@@ -30,6 +30,7 @@ from featx.run import records
 from featx.run.options import ExtractOptions
 from featx.run.planning import Plan, make_plan, resident_bytes, workers_of_card
 from featx.run.records import Pace, Record
+from featx.sources.corrections import corrected, read_corrections
 from featx.sources.pages import with_pages
 
 if TYPE_CHECKING:
@@ -83,7 +84,18 @@ class Run:
             self.warn(**said)
         if self.options.pages == "all":
             self.manifest = with_pages(self.manifest)
+        self._correct_labels()
         return old
+
+    def _correct_labels(self) -> None:
+        """Put the labels of a file of their own over those of the source."""
+        self.corrections: dict[str, Any] = {}
+        if self.options.labels is None:
+            return
+        fixes = read_corrections(Path(self.options.labels))
+        self.manifest, changed = corrected(self.manifest, fixes)
+        self.corrections = {"file": fixes.file, "sha256": fixes.sha256, "changed": changed}
+        log.info("%d labels are those of %s instead of the source's", changed, fixes.file)
 
     def warn(self, code: str, message: str) -> None:
         """Say what the one who runs this should know, now and in the result."""
