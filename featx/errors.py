@@ -7,6 +7,7 @@
     ├── SourceError (ValueError)          the images or their table
     │   └── UnreachableError                  storage that gives no answer, or changes meanwhile
     ├── ImageError (ValueError)           one image that cannot become pixels
+    │   └── UnreadableError                   its file cannot be read now; the row it has is kept
     ├── CacheError (OSError)              the cache and the files beside it
     │   ├── CacheFormatError (ValueError)     not a cache, damaged, or not to be trusted
     │   ├── CacheMismatchError (ValueError)   written with another fingerprint
@@ -29,7 +30,11 @@ The shell turns each into one line on stderr and exit status 1.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO)
+"""With these errors a file is not there, or is no file; any other may pass."""
 
 
 class FeatxError(Exception):
@@ -50,6 +55,24 @@ class UnreachableError(SourceError):
 
 class ImageError(FeatxError, ValueError):
     """One image cannot become pixels; the message is the reason kept in ``failed``."""
+
+    @property
+    def reason(self) -> str:
+        """The message."""
+        return str(self)
+
+
+class UnreadableError(ImageError):
+    """The file of an image cannot be read now, which may pass: nothing is known of its content."""
+
+    @property
+    def reason(self) -> str:
+        """The message, marked as one that may pass."""
+        return PassingReason(self)
+
+
+class PassingReason(str):
+    """Why an image could not be read, where that may pass; a row that it has is kept."""
 
 
 class CacheError(FeatxError, OSError):

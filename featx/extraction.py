@@ -34,7 +34,14 @@ from featx.run.notices import say_of_pictures
 from featx.run.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.run.prepared import Run
 from featx.run.progress import Progress
-from featx.run.sync import Difference, describe_rows, difference, untouched_content
+from featx.run.sync import (
+    Difference,
+    describe_rows,
+    difference,
+    kept_rows,
+    kept_text,
+    untouched_content,
+)
 from featx.run.unchanged import unchanged
 from featx.sources.picked import pick
 
@@ -274,6 +281,7 @@ class _Extraction(Run):
         from featx.engines.gathering import find_rows
         from featx.runtime.allocator import give_back
 
+        self._keep_unread(outcome, known, in_place)
         failed = self.failures(outcome)
         rows = np.flatnonzero(outcome.content != b"")
         # A portion of nothing is a cache of no rows: the others have theirs.
@@ -310,6 +318,15 @@ class _Extraction(Run):
         remove_unfinished(self.cache)
         changes = difference(self.manifest, outcome.content, self.cache)
         return self._result(outcome, spec, changes, self.failures(outcome), compiled=False)
+
+    def _keep_unread(self, outcome: Outcome, known: KnownRows, in_place: Path | None) -> None:
+        """Keep the rows of images that are there and cannot be read now."""
+        kept = kept_rows(self.manifest, outcome.failed, in_place, known)
+        self.warn("kept-rows", kept_text(kept, self.manifest, outcome.failed))
+        for item, key in kept.items():
+            outcome.content[item] = key
+            del outcome.failed[item]
+            outcome.reused += 1
 
     def _widths(self) -> list[int]:
         """Length of the vectors of each tap, as they are stored."""

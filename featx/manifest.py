@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat as stat_module
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import ImageError, SourceError, nearest
+from featx.errors import GONE, ImageError, SourceError, UnreadableError, nearest
 from featx.labels import Labels
 from featx.portion import WHOLE, Dealt, Portion
 
@@ -27,10 +28,47 @@ _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file system says of a file: size in bytes and time of change in ns; 0 is unknown."""
+    """What a file system says of a file: whatever changes when its content does; 0 is unknown.
+
+    Parameters
+    ----------
+    size
+        In bytes.
+    mtime_ns
+        Time of the last change of the content, which programs can set back; of an object in a
+        store, a number for the tag of its content.
+    ctime_ns
+        Time of the last change of anything, which programs cannot set.
+    inode
+        Number of the file: another one where a file has taken its place.
+    """
 
     size: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        """Take what `os.stat` says."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+    @property
+    def state(self) -> int:
+        """All but the size as one number, which is stored; `mtime_ns` where that is all.
+
+        A digest lies in the distant past as a time, so that no clock takes it for a recent change.
+        """
+        if not (self.ctime_ns or self.inode):
+            return self.mtime_ns
+        text = b"%d %d %d" % (self.mtime_ns, self.ctime_ns, self.inode)
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        return 1 + (int.from_bytes(digest, "big") >> 5)
+
+    @property
+    def changed_ns(self) -> int:
+        """Time of the latest change."""
+        return max(self.mtime_ns, self.ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -75,7 +113,7 @@ class Manifest:
     columns
         Every other column of the source; one called ``group`` keeps samples together in a fit.
     stamps
-        int64, shape (n, 2): size and time of change; zeros where unknown. Items of one container
+        int64, shape (n, 2): size and state (`Stamp`); zeros where unknown. Items of one container
         (a tar, a Parquet file) have the container's.
     refused
         ``id -> reason`` of entries that are no readable image; they count as failed.
@@ -204,13 +242,14 @@ def read_file(path: str) -> tuple[bytes, Stamp]:
                 raise ImageError("not a regular file")
             if found.st_size > _MAX_FILE:
                 raise ImageError(f"a file of {found.st_size} bytes; at most {_MAX_FILE} are read")
-            return _read_all(handle, found.st_size), Stamp(found.st_size, found.st_mtime_ns)
+            return _read_all(handle, found.st_size), Stamp.of(found)
         finally:
             os.close(handle)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        kind = ImageError if error.errno in GONE else UnreadableError
+        raise kind(f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a zero byte, which no name of a file can hold
         raise ImageError(f"cannot be read: {error}") from None
 

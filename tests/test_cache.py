@@ -35,6 +35,7 @@ from featx.errors import (
     NoSpaceError,
 )
 from featx.files import require_writable, write_bytes
+from featx.manifest import Stamp
 
 SPEC = ExtractSpec(
     architecture="net",
@@ -164,8 +165,12 @@ def test_untouched_needs_id_size_and_time(cache: Path) -> None:
 
 def test_a_stamp_as_young_as_its_reading_is_not_trusted() -> None:
     now = 10_000_000_000
-    assert trusted_stamp(5, now - 3_000_000_000, now) == (5, now - 3_000_000_000)
-    assert trusted_stamp(5, now - 1_000_000_000, now) == (0, 0)
+    old, new = now - 3_000_000_000, now - 1_000_000_000
+    assert trusted_stamp(Stamp(5, old), now) == (5, old)
+    assert trusted_stamp(Stamp(5, new), now) == (0, 0)
+    assert trusted_stamp(Stamp(5, old, new, 7), now) == (0, 0)  # a time that was set back
+    stamps = [Stamp(5, old, old, 7), Stamp(5, old, old - 1, 7), Stamp(5, old, old, 8)]
+    assert len({trusted_stamp(stamp, now) for stamp in stamps}) == 3
 
 
 def test_describes_sees_every_change(cache: Path) -> None:

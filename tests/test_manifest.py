@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import picture, save_pictures
 
-from featx.errors import ImageError, SourceError
+from featx.errors import ImageError, SourceError, UnreachableError
 from featx.manifest import load_manifest
+from featx.portion import Portion
 
 
 def test_class_folders_of_any_depth(tmp_path: Path) -> None:
@@ -45,13 +49,128 @@ def test_links(tmp_path: Path) -> None:
     (root / "self.png").symlink_to(root / "self.png")
     (root / "nothing.png").symlink_to(root / "gone.png")
     found = load_manifest(root)
-    assert found.ids == ["cat/0000.png", "cat/link.png", "dog/0001.png"]
+    assert found.ids == [
+        *("away/cat/0000.png", "away/dog/0001.png"),
+        *("cat/0000.png", "cat/link.png", "dog/0001.png"),
+    ]
     assert found.refused == {
-        "away": "a link to a folder outside the source",
         "cat/up": "a loop of links",
         "nothing.png": "a link to nothing",
         "self.png": "a loop of links",
     }
+
+
+def test_classes_that_are_links_to_folders_elsewhere(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "store", 6)
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset" / "miau").symlink_to(tmp_path / "store" / "cat")
+    (tmp_path / "subset" / "wau").symlink_to(Path("..") / "store" / "dog")
+    (tmp_path / "again").symlink_to(tmp_path / "subset")
+    for source in ("subset", "again"):
+        found = load_manifest(tmp_path / source)
+        assert found.labels == ["miau"] * 3 + ["wau"] * 3
+        assert not found.refused
+        assert found.read(0)[0] == (tmp_path / "store" / "cat" / "0000.png").read_bytes()
+
+
+def test_a_link_that_leads_nowhere_may_be_a_folder_that_is_not_mounted(tmp_path: Path) -> None:
+    save_pictures(tmp_path, 2)
+    (tmp_path / "bird").symlink_to(tmp_path / "gone")
+    with pytest.raises(UnreachableError, match="bird cannot be listed: a link to nothing"):
+        load_manifest(tmp_path)
+
+
+UNLISTED = """
+import os, sys
+from pathlib import Path
+from featx.manifest import load_manifest
+from featx.portion import Portion
+root = Path(sys.argv[1])
+load_manifest(sys.argv[2])  # what is imported must be there before the rights are gone
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+os.chmod(root / "dog", 0)
+try:
+    print(load_manifest(sys.argv[2]).ids)
+except Exception as error:
+    print(type(error).__name__, error)
+finally:
+    os.chmod(root / "dog", 0o755)
+"""
+
+
+@pytest.mark.parametrize("inside", ["dog", "link", ".dog", "dog/*.png", "**/*.png", "*/*.png"])
+def test_a_folder_that_cannot_be_listed_ends_the_run(inside: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        Path(folder).chmod(0o755)
+        ends_the_run(Path(folder), inside)
+
+
+def ends_the_run(folder: Path, inside: str) -> None:
+    root = folder / "s"
+    save_pictures(root, 4)
+    if inside.startswith("."):
+        (root / "dog").rename(root / ".dog")
+    if inside == "link":
+        (root / "dog").rename(folder / "store")
+        (root / "dog").symlink_to(folder / "store")
+    code = UNLISTED.replace('"dog"', '".dog"') if inside.startswith(".") else UNLISTED
+    for path in (root, *root.rglob("*"), *folder.glob("store")):
+        os.chown(path, 65534, 65534) if os.getuid() == 0 else None
+    source = root / inside if "*" in inside else root
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if inside.startswith("."):  # nothing in it counts
+        assert done.stdout.strip() == "['cat/0000.png', 'cat/0002.png']", done.stderr
+    else:
+        assert "UnreachableError" in done.stdout, (done.stdout, done.stderr)
+        assert "dog cannot be listed: Permission denied" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "labels"),
+    [
+        ("train/a/1 val/a/2 test/b/3", "train validation test", "a a b"),
+        ("Train/a/1 VALID/b/2", "train validation", "a b"),
+        ("train/a/x/1 validation/b/2 train/3", "train train validation", "- a b"),
+        ("train/1 test/2", "train test", None),
+        ("train/a/1 train/b/2", None, "a b"),
+        ("test/a/1", None, "a"),
+        ("train/1 train/2", None, "train train"),
+        ("car/1 train/2 test/3", None, "car test train"),
+        ("valid/1 invalid/2", None, "invalid valid"),
+        ("valid/a/1 val/b/2", None, "val valid"),
+        ("train/a/1 test/b/2 extra/c/3", None, "extra test train"),
+    ],
+)
+def test_folders_of_a_split(
+    tmp_path: Path, names: str, split: str | None, labels: str | None
+) -> None:
+    for name in names.split():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(path)
+    found = load_manifest(tmp_path)
+    wanted = None if labels is None else [None if n == "-" else n for n in labels.split()]
+    by_name = dict(zip(found.ids, found.labels or [None] * len(found), strict=True))
+    assert sorted(map(str, by_name.values())) == sorted(map(str, wanted or [None] * len(found)))
+    assert sorted(found.split or []) == sorted((split or "").split())
+    for name, label in by_name.items():
+        assert label is None or label in name.split("/")
+    said = [note["code"] for note in found.notes]
+    assert (said == ["split-folders-as-classes"]) == (
+        {"train", "test"} < set((labels or "").split())
+    )
+    parts = [load_manifest(tmp_path, Portion(k, 2)) for k in (1, 2)]
+    assert {
+        name: label
+        for part in parts
+        for name, label in zip(part.ids, part.labels or [None] * len(part), strict=True)
+    } == by_name
 
 
 def test_links_into_each_others_folders_end(tmp_path: Path) -> None:

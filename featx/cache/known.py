@@ -18,6 +18,7 @@ from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
 from featx.cache.shards import SHARD_ROWS, complete_shards
 from featx.cache.verify import damaged_rows
 from featx.errors import CacheError, CacheFormatError
+from featx.manifest import Stamp
 
 _KEY = KEY_DTYPE.itemsize
 _NUMBER = np.dtype(">i4")  # its bytes sort as it does
@@ -230,6 +231,6 @@ def _name_keys(names: Sequence[bytes], stamps: NDArray[np.int64]) -> NDArray[np.
     return keys_of(b"%b\0%d %d" % (name, size, changed) for name, (size, changed) in pairs)
 
 
-def trusted_stamp(size: int, mtime_ns: int, now_ns: int) -> tuple[int, int]:
-    """Keep a stamp only if a later change of the file could not carry the same time."""
-    return (size, mtime_ns) if mtime_ns < now_ns - _RECENT_NS else (0, 0)
+def trusted_stamp(stamp: Stamp, now_ns: int) -> tuple[int, int]:
+    """Keep size and state of a file only if a later change could not carry the same times."""
+    return (stamp.size, stamp.state) if stamp.changed_ns < now_ns - _RECENT_NS else (0, 0)

@@ -115,7 +115,7 @@ class ThreadLoop:
                 lease.keep(row)
                 spent["decode"] += time.perf_counter() - start
             except ImageError as error:
-                self._fail(item, str(error))
+                self._fail(item, error.reason)
         if lease is not None:
             self._give_back(lease)
         self._spend(spent)
@@ -138,7 +138,7 @@ class ThreadLoop:
             with self._lock:
                 self.outcome.pages_left.append(left)
         spent["decode"] += time.perf_counter() - read
-        kept = trusted_stamp(stamp.size, stamp.mtime_ns, time.time_ns())
+        kept = trusted_stamp(stamp, time.time_ns())
         return (item, content, kept), pixels
 
     def _give_back(self, lease: Lease) -> None:

@@ -19,7 +19,7 @@ from featx.run.options import ExtractResult
 from featx.run.planning import PROBE_IMAGES
 from featx.run.prepared import Run
 from featx.run.progress import Progress
-from featx.run.sync import describe_rows, difference, untouched_content
+from featx.run.sync import describe_rows, difference, kept_rows, kept_text, untouched_content
 from featx.sources.picked import pick
 
 
@@ -48,15 +48,21 @@ class DryRun(Run):
         known = self.known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
         known.forget_names()
-        failed = dict(self.manifest.refused)
+        unread: dict[int, str] = {}
         show = Progress(len(self.manifest), "dry run", show=self.options.progress)
         for item in map(int, np.flatnonzero(content == b"")):
             try:
                 content[item] = keys_of([self._digest(item)])[0]
             except ImageError as error:
-                failed[self.manifest.ids[item]] = str(error)
+                unread[item] = error.reason
             show.update(item + 1)
         show.close()
+        kept = kept_rows(self.manifest, unread, self.cache if in_place else None, known)
+        self.warn("kept-rows", kept_text(kept, self.manifest, unread))
+        for item, key in kept.items():
+            content[item] = key
+        unread = {item: why for item, why in unread.items() if item not in kept}
+        failed = self.manifest.refused | {self.manifest.ids[k]: why for k, why in unread.items()}
         there = np.flatnonzero(content != b"")
         new = there[~known.has(pick(content, there))]
         reused = len(there) - len(new)

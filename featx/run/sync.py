@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from featx.cache.assemble import Description
 from featx.cache.format import row_blocks
 from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
 from featx.cache.known import KnownRows, rows_by_id
+from featx.errors import PassingReason
 from featx.labels import encode_labels
 from featx.manifest import Manifest
 from featx.sources.picked import pick
@@ -87,6 +89,44 @@ def _in_common(some: NDArray[np.bytes_], others: NDArray[np.bytes_]) -> int:
     others, again = np.unique(others, return_counts=True)
     _, at, place = np.intersect1d(keys, others, assume_unique=True, return_indices=True)
     return int(np.minimum(counts[at], again[place]).sum())
+
+
+def kept_rows(
+    manifest: Manifest, failed: Mapping[int, str], cache: Path | None, known: KnownRows
+) -> dict[int, bytes]:
+    """Find the rows that items have whose files cannot be read now: they are not dropped.
+
+    Parameters
+    ----------
+    failed
+        ``item -> reason``; only a `PassingReason` counts.
+    cache
+        The cache in place.
+
+    Returns
+    -------
+    kept : item -> key of the content of its row
+    """
+    items = [item for item, why in failed.items() if isinstance(why, PassingReason)]
+    if cache is None or not items:
+        return {}
+    before = rows_by_id(cache)
+    at, there = before.find(keys_of(manifest.ids[item].encode() for item in items))
+    keys = before.values(at[there]).view(KEY_DTYPE)[:, 0]
+    found = [item for item, has in zip(items, there.tolist(), strict=True) if has]
+    sound = known.has(keys)
+    return {item: key for item, key, good in zip(found, keys, sound, strict=True) if good}
+
+
+def kept_text(kept: Mapping[int, bytes], manifest: Manifest, failed: Mapping[int, str]) -> str:
+    """Say which rows are kept unread; nothing where none is."""
+    if not kept:
+        return ""
+    first = min(kept)
+    return (
+        f"{len(kept)} images cannot be read now and keep their rows, the first "
+        f"{manifest.ids[first]}: {failed[first]}; run the same command again"
+    )
 
 
 def describe_rows(

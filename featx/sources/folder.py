@@ -5,20 +5,26 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import UnreachableError
 from featx.images import image_extensions
 from featx.manifest import Manifest, Stamp, printable
 from featx.portion import Dealing, Portion
+from featx.sources.classfolders import FirstFolders, labels_and_split
 from featx.sources.passed import PassedOver
 from featx.sources.places import ReadFiles
-from featx.sources.text import Prefixed, Text, shared
+from featx.sources.text import Prefixed, Text
 
+CONTAINERS = (".tar", ".parquet", ".pq")
+"""Extensions of files that may hold images."""
+
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_OF_THE_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
 _BLOCK = 8192  # names that are Python objects at one time
 
 
@@ -26,9 +32,10 @@ _BLOCK = 8192  # names that are Python objects at one time
 class FoundFiles:
     """The images of a folder that are a portion's, sorted by id.
 
-    ``stamps`` is int64, shape (n, 2): size in bytes and time of change in ns. ``odd`` are the
-    paths that differ from the id, as the file system spells them. ``anyones`` is the number of
-    images in the folder, whosever they are.
+    ``stamps`` is int64, shape (n, 2): size in bytes and state (`Stamp`). ``odd`` are the paths that
+    differ from the id, as the file system spells them. ``anyones`` is the number of images in the
+    folder, and ``folders`` are those they lie in, whosever they are. ``containers`` are names of
+    tars and Parquet files.
     """
 
     ids: Text
@@ -37,6 +44,8 @@ class FoundFiles:
     refused: dict[str, str] = field(default_factory=dict)
     ignored: PassedOver = field(default_factory=PassedOver)
     anyones: int = 0
+    folders: FirstFolders = field(default_factory=FirstFolders)
+    containers: list[str] = field(default_factory=list)
 
 
 class Listing:
@@ -51,7 +60,7 @@ class Listing:
     def add(self, name: str, stamp: Stamp) -> None:
         """Take one more item."""
         self._names.append(name)
-        self._stamps.append((stamp.size, stamp.mtime_ns))
+        self._stamps.append((stamp.size, stamp.state))
         if len(self._names) == _BLOCK:
             self._pack()
 
@@ -73,7 +82,8 @@ class Listing:
 
 
 def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest:
-    """Make items of the images of a folder; its first level of folders are the classes."""
+    """Make items of the images of a folder; the folders in it are the classes, or the split."""
+    labels, split = labels_and_split(found.ids, found.folders)
     folder = os.fspath(root)
     # What pathlib would make of it: no second slash after the root.
     inside = folder if folder.endswith(os.sep) else folder + os.sep
@@ -84,11 +94,13 @@ def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest
         read=ReadFiles(
             Prefixed(inside, found.ids), {k: inside + path for k, path in found.odd.items()}
         ),
-        labels=first_folders(found.ids),
+        labels=labels,
+        split=split,
         stamps=found.stamps,
         refused=found.refused,
         ignored_by_extension=dict(own_ignored(found.ignored, dealing.portion)),
         dealt=dealing.dealt,
+        notes=found.folders.notes(),
     )
 
 
@@ -97,17 +109,17 @@ def own_ignored(ignored: Counter[str], portion: Portion) -> Counter[str]:
     return ignored if portion.number == 1 else Counter()
 
 
-def first_folders(names: Iterable[str]) -> list[str | None] | None:
-    """Label each name by its first folder, None where it has none; None if no name has."""
-    found = shared(name.split("/", 1)[0] if "/" in name else None for name in names)
-    return found if any(found) else None
-
-
 def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
     """List the images below `root` that are the portion's; the names of others are not kept.
 
-    Links to files are followed. A link to a folder is followed inside `root`; one that leads
-    outside it, or back to a folder on the way to it, is refused and named.
+    Links to files and folders are followed, wherever they lead; one that leads back to a folder on
+    the way to it, or above one, is refused and named.
+
+    Raises
+    ------
+    UnreachableError
+        If a folder cannot be listed: a listing that goes on without it would look as if its images
+        were gone.
     """
     walk = _Walk(root, dealing)
     walk.walk()
@@ -119,6 +131,8 @@ def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
         refused=dict(sorted(walk.refused.items())),
         ignored=walk.ignored,
         anyones=walk.anyones,
+        folders=walk.folders,
+        containers=sorted(walk.containers),
     )
 
 
@@ -129,14 +143,15 @@ def _places(ids: Text, odd: dict[str, str]) -> dict[int, str]:
 
 class _Walk:
     def __init__(self, root: Path, dealing: Dealing) -> None:
-        self.root, self.dealing = os.path.realpath(root), dealing
-        self.folder = os.fspath(root)
+        self.dealing, self.folder = dealing, os.fspath(root)
         self.extensions = image_extensions()
         self.found = Listing()
         self.odd: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.ignored = PassedOver()
         self.anyones = 0
+        self.folders = FirstFolders()
+        self.containers: list[str] = []
 
     def walk(self) -> None:
         """Enter all folders; a list of those to come, for thousands may lie in one another."""
@@ -156,15 +171,19 @@ class _Walk:
                     if self._take(entry, path, hidden=below):
                         folders.append((path, below))
         except OSError as error:
-            self._refuse(relative, f"the folder cannot be read: {error.strerror}")
+            if not hidden and os.path.basename(relative) not in _OF_THE_SYSTEM:  # noqa: PTH119
+                raise self._unlisted(relative, error) from None
+            self.ignored.take(relative, hidden=hidden)
         return folders
 
     def _take(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> bool:
         """Take a file; tell of anything else whether it is a folder to be entered."""
         try:
             is_folder = entry.is_dir()
-        except OSError:
+        except OSError as error:
             is_folder = False
+            if error.errno not in _NOTHING_THERE and not hidden:
+                raise self._unlisted(path, error) from None
         if is_folder:
             return not entry.is_symlink() or self._may_follow(path, hidden=hidden)
         self._take_file(entry, path, hidden=hidden)
@@ -172,37 +191,55 @@ class _Walk:
 
     def _take_file(self, entry: os.DirEntry[str], path: str, *, hidden: bool) -> None:
         extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - fast
-        looping = entry.is_symlink() and not extension and _loops(entry)
-        if hidden or (extension not in self.extensions and not looping):
+        broken = 0 if extension or not entry.is_symlink() else _broken(entry)
+        if broken and broken != errno.ELOOP and not hidden:
+            # It may be a folder that is not mounted now, and its rows would seem to be gone.
+            raise self._unlisted(path, OSError(broken, "a link to nothing"))
+        if hidden or (extension not in self.extensions and not broken):
             self.ignored.take(entry.name, hidden=hidden)
+            if not hidden and extension in CONTAINERS and entry.is_file():
+                self.containers.append(_identifier(path))
             return
         name = _identifier(path)
         mine = self.dealing.takes(name)
         if not mine and not entry.is_symlink():
-            self.anyones += 1
+            self._count(name)
             return
         try:
             status = entry.stat()
+            stamp = Stamp.of(status)
         except OSError as error:
-            if mine:
-                reason = "a loop of links" if error.errno == errno.ELOOP else "a link to nothing"
-                self.refused[name] = reason if entry.is_symlink() else f"{error.strerror}"
-            return
-        self.anyones += 1
+            if error.errno in _NOTHING_THERE:
+                if mine:
+                    reason = (
+                        "a loop of links" if error.errno == errno.ELOOP else "a link to nothing"
+                    )
+                    self.refused[name] = reason if entry.is_symlink() else f"{error.strerror}"
+                return
+            stamp = Stamp()  # reading it will say why, and keep the row that it has
+        self._count(name)
         if not mine:
             return
-        self.found.add(name, Stamp(status.st_size, status.st_mtime_ns))
+        self.found.add(name, stamp)
         if name != path:
             self.odd[name] = path
+
+    def _count(self, name: str) -> None:
+        self.anyones += 1
+        self.folders.see(name)
+
+    def _unlisted(self, relative: str, error: OSError) -> UnreachableError:
+        place = os.path.join(self.folder, relative)  # noqa: PTH118
+        return UnreachableError(
+            f"{printable(place)} cannot be listed: {error.strerror or error}; nothing was changed, "
+            "for its images would seem to be gone: make it readable, or take it out of the source"
+        )
 
     def _may_follow(self, path: str, *, hidden: bool) -> bool:
         target = os.path.realpath(os.path.join(self.folder, path))  # noqa: PTH118
         parents = [path[:k] for k, letter in enumerate(path) if letter == os.sep]
         if hidden:
             self.ignored.take(path, hidden=True)
-            return False
-        if os.path.commonpath([target, self.root]) != self.root:
-            self._refuse(path, "a link to a folder outside the source")
             return False
         # By links the way may have led through several folders: into none of them again.
         for parent in ("", *parents):
@@ -218,12 +255,13 @@ class _Walk:
             self.refused[name] = reason
 
 
-def _loops(entry: os.DirEntry[str]) -> bool:
+def _broken(entry: os.DirEntry[str]) -> int:
+    """Number of the error with which a link leads nowhere; 0 where it leads somewhere."""
     try:
         entry.stat()
     except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
+        return error.errno or 0
+    return 0
 
 
 def _identifier(path: str) -> str:

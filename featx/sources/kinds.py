@@ -11,12 +11,12 @@ import numpy as np
 
 from featx.errors import SourceError
 from featx.images import image_extensions
-from featx.manifest import Manifest, SourceOptions, Stamp, printable
+from featx.manifest import Manifest, SourceOptions, Stamp
 from featx.portion import Dealing, listed
+from featx.sources.classfolders import FirstFolders, labels_and_split
 from featx.sources.files import from_list, from_table
 from featx.sources.folder import (
     Listing,
-    first_folders,
     folder_manifest,
     own_ignored,
     scan_folder,
@@ -76,8 +76,7 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
     if found.anyones:
         return folder_manifest(root, found, dealing)
     folder = os.fspath(root)
-    names = (printable(path.relative_to(root).as_posix()) for path in _visible(root))
-    shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in names]
+    shards = [Shard(f"{folder.rstrip('/')}/{name}", name) for name in found.containers]
     ignored = found.ignored
     ignored.subtract(Path(shard.name).suffix.lower() for shard in shards)
     made = _containers(folder, f"{folder.rstrip('/')}/", shards, options, ignored)
@@ -86,17 +85,6 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
     if not dealing.names:
         raise _nothing(folder, +found.ignored)
     return folder_manifest(root, found, dealing)
-
-
-def _visible(root: Path) -> list[Path]:
-    """Containers below a folder, in order; hidden ones are none."""
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.name.lower().endswith((*TARS, *PARQUET))
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    )
 
 
 def from_url(url: str, options: SourceOptions) -> Manifest:
@@ -112,9 +100,11 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
     images, shards, ignored, dealing = Listing(), [], PassedOver(), Dealing(options.portion)
+    folders = FirstFolders()
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
+            folders.see(name)
             if dealing.takes(name):
                 images.add(name, stamp)
         elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
@@ -130,15 +120,18 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
     for shard in shards:
         ignored.take(shard.name)
     places = Prefixed(base, ids)
+    labels, split = labels_and_split(ids, folders)
     return Manifest(
         name=url,
         ids=ids,
         paths=places,
         read=ReadFiles(places, stamps=stamps),
-        labels=first_folders(ids),
+        labels=labels,
+        split=split,
         stamps=stamps if np.any(stamps) else None,
         ignored_by_extension=dict(own_ignored(ignored, options.portion)),
         dealt=dealing.dealt,
+        notes=folders.notes(),
     )
 
 

@@ -32,7 +32,7 @@ from featx.sources.columns import (
     table_text,
     without,
 )
-from featx.sources.places import Recent, open_file, parent, require_same
+from featx.sources.places import Recent, open_file, parent, require_same, unread
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.text import Prefixed, Text
 
@@ -88,7 +88,7 @@ class ReadRows:
                 batches = bounded_batches(shard.place, opened, columns=[column], group=group)
                 found = pa.chunked_array([batch[column] for batch in batches])
         except SourceError as error:
-            raise ImageError(str(error)) from None
+            raise unread(error, str(error)) from None
         except _ERRORS as error:
             require_same(shard.place, shard.stamp)  # else one that was replaced looks damaged
             why = words_of(error)

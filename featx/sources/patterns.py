@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
+from pathlib import Path
 
-from featx.errors import SourceError
+from featx.errors import GONE, SourceError, UnreachableError
 from featx.sources.listing import glob_remote
 from featx.sources.remote import is_url
 
@@ -74,10 +76,46 @@ def matching(text: str) -> list[str]:
         elif is_url(name):
             found += glob_remote(name)
         else:
+            _require_listed(name)
             found += sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute ones too
     if not found:
         raise SourceError(f"no file matches {text}")
     return list(dict.fromkeys(found))
+
+
+def _require_listed(pattern: str) -> None:
+    """List every folder that a pattern goes through; `glob` passes over those that it cannot.
+
+    Raises
+    ------
+    UnreachableError
+        If one cannot be listed.
+    """
+    above, _, last = pattern.rpartition("/")
+    if not glob.has_magic(last) and glob.has_magic(above):
+        _require_listed(above)
+    if not glob.has_magic(last):
+        return
+    if glob.has_magic(above):
+        _require_listed(above)
+    folders = glob.glob(above, recursive=True) if glob.has_magic(above) else [above or "."]  # noqa: PTH207
+    for folder in folders:
+        if not Path(folder).is_dir():
+            continue
+        try:
+            with os.scandir(folder or "/"):
+                pass
+            if last == "**":
+                for _ in os.walk(folder, onerror=_raise):
+                    pass
+        except OSError as error:
+            if error.errno not in GONE:
+                place = error.filename or folder
+                raise UnreachableError(f"{place} cannot be listed: {error.strerror}") from None
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def fixed_part(text: str) -> str:

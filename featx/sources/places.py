@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import ImageError, SourceError
+from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError
 from featx.manifest import Stamp, read_file
 from featx.sources.remote import fetch, is_url, remote_stamp
 from featx.sources.remotefile import open_remote
@@ -84,11 +84,12 @@ class Parts:
         try:
             file = self.open.get(place, lambda: _Open(place))
             found = os.fstat(file.handle)
-            if Stamp(found.st_size, found.st_mtime_ns) != stamp:
+            if Stamp.of(found) != stamp:
                 raise ImageError(_CHANGED)
             data = os.pread(file.handle, size, offset)
         except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror or error}") from None
+            kind = ImageError if error.errno in GONE else UnreadableError
+            raise kind(f"cannot be read: {error.strerror or error}") from None
         if len(data) != size:
             raise ImageError(_CHANGED)
         return data
@@ -145,8 +146,9 @@ def stamp_of(place: str) -> Stamp:
     except FileNotFoundError:
         raise SourceError(f"{place}: file not found") from None
     except OSError as error:
-        raise SourceError(f"{place}: {error.strerror or error}") from None
-    return Stamp(found.st_size, found.st_mtime_ns)
+        kind = SourceError if error.errno in GONE else UnreachableError
+        raise kind(f"{place}: {error.strerror or error}") from None
+    return Stamp.of(found)
 
 
 def require_same(place: str, stamp: Stamp) -> None:
@@ -160,9 +162,14 @@ def require_same(place: str, stamp: Stamp) -> None:
     try:
         now = stamp_of(place)
     except SourceError as error:
-        raise ImageError(f"cannot be read: {error}") from None
+        raise unread(error, f"cannot be read: {error}") from None
     if now != stamp:
         raise ImageError(_CHANGED)
+
+
+def unread(error: SourceError, message: str) -> ImageError:
+    """Make the error of an image whose container cannot be read, now or at all."""
+    return (UnreadableError if isinstance(error, UnreachableError) else ImageError)(message)
 
 
 def open_file(place: str, stamp: Stamp) -> BinaryIO:
@@ -178,7 +185,8 @@ def open_file(place: str, stamp: Stamp) -> BinaryIO:
     try:
         return Path(place).open("rb")
     except OSError as error:
-        raise SourceError(f"{place}: {error.strerror or error}") from None
+        kind = SourceError if error.errno in GONE else UnreachableError
+        raise kind(f"{place}: {error.strerror or error}") from None
 
 
 def join(folder: str, name: str) -> str:

@@ -6,7 +6,14 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from featx.errors import FeatxError, ImageError, MissingExtraError, SourceError, UnreachableError
+from featx.errors import (
+    FeatxError,
+    ImageError,
+    MissingExtraError,
+    SourceError,
+    UnreachableError,
+    UnreadableError,
+)
 from featx.manifest import Stamp
 from featx.sources.asking import ask, reason, refusal, speaks_http
 from featx.sources.stamps import is_other, stamp_from
@@ -68,6 +75,8 @@ def fetch(
     """
     try:
         return read_remote(url, start, stop, stamp)
+    except UnreachableError as error:
+        raise UnreadableError(str(error)) from None
     except FeatxError as error:
         raise ImageError(str(error)) from None
 

@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featx.errors import ImageError, MissingExtraError, SourceError, words_of
+from featx.errors import (
+    GONE,
+    ImageError,
+    MissingExtraError,
+    SourceError,
+    UnreachableError,
+    words_of,
+)
 from featx.manifest import Manifest, SourceOptions, Stamp
 from featx.portion import Dealing
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame
@@ -25,7 +32,7 @@ from featx.sources.columns import (
     table_text,
     without,
 )
-from featx.sources.places import Recent
+from featx.sources.places import Recent, unread
 from featx.sources.shards import Shard, item_ids, row_stamps, shard_of
 from featx.sources.text import Prefixed, Text
 
@@ -68,7 +75,7 @@ class ReadSaved:
                 raise ImageError("the data set changed while it was read; run the command again")
             return _load(Path(part.place)).with_format("arrow")
         except SourceError as error:
-            raise ImageError(f"cannot be read: {error}") from None
+            raise unread(error, f"cannot be read: {error}") from None
 
 
 def is_saved(folder: Path) -> bool:
@@ -191,5 +198,11 @@ def _stamp(folder: Path) -> Stamp:
     try:
         found = [file.stat() for file in sorted(folder.iterdir()) if file.is_file()]
     except OSError as error:
-        raise SourceError(f"{folder}: {error.strerror or error}") from None
-    return Stamp(sum(f.st_size for f in found), max((f.st_mtime_ns for f in found), default=0))
+        kind = SourceError if error.errno in GONE else UnreachableError
+        raise kind(f"{folder}: {error.strerror or error}") from None
+    return Stamp(
+        sum(f.st_size for f in found),
+        max((f.st_mtime_ns for f in found), default=0),
+        max((f.st_ctime_ns for f in found), default=0),
+        sum(f.st_ino for f in found),
+    )

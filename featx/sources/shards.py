@@ -85,7 +85,7 @@ def item_ids(names: Sequence[tuple[Shard, Text]]) -> Text:
 
 def row_stamps(shards: Sequence[Shard], counts: Sequence[int]) -> NDArray[np.int64]:
     """Give each item the stamp of its container, int64, shape (n, 2)."""
-    stamps = np.array([(s.stamp.size, s.stamp.mtime_ns) for s in shards], np.int64).reshape(-1, 2)
+    stamps = np.array([(s.stamp.size, s.stamp.state) for s in shards], np.int64).reshape(-1, 2)
     return np.repeat(stamps, counts, axis=0)
 
 

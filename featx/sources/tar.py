@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from featx.errors import SourceError
 from featx.manifest import Manifest, SourceOptions, Stamp
 from featx.portion import Dealing
+from featx.sources.classfolders import FirstFolders, labels_and_split
 from featx.sources.columns import named_splits, table_columns, table_labels, table_split, without
-from featx.sources.folder import first_folders
 from featx.sources.places import Parts
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.tarindex import NOTES, TarIndex, index_tar
@@ -85,8 +85,13 @@ def from_tars(
     notes = without(_notes([index for _, index in found.pairs]), options.missing)
     kept = tuple(shard for shard, _ in found.pairs)
     labels = table_labels(name, notes)
+    split = table_split(name, notes) or named_splits(
+        [s.name for s in kept], counts, (s.name for s in shards)
+    )
     if labels is None:
-        labels = first_folders(key for _, i in found.pairs for key in Text(i.table["name"]))
+        keys = [key for _, i in found.pairs for key in Text(i.table["name"])]
+        labels, laid_out = labels_and_split(keys, FirstFolders().of(keys))
+        split = split or laid_out
     return Manifest(
         name=name,
         ids=ids,
@@ -98,8 +103,7 @@ def from_tars(
             _numbers([index for _, index in found.pairs], "size"),
         ),
         labels=labels,
-        split=table_split(name, notes)
-        or named_splits([s.name for s in kept], counts, (s.name for s in shards)),
+        split=split,
         columns=table_columns(name, notes),
         stamps=row_stamps(kept, counts),
         refused=refused,

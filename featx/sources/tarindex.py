@@ -75,7 +75,7 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
         return found
     with open_file(place, stamp) as file:
         found = _Pass(place, file, stamp.size).index()
-    old = stamp.mtime_ns and stamp.mtime_ns < time.time_ns() - _RECENT_NS
+    old = stamp.mtime_ns and stamp.changed_ns < time.time_ns() - _RECENT_NS
     if old and stamp_of(place) == stamp:
         _keep(found, kept)
     return found
@@ -235,7 +235,7 @@ def _kept_at(place: str, stamp: Stamp) -> Path:
     from featx.files import cache_home
 
     where = place if is_url(place) else os.path.realpath(place)
-    text = "\n".join([_VERSION, where, str(stamp.size), str(stamp.mtime_ns)])
+    text = "\n".join([_VERSION, where, str(stamp.size), str(stamp.state)])
     name = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
     return cache_home() / "tars" / f"{name[:32]}.arrow"
 
