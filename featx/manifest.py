@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import GONE, ImageError, SourceError, UnreadableError, nearest
+from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError, nearest
 from featx.labels import Labels
 from featx.portion import WHOLE, Dealt, Portion
 
@@ -217,10 +217,11 @@ def load_manifest(
         return load_manifest(text.removeprefix("file://"), portion, missing=missing)
     if is_url(text):
         return from_pattern(text, options) if is_pattern(text) else from_url(text, options)
-    if path.is_dir():
+    mode = _mode_of(path)
+    if stat_module.S_ISDIR(mode):
         return from_folder(path, options)
-    if path.exists():
-        if not path.is_file():
+    if mode:
+        if not stat_module.S_ISREG(mode):
             raise SourceError(f"{text} is a pipe or a device; write what it gives to a file first")
         return from_file(text, options)
     if is_pattern(text):
@@ -229,6 +230,18 @@ def load_manifest(
         f"no such folder, table or built-in set: {text}{nearest(text, BUILT_IN)} "
         f"(built in: {', '.join(BUILT_IN)})"
     )
+
+
+def _mode_of(path: Path) -> int:
+    """Kind of what lies at a path, 0 where nothing does."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in GONE:
+            return 0
+        raise UnreachableError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:  # a zero byte
+        return 0
 
 
 def read_file(path: str) -> tuple[bytes, Stamp]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from featx.errors import SourceError
 from featx.images import is_picture
-from featx.manifest import Manifest, printable
+from featx.manifest import Manifest, Note, note, printable
 from featx.portion import Dealing, Portion
 from featx.sources.columns import table_columns, table_labels, table_split, table_text, without
 from featx.sources.dealing import deal_items
+from featx.sources.otherwise import settled
 from featx.sources.pictures import from_pictures
 from featx.sources.places import ReadFiles, join, parent
 from featx.sources.tables import Table
@@ -59,7 +60,8 @@ def from_table(place: str, read: Table, dealing: Dealing, missing: Sequence[str]
     columns = table_columns(place, table)
     written = table_text(place, table, "path")
     folder = parent(place)
-    files = Text.of(printable(join(folder, str(name))) for name in table["path"])
+    files = Text.of(printable(settled(join(folder, str(name)))) for name in table["path"])
+    slanted = sum("\\" in str(name) for name in table["path"])
     return Manifest(
         name=place,
         ids=table_text(place, table, "id") if "id" in table.columns else written,
@@ -69,5 +71,12 @@ def from_table(place: str, read: Table, dealing: Dealing, missing: Sequence[str]
         split=table_split(place, table),
         columns=columns,
         dealt=dealing.dealt,
-        notes=read.notes,
+        notes=(*read.notes, *_slanted(place, slanted)),
     )
+
+
+def _slanted(place: str, n_paths: int) -> list[Note]:
+    if not n_paths:
+        return []
+    text = f"{place}: backslashes in {n_paths} paths are read as folders where no such file exists"
+    return [note("backslashes", text)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError
 from featx.manifest import Stamp, read_file
+from featx.sources.otherwise import written_otherwise
 from featx.sources.remote import fetch, is_url, remote_stamp
 from featx.sources.remotefile import open_remote
 
@@ -126,7 +127,12 @@ class ReadFiles:
         """Give the bytes of an item and its stamp."""
         place = self.odd.get(item) or self.places[item]
         if not is_url(place):
-            return read_file(place)
+            try:
+                return read_file(place)
+            except ImageError:
+                if (other := written_otherwise(place)) is None:
+                    raise
+                return read_file(other)
         stamp = Stamp() if self.stamps is None else Stamp(*self.stamps[item].tolist())
         return fetch(place), stamp
 

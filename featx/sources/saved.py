@@ -80,7 +80,8 @@ class ReadSaved:
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder looks like one of `datasets`."""
-    return any((folder / mark).is_file() for mark in _MARKS)
+    # Of a folder whose files cannot be looked at this says no, where pathlib raises.
+    return any(os.path.isfile(folder / mark) for mark in _MARKS)  # noqa: PTH113
 
 
 def from_saved(folder: Path, options: SourceOptions) -> Manifest:
