@@ -65,11 +65,6 @@ class Stamp:
         digest = hashlib.blake2b(text, digest_size=8).digest()
         return 1 + (int.from_bytes(digest, "big") >> 5)
 
-    @property
-    def changed_ns(self) -> int:
-        """Time of the latest change."""
-        return max(self.mtime_ns, self.ctime_ns)
-
 
 @dataclass(frozen=True)
 class SourceOptions:

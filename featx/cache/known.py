@@ -232,5 +232,5 @@ def _name_keys(names: Sequence[bytes], stamps: NDArray[np.int64]) -> NDArray[np.
 
 
 def trusted_stamp(stamp: Stamp, now_ns: int) -> tuple[int, int]:
-    """Keep size and state of a file only if a later change could not carry the same times."""
-    return (stamp.size, stamp.state) if stamp.changed_ns < now_ns - _RECENT_NS else (0, 0)
+    """Keep size and state of a file only if a later change could not carry the same time."""
+    return (stamp.size, stamp.state) if stamp.mtime_ns < now_ns - _RECENT_NS else (0, 0)

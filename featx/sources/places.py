@@ -129,6 +129,8 @@ class ReadFiles:
         if not is_url(place):
             try:
                 return read_file(place)
+            except UnreadableError:
+                raise
             except ImageError:
                 if (other := written_otherwise(place)) is None:
                     raise

@@ -75,7 +75,7 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
         return found
     with open_file(place, stamp) as file:
         found = _Pass(place, file, stamp.size).index()
-    old = stamp.mtime_ns and stamp.changed_ns < time.time_ns() - _RECENT_NS
+    old = stamp.mtime_ns and stamp.mtime_ns < time.time_ns() - _RECENT_NS
     if old and stamp_of(place) == stamp:
         _keep(found, kept)
     return found
