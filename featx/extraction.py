@@ -79,7 +79,7 @@ def extract(
     workers: int | None = None,
     address: str = "auto",
     gpus_per_worker: float | None = None,
-    decode: Literal["exact", "fast"] | None = None,
+    decode: Literal["exact", "fast", "reference"] | None = None,
     bits: int | None = None,
     bands: str | Sequence[int] | None = None,
     pages: Literal["first", "all"] = "first",
@@ -140,8 +140,9 @@ def extract(
     engine, workers, address, gpus_per_worker
         Processes of this machine or of a Ray cluster; see `featx.run.options.ExtractOptions`.
     decode
-        ``exact``, or ``fast``: large JPEGs at reduced scale. By default as in the cache in place,
-        else ``exact``.
+        ``exact``; ``fast``: large JPEGs at reduced scale; ``reference``: resized as the library's
+        own transform does, bit for bit, more slowly. By default as in the cache in place, else
+        ``exact``.
     bits
         Bits that pictures of more than 8 bits use, such as 12: 2 ** bits - 1 is white.
     bands

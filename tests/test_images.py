@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision.transforms.v2.functional as tvf
 from conftest import picture
 from PIL import Image, ImageOps
+from timm.data import create_transform
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
 
 from featx.errors import FeatxError, ImageError
+from featx.extraction import extract
 from featx.images import DecodePolicy, decode, draw, draw_pixels, image_extensions, resized_size
 from featx.images.jpeg import decode_plain
 from featx.preprocess import Preprocess, View, parse_views
@@ -366,3 +372,40 @@ def test_a_plain_jpeg_beyond_the_limit_is_left_to_the_limits() -> None:
 def test_an_index_of_several_pictures_is_left_to_pillow() -> None:
     data = jpeg()
     assert decode_plain(data[:2] + b"\xff\xe2\x00\x08MPF\0ab" + data[2:], 10**6) is None
+
+
+LIBRARIES = ["torchvision", "timm"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("size", [(500, 375), (375, 1500), (256, 256), (100, 80), (2000, 300)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_reference_is_the_librarys_transform_bit_for_bit(
+    library: str, size: tuple[int, int], interpolation: str
+) -> None:
+    image = picture(7, size)
+    if library == "torchvision":
+        preset = ImageClassification(
+            crop_size=224, resize_size=232, interpolation=InterpolationMode(interpolation)
+        )
+        preprocess = Preprocess(resize_size=(232, 232), interpolation=interpolation)  # type: ignore[arg-type]
+        wanted = preset(image)
+    else:
+        transform = create_transform(
+            (3, 224, 224), interpolation=interpolation, crop_pct=0.9, mean=(0.485, 0.456, 0.406)
+        )
+        preprocess = Preprocess.from_crop_pct((224, 224), 0.9, interpolation=interpolation)
+        wanted = transform(image)
+    out = np.zeros((1, 224, 224, 3), np.uint8)
+    draw_pixels(np.array(image), preprocess, out, "reference")
+    scaled = torch.from_numpy(out[0].transpose(2, 0, 1)).float() / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    np.testing.assert_array_equal(((scaled - mean) / std).numpy(), wanted.numpy())
+
+
+def test_reference_is_another_fingerprint(tmp_path: Path, photos: Path, tiny: Any) -> None:
+    found = [
+        extract(photos, tmp_path / f"{mode}.h5", **tiny, decode=mode).fingerprint
+        for mode in ("exact", "reference")
+    ]
+    assert len(set(found)) == 2

@@ -55,7 +55,11 @@ def extract(
         float | None, typer.Option(help="GPUs of each Ray worker; default: 1 if there are any.")
     ] = None,
     decode: Annotated[
-        str | None, typer.Option(help="exact (default) or fast: large JPEGs at reduced scale.")
+        str | None,
+        typer.Option(
+            help="exact (default); fast: large JPEGs at reduced scale; reference: resized as the "
+            "library's own transform, bit for bit."
+        ),
     ] = None,
     bits: Annotated[
         int | None, typer.Option(help="Bits that deep pictures use, such as 12 (of 16).")

@@ -74,7 +74,7 @@ def _require_row(
     item, data, content = found
     drawn = np.zeros(run.preprocess.out_shape(), np.uint8)
     need, page = min(run.preprocess.resize_size), run.manifest.page(item)
-    draw_pixels(decode(data, run.decode, need, page), run.preprocess, drawn)
+    draw_pixels(decode(data, run.decode, need, page), run.preprocess, drawn, run.decode.mode)
     computed = [
         tap.astype(np.float32) for tap in run.merged(runner(drawn), len(run.preprocess.views))
     ]

@@ -111,7 +111,7 @@ class ThreadLoop:
                 row, pixels = found
                 lease = lease or self._slots.lease(len(items) - k)
                 start = time.perf_counter()
-                images.draw_pixels(pixels, self.job.preprocess, lease.place())
+                images.draw_pixels(pixels, self.job.preprocess, lease.place(), self.job.decode.mode)
                 lease.keep(row)
                 spent["decode"] += time.perf_counter() - start
             except ImageError as error:
@@ -183,7 +183,7 @@ class ThreadLoop:
             data, _ = self.job.manifest.read(item)
             page = self.job.manifest.page(item)
             pixels = images.decode(data, self.job.decode, self._need, page)
-            images.draw_pixels(pixels, self.job.preprocess, drawn)
+            images.draw_pixels(pixels, self.job.preprocess, drawn, self.job.decode.mode)
         except ImageError:
             return None
         return drawn

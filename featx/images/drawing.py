@@ -8,9 +8,11 @@ from PIL import Image
 from torch.nn import functional
 
 from featx.images.decoding import decode
-from featx.images.policy import DEFAULT_POLICY, DecodePolicy
+from featx.images.policy import DEFAULT_POLICY, DecodeMode, DecodePolicy
 from featx.images.samples import Pixels
 from featx.preprocess import Preprocess, View
+
+_MOST_RESIZED = 100_000_000  # pixels of a long, thin picture that are resized as a whole
 
 
 def draw(
@@ -29,17 +31,26 @@ def draw(
     policy
         See `decode`.
     """
-    draw_pixels(decode(data, policy, min(preprocess.resize_size)), preprocess, out)
+    draw_pixels(decode(data, policy, min(preprocess.resize_size)), preprocess, out, policy.mode)
 
 
-def draw_pixels(pixels: Pixels, preprocess: Preprocess, out: Pixels) -> None:
-    """Draw each view of decoded pixels, uint8 (height, width, 3), into `out`."""
+def draw_pixels(
+    pixels: Pixels, preprocess: Preprocess, out: Pixels, mode: DecodeMode = "exact"
+) -> None:
+    """Draw each view of decoded pixels, uint8 (height, width, 3), into `out`.
+
+    Parameters
+    ----------
+    mode
+        ``reference`` resizes by Pillow, as the transforms of torchvision and timm do: their pixels
+        bit for bit. Else torch's faster kernel resizes, within two grey levels of them.
+    """
     for view, target in zip(preprocess.views, out, strict=True):
-        drawn = _draw_view(pixels, preprocess, view)
+        drawn = _draw_view(pixels, preprocess, view, mode)
         target[...] = _turn(drawn, view.turn)
 
 
-def _draw_view(pixels: Pixels, preprocess: Preprocess, view: View) -> Pixels:
+def _draw_view(pixels: Pixels, preprocess: Preprocess, view: View, mode: DecodeMode) -> Pixels:
     height, width = pixels.shape[:2]
     size = resized_size((height, width), preprocess, view.scale)
     crop = preprocess.input_size
@@ -47,9 +58,10 @@ def _draw_view(pixels: Pixels, preprocess: Preprocess, view: View) -> Pixels:
         crop = (crop[1], crop[0])
     top, left = (_offset(size[i], crop[i], view.position, i) for i in (0, 1))
     # A long, thin picture would grow to gigabytes: resize only what the crop shows.
-    if size[0] * size[1] > 16 * crop[0] * crop[1] and top >= 0 and left >= 0:
+    most = _MOST_RESIZED if mode == "reference" else 16 * crop[0] * crop[1]
+    if size[0] * size[1] > most and top >= 0 and left >= 0:
         return _resize_box(pixels, size, (top, left), crop, preprocess.interpolation)
-    resized = _resize(pixels, size, preprocess)
+    resized = _resize(pixels, size, preprocess, mode)
     fill = preprocess.mean if preprocess.resize == "pad" else (0.0, 0.0, 0.0)
     return _crop(resized, (top, left), crop, fill)
 
@@ -71,9 +83,14 @@ def resized_size(
     return max(1, int(short * height / width)), short
 
 
-def _resize(pixels: Pixels, size: tuple[int, int], preprocess: Preprocess) -> Pixels:
+def _resize(
+    pixels: Pixels, size: tuple[int, int], preprocess: Preprocess, mode: DecodeMode
+) -> Pixels:
     if pixels.shape[:2] == size:
         return pixels
+    if mode == "reference":
+        resample = Image.Resampling[preprocess.interpolation.upper()]
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), resample))
     if preprocess.interpolation not in ("bilinear", "bicubic"):
         return _resize_box(pixels, size, (0, 0), size, preprocess.interpolation)
     # (1, 3, h, w) in channels-last strides, that of the first axis too, or torch gives planes back;

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from featx.errors import FeatxError
 
-DecodeMode = Literal["exact", "fast"]
+DecodeMode = Literal["exact", "fast", "reference"]
 
 POLICY = 2
 """Goes up whenever a file gives other pixels; `featx.cache.fingerprint` says what changed."""
@@ -25,7 +25,8 @@ class DecodePolicy:
     Parameters
     ----------
     mode
-        ``exact``, or ``fast``: a JPEG may be decoded at a reduced scale.
+        ``exact``; ``fast``: a JPEG may be decoded at a reduced scale; or ``reference``: pictures
+        are resized as the transform of the network's library does, bit for bit.
     bits
         The bits that values of more than 8 bits use, 9 to 31: 2 ** bits - 1 is white. None: all
         bits of the type.

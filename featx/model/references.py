@@ -293,7 +293,7 @@ def _resized(
         return None  # a long, thin picture is resized in parts, and is large
     whole = replace(preprocess, input_size=size, views=preprocess.views[:1])
     drawn = np.empty(whole.out_shape(), np.uint8)
-    draw_pixels(pixels, whole, drawn)
+    draw_pixels(pixels, whole, drawn, cache.spec.decode["mode"])
     file = io.BytesIO()
     Image.fromarray(drawn[0]).save(file, "PNG")
     return file.getvalue()

@@ -69,7 +69,7 @@ class ExtractOptions:
     gpus_per_worker
         What each worker of a cluster reserves, for example 0.5; by default 1 if there are GPUs.
     decode
-        ``exact`` or ``fast``; by default what the cache in place has, else ``exact``.
+        ``exact``, ``fast`` or ``reference``; by default as in the cache in place, else ``exact``.
     bits
         Bits that pictures of more than 8 bits use, such as 12: 2 ** bits - 1 is white.
     bands
@@ -119,7 +119,7 @@ class ExtractOptions:
     workers: int | None = None
     address: str = "auto"
     gpus_per_worker: float | None = None
-    decode: Literal["exact", "fast"] | None = None
+    decode: Literal["exact", "fast", "reference"] | None = None
     bits: int | None = None
     bands: str | Sequence[int] | None = None
     pages: Literal["first", "all"] = "first"

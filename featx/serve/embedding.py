@@ -83,7 +83,7 @@ class Embedder(Run):
     def draw(self, pixels: Pixels) -> Pixels:
         """Draw the views of a decoded picture: uint8, shape (n_views, height, width, 3)."""
         drawn = np.zeros(self.preprocess.out_shape(), np.uint8)
-        draw_pixels(pixels, self.preprocess, drawn)
+        draw_pixels(pixels, self.preprocess, drawn, self.decode.mode)
         return drawn
 
     def __call__(self, drawn: list[Pixels]) -> NDArray[np.float32]:
