@@ -43,6 +43,7 @@ from featx.run.sync import (
     untouched_content,
 )
 from featx.run.unchanged import unchanged
+from featx.sources.addresses import allowing
 from featx.sources.picked import pick
 
 if TYPE_CHECKING:  # what loads torch is imported where it is needed
@@ -87,6 +88,7 @@ def extract(
     shard: str | Sequence[int] | Portion | None = None,
     missing: str | Sequence[str] = (),
     labels: str | os.PathLike[str] | None = None,
+    allow_hosts: str | Sequence[str] = (),
     on_error: Literal["skip", "fail"] = "skip",
     max_failed: int | None = None,
     dry_run: bool = False,
@@ -161,6 +163,8 @@ def extract(
     missing
         Texts that mean that a field of a table is missing, beside the empty one: ``"NA"``, or a
         list of several.
+    allow_hosts
+        Hosts, beside its own, that a table or a redirect behind a URL may lead to.
     on_error, max_failed
         ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
     dry_run
@@ -192,7 +196,8 @@ def extract(
     given = {name: value for name, value in locals().items() if name not in ("source", "cache")}
     asked = ExtractOptions.of(**given)
     run = DryRun if asked.dry_run else _Extraction
-    return run(source, target_path(cache, create=not asked.dry_run), asked).execute()
+    with allowing(asked.hosts):
+        return run(source, target_path(cache, create=not asked.dry_run), asked).execute()
 
 
 class _Extraction(Run):

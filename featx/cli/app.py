@@ -41,6 +41,10 @@ Source = Annotated[
 ]
 CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file, or a folder of parts.")]
 ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
+AllowHosts = Annotated[
+    list[str] | None,
+    typer.Option(help="Other hosts that a table or redirect behind a URL may lead to, as a,b."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 

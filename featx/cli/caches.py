@@ -10,6 +10,7 @@ import typer
 from featx.cli.app import (
     ERROR,
     SOME_FAILED,
+    AllowHosts,
     CacheFile,
     Json,
     Source,
@@ -107,6 +108,7 @@ def extract(
         list[str] | None,
         typer.Option(help="Text that means an empty field, such as NA; repeatable."),
     ] = None,
+    allow_hosts: AllowHosts = None,
     on_error: Annotated[
         str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
     ] = "skip",
@@ -123,6 +125,7 @@ def extract(
     options = {k: v for k, v in locals().items() if k not in ("source", "cache", "as_json")}
     options["layers"] = split_names(options.pop("layer"))
     options["missing"] = tuple(missing or ())
+    options["allow_hosts"] = tuple(allow_hosts or ())
     options |= {"mean": numbers("mean", mean), "std": numbers("std", std)}
     if batch_size != "auto":
         options["batch_size"] = whole("batch-size", batch_size)

@@ -9,6 +9,7 @@ import typer
 
 from featx.cli.app import (
     SOME_FAILED,
+    AllowHosts,
     Force,
     Json,
     ModelFile,
@@ -37,6 +38,7 @@ def predict(
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    allow_hosts: AllowHosts = None,
     on_error: Annotated[
         str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
     ] = "skip",
@@ -50,6 +52,7 @@ def predict(
     options: dict[str, Any] = {
         "device": device,
         "threads": threads,
+        "allow_hosts": tuple(allow_hosts or ()),
         "on_error": on_error,
         "max_failed": max_failed,
         "batch_size": batch_size if batch_size == "auto" else whole("batch-size", batch_size),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,6 +147,7 @@ class Model:
         batch_size: int | Literal["auto"] = "auto",
         compile: Literal["auto", "on", "off"] = "auto",
         threads: int | None = None,
+        allow_hosts: str | Sequence[str] = (),
         on_error: Literal["skip", "fail"] = "skip",
         max_failed: int | None = None,
         progress: bool = True,
@@ -166,7 +168,7 @@ class Model:
             interrupted run has done stays beside `out`, and the same command goes on from there.
         weights, backbone
             Where the file of the weights, or the code of the network, lies now.
-        device, batch_size, compile, threads, on_error, max_failed, progress
+        device, batch_size, compile, threads, allow_hosts, on_error, max_failed, progress
             As in `featx.extract`.
         force
             Replace a file at `out` that featx did not write.

@@ -88,6 +88,8 @@ class ExtractOptions:
     missing
         Texts in a table that mean that a field is missing, beside the empty one: ``"NA"``, or a
         list of several.
+    allow_hosts
+        Hosts, beside its own, that a table or a redirect behind a URL may lead to.
     on_error, max_failed
         ``fail`` ends the run at the first image that cannot be read, `max_failed` after so many.
     dry_run
@@ -127,6 +129,7 @@ class ExtractOptions:
     shard: str | Sequence[int] | Portion | None = None
     missing: str | Sequence[str] = ()
     labels: str | os.PathLike[str] | None = None
+    allow_hosts: str | Sequence[str] = ()
     on_error: Literal["skip", "fail"] = "skip"
     max_failed: int | None = None
     dry_run: bool = False
@@ -153,6 +156,12 @@ class ExtractOptions:
     def missing_texts(self) -> tuple[str, ...]:
         """Texts that mean that a field of a table is missing."""
         return (self.missing,) if isinstance(self.missing, str) else tuple(self.missing)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Hosts that may be followed to; several may stand in one text, separated by commas."""
+        given = [self.allow_hosts] if isinstance(self.allow_hosts, str) else self.allow_hosts
+        return tuple(host.strip() for text in given for host in text.split(",") if host.strip())
 
     @property
     def portion(self) -> Portion:

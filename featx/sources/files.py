@@ -10,11 +10,13 @@ from featx.errors import SourceError
 from featx.images import is_picture
 from featx.manifest import Manifest, Note, note, printable
 from featx.portion import Dealing, Portion
+from featx.sources.addresses import require_named
 from featx.sources.columns import table_columns, table_labels, table_split, table_text, without
 from featx.sources.dealing import deal_items
 from featx.sources.otherwise import settled
 from featx.sources.pictures import from_pictures
 from featx.sources.places import ReadFiles, join, parent
+from featx.sources.remote import is_url
 from featx.sources.tables import Table
 from featx.sources.text import Text
 
@@ -60,6 +62,8 @@ def from_table(place: str, read: Table, dealing: Dealing, missing: Sequence[str]
     columns = table_columns(place, table)
     written = table_text(place, table, "path")
     folder = parent(place)
+    if is_url(place):
+        require_named(place, table["path"].astype(str))
     files = Text.of(printable(settled(join(folder, str(name)))) for name in table["path"])
     slanted = sum("\\" in str(name) for name in table["path"])
     return Manifest(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from featx.manifest import Stamp
+from featx.sources.addresses import require_named
 from featx.sources.asking import ask, refusal
 from featx.sources.remote import filesystem, is_url
 from featx.sources.stamps import stamp_from
@@ -29,6 +30,7 @@ def list_remote(url: str) -> Iterator[tuple[str, Stamp]]:
     files.invalidate_cache()  # else some stores repeat what they said to an earlier run
     cut = len(root.rstrip("/")) + 1
     for name, entry in _walk(files, root):
+        require_named(url, [name[cut:]])
         yield name[cut:], stamp_from(entry)
 
 
@@ -50,6 +52,7 @@ def glob_remote(url: str) -> list[str]:
     levels = None if "**" in path else path.count("/", len(root) + 1) + 1
     fits = re.compile(glob_translate(path)).match
     found = sorted(name for name, _ in _walk(files, root, levels) if fits(name))
+    require_named(url, found)
     return [name if is_url(name) else files.unstrip_protocol(name) for name in found]
 
 

@@ -15,10 +15,12 @@ from featx.errors import (
     UnreadableError,
 )
 from featx.manifest import Stamp
+from featx.sources.addresses import require_redirect
 from featx.sources.asking import ask, reason, refusal, speaks_http
 from featx.sources.stamps import is_other, stamp_from
 
 UNKNOWN = Stamp()
+_HTTP = ("http", "https")
 
 _CHANGED = "changed while it was read; run the same command again"
 
@@ -47,8 +49,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     protocol = url.split("://", 1)[0].rsplit("::", 1)[-1]
+    own: dict[str, Any] = {"get_client": _checked_client} if protocol in _HTTP else {}
+    own = {protocol: own} if own and "::" in url else own
     try:
-        found, path = url_to_fs(url)
+        found, path = url_to_fs(url, **own)
     except ImportError:
         package = _PACKAGES.get(protocol, f"fsspec package for {protocol}")
         raise MissingExtraError(
@@ -61,6 +65,21 @@ def filesystem(url: str) -> tuple[Any, str]:
     except Exception as error:  # what a store raises without credentials
         raise refusal(error, url) from None
     return found, path
+
+
+async def _checked_client(**options: Any) -> Any:
+    """Make a client of HTTP that follows a redirect only where it may lead."""
+    import aiohttp
+
+    async def check(_session: Any, _context: Any, asked: Any) -> None:
+        there = asked.response.headers.get("Location") or asked.response.headers.get("URI", "")
+        require_redirect(str(asked.url), str(asked.url.join(URL(there))))
+
+    from yarl import URL
+
+    redirects = aiohttp.TraceConfig()
+    redirects.on_request_redirect.append(check)
+    return aiohttp.ClientSession(trace_configs=[redirects], **options)
 
 
 def fetch(
