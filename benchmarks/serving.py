@@ -26,7 +26,7 @@ from typing import Any
 
 from featx import load_model
 from featx.extraction import extract
-from featx.images import image_extensions
+from featx.images import decode, image_extensions
 from featx.model.prediction import label_rows
 from featx.model.references import same_options
 from featx.runtime import enter_worker_thread
@@ -70,7 +70,8 @@ def in_process(model: Any, pictures: list[bytes], seconds: list[float]) -> None:
         embedder = Embedder(model, {"progress": False})
         for k, data in enumerate([*pictures[:5], *pictures]):
             start = time.perf_counter()
-            label_rows(model, embedder([embedder.draw(data, 1 << 62)]))
+            pixels = decode(data, embedder.decode, embedder.need)
+            label_rows(model, embedder([embedder.draw(pixels)]))
             if k >= 5:
                 seconds.append(time.perf_counter() - start)
 

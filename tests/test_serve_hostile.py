@@ -298,6 +298,22 @@ def test_a_server_for_every_network_warns_without_a_token(
         assert ("start it with --token" in caplog.text) is warned
 
 
+def test_connections_that_say_nothing_keep_nobody_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_MOST_CONNECTIONS", 60)
+    with serving(service) as url:
+        held = [socket.create_connection(address(url)) for _ in range(100)]
+        try:
+            for _ in range(3):
+                assert post(url, part(png()) + b"--x--\r\n").status_code == 200
+            held[0].settimeout(30)
+            assert held[0].recv(10) == b""  # the one that was silent for longest
+        finally:
+            for client in held:
+                client.close()
+
+
 def test_bytes_of_all_requests_are_bounded(service: Service) -> None:
     narrow = replace(service, held=Held(1000))
     with serving(narrow) as url:

@@ -28,7 +28,7 @@ from featx.serve.labelling import MOST_NEAREST, Answer
 from featx.serve.limits import Limits
 from featx.serve.metrics import CONTENT_TYPE, Metrics
 from featx.serve.names import Names
-from featx.serve.openapi import BODY, STATUSES
+from featx.serve.openapi import PICTURE, STATUSES, TEXT, body, describe
 from featx.serve.refusals import Refusal
 from featx.serve.replies import Answered, Facts, Failed, Problem, Result, given_labels, reply
 from featx.serve.training import TrainingRows
@@ -101,6 +101,8 @@ def make_app(service: Service) -> ASGIApp:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    plain = app.openapi
+    app.openapi = lambda: describe(plain(), bool(service.token))  # type: ignore[method-assign]
     return Guard(app, service.metrics, service.names)
 
 
@@ -118,7 +120,11 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         status: {"model": Problem, "description": text} for status, text in STATUSES.items()
     }
     unread: dict[int | str, dict[str, Any]] = {
-        422: {"model": Failed, "description": "no picture could be read"}
+        422: {"model": Failed | Problem, "description": "no picture could be read"}
+    }
+    wrong: dict[int | str, dict[str, Any]] = {
+        401: problems[401],
+        422: {"model": Problem, "description": "a wrong value in the address"},
     }
 
     @app.post(
@@ -126,7 +132,7 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         summary="Label pictures",
         response_model=Answered,
         responses={**problems, **unread},
-        openapi_extra={"requestBody": BODY},
+        openapi_extra={"requestBody": body(service.limits)},
         dependencies=token,
     )
     async def predict(
@@ -144,7 +150,17 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
     async def model() -> Facts:
         return service.facts
 
-    @app.get("/v1/training/{row}", summary="A training image, small", dependencies=token)
+    @app.get(
+        "/v1/training/{row}",
+        summary="A training image, small",
+        dependencies=token,
+        response_class=Response,
+        responses={
+            200: PICTURE,
+            404: {"model": Problem, "description": "not there, or not any more"},
+            **wrong,
+        },
+    )
     def training(row: int) -> Response:
         found = service.training
         data = None if found is None or not 0 <= row < len(found) else found.picture(row)
@@ -152,7 +168,13 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
             raise Refusal(404, "no such training image, or it cannot be read any more")
         return Response(data, media_type="image/jpeg")
 
-    @app.get("/metrics", summary="For Prometheus", dependencies=token)
+    @app.get(
+        "/metrics",
+        summary="For Prometheus",
+        dependencies=token,
+        response_class=Response,
+        responses={200: TEXT, 401: problems[401]},
+    )
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 

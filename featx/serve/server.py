@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ log = logging.getLogger("featx")
 _HEADER_SECONDS = 10.0
 _END_SECONDS = 5
 _MOST_CONNECTIONS = 1000
+_SPARE = 50  # below the most, connections that say nothing are closed for new ones
+_OTHER_FILES = 200
 
 
 def run(
@@ -131,20 +134,39 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         access_log=False,
         log_level="error",
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=_most_connections(),
         timeout_graceful_shutdown=_END_SECONDS,
     )
     return uvicorn.Server(config)
+
+
+def _most_connections() -> int:
+    """Count the connections that fit into the files that a process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_SPARE + 1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
 
 
 class _Protocol(H11Protocol):
     """Closes a connection on which no whole request head comes in time."""
 
     _patience: asyncio.TimerHandle | None = None
+    _since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._since = self.loop.time()
+        if len(self.connections) >= _most_connections() - _SPARE:
+            self._drop_longest_idle()
         self._wait()
+
+    def _drop_longest_idle(self) -> None:
+        """Make room: connections that say nothing are not to keep others out."""
+        idle = [c for c in self.connections if c is not self and c._is_idle()]  # type: ignore[union-attr]
+        if idle:
+            min(idle, key=lambda c: c._since).transport.close()  # type: ignore[union-attr]
+
+    def _is_idle(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -161,7 +183,7 @@ class _Protocol(H11Protocol):
         self._patience = self.loop.call_later(_HEADER_SECONDS, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self._is_idle():
             self.transport.close()
 
 
