@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from featx.errors import SourceError, UnreachableError
+from featx import fit, load_model
+from featx.backbones.fetch import UrlFile, named_by, obtain
+from featx.errors import SourceError, UnreachableError, WeightsError
 from featx.extraction import extract
 from featx.manifest import load_manifest
 from featx.sources.addresses import allowing, require_named, require_redirect
@@ -160,3 +162,48 @@ def test_other_hosts_and_redirects_need_to_be_allowed(
     found = extract(source, tmp_path / "e.h5", allow_hosts=[address(other)], **tiny)
     assert (found.embedded, list(found.failures)) == (2, ["3"])
     assert "FEATX_ALLOW_HOSTS" not in os.environ
+
+
+def test_a_cache_that_names_addresses_is_not_followed_unasked(
+    sites: list[Any], photos: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    own = sites[0]
+    asked: list[str] = []
+    get = own.RequestHandlerClass.do_GET
+
+    def counted(self: Any) -> None:
+        asked.append(self.path)
+        get(self)
+
+    own.RequestHandlerClass.do_GET = own.RequestHandlerClass.do_HEAD = counted
+    lines = ["path,label"]
+    for path in sorted(photos.rglob("*.png")):
+        name = path.relative_to(photos).as_posix()
+        own.RequestHandlerClass.files[f"/{name}"] = path.read_bytes()
+        lines.append(f"{name},{path.parent.name}")
+    own.RequestHandlerClass.files["/t.csv"] = "\n".join(lines).encode()
+    extract(f"http://{address(own)}/t.csv", tmp_path / "c.h5", **tiny)
+    asked.clear()
+    given: dict[str, Any] = {"head": "logreg", "folds": 2}
+    found = fit(tmp_path / "c.h5", out=tmp_path / "a.featx", report=tmp_path / "a.html", **given)
+    assert asked == []
+    assert [w["code"] for w in found.warnings if w["code"] == "not-fetched"] == ["not-fetched"]
+    assert "reference-0.png" not in load_model(tmp_path / "a.featx").members
+    found = fit(tmp_path / "c.h5", out=tmp_path / "b.featx", fetch=True, **given)
+    assert set(asked) <= set(own.RequestHandlerClass.files)
+    assert asked
+    assert "not-fetched" not in [w["code"] for w in found.warnings]
+    assert "reference-0.png" in load_model(tmp_path / "b.featx").members
+
+
+def test_weights_that_a_model_names_are_not_fetched_unasked(sites: list[Any]) -> None:
+    file = UrlFile(f"http://{address(sites[0])}/weights-01234567.pth")
+    with (
+        named_by("model m.featx"),
+        pytest.raises(
+            WeightsError, match=r"m\.featx names weights .* would be fetched; pass --fetch"
+        ),
+    ):
+        obtain((file,), "resnet18")
+    with pytest.raises(WeightsError, match="cannot be fetched"):
+        obtain((file,), "resnet18")  # asked for, and not there

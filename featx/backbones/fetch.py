@@ -8,6 +8,9 @@ import re
 import socket
 import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -173,6 +176,19 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_NAMED_BY = ContextVar("named_by", default="")
+
+
+@contextmanager
+def named_by(model: str) -> Iterator[None]:
+    """Fetch no weights meanwhile, for a model names them and not the user; "" changes nothing."""
+    token = _NAMED_BY.set(model)
+    try:
+        yield
+    finally:
+        _NAMED_BY.reset(token)
+
+
 def obtain(files: tuple[WeightsFile, ...], network: str) -> tuple[Path, WeightsFile]:
     """The first of several equal files that is on this machine, else the first that can be fetched.
 
@@ -184,6 +200,12 @@ def obtain(files: tuple[WeightsFile, ...], network: str) -> tuple[Path, WeightsF
     for file in files:
         if (path := file.local()) is not None:
             return path, file
+    if model := _NAMED_BY.get():
+        raise WeightsError(
+            f"{model} names weights of {network} that are not on this machine: "
+            f"{files[0].where} would be fetched; pass --fetch if the model is to be trusted, or "
+            "name a file with --weights"
+        )
     reason = "HF_HUB_OFFLINE is set" if offline() else ""
     for file in () if offline() else files:
         try:

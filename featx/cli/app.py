@@ -45,6 +45,9 @@ AllowHosts = Annotated[
     list[str] | None,
     typer.Option(help="Other hosts that a table or redirect behind a URL may lead to, as a,b."),
 ]
+Fetch = Annotated[
+    bool, typer.Option("--fetch", help="Follow the addresses that the cache or model names.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 

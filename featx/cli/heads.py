@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import CacheFile, Force, Json, ModelFile, command, show, split_names
+from featx.cli.app import CacheFile, Fetch, Force, Json, ModelFile, command, show, split_names
 
 HEAD_NAMES = (
     "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
@@ -84,6 +84,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     force: Force = False,
+    fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
     """Choose hyperparameters on training rows, fit, and measure on rows that nothing saw."""

@@ -10,6 +10,7 @@ import typer
 from featx.cli.app import (
     SOME_FAILED,
     AllowHosts,
+    Fetch,
     Force,
     Json,
     ModelFile,
@@ -46,6 +47,7 @@ def predict(
         int | None, typer.Option(help="Stop once more images than this have failed.")
     ] = None,
     force: Force = False,
+    fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
     """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
@@ -62,7 +64,9 @@ def predict(
     }
     from featx.model.modelfile import load_model
 
-    result = load_model(model).predict(source, out=out, cache=cache, force=force, **options)
+    result = load_model(model).predict(
+        source, out=out, cache=cache, force=force, fetch=fetch, **options
+    )
     say_failures(result.failures, str(out))
     found = result.to_dict()
     failures = found.pop("failures")
@@ -151,10 +155,13 @@ def export(
         str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
     force: Force = False,
+    fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
     from featx.model.modelfile import load_model
 
-    result = load_model(model).export(out, weights=weights, backbone=backbone, force=force)
+    result = load_model(model).export(
+        out, weights=weights, backbone=backbone, force=force, fetch=fetch
+    )
     show(result.to_dict(), as_json, str(result))

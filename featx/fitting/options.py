@@ -67,6 +67,8 @@ class FitOptions:
         that is kept is fitted on the processor.
     force
         Replace files at `out` and `report` that featx did not write.
+    fetch
+        Fetch pictures from the addresses that the cache names.
     """
 
     tap: str | None = None
@@ -87,6 +89,7 @@ class FitOptions:
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
     force: bool = False
+    fetch: bool = False
 
     def __post_init__(self) -> None:
         require_types("fit", _hints(), vars(self))
@@ -107,7 +110,7 @@ class FitOptions:
         return {
             name: value
             for name, value in found.items()
-            if value != getattr(plain, name) and name != "force"
+            if value != getattr(plain, name) and name not in ("force", "fetch")
         }
 
     @property

@@ -32,7 +32,9 @@ from featx.model.modelfile import describe_model, save_model
 from featx.model.references import make_references
 from featx.model.thresholds import worth
 from featx.reporting import write_report
-from featx.selection.checks import check_groups
+from featx.selection.checks import check_groups, warn
+from featx.sources.addresses import fetching
+from featx.sources.remote import is_url
 
 
 @typed
@@ -60,6 +62,7 @@ def fit(
     seed: int = 0,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
+    fetch: bool = False,
 ) -> FitResult:
     """Choose a head's hyperparameters on training rows, fit it, and measure it on the others.
 
@@ -119,6 +122,9 @@ def fit(
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
     force
         Replace files at `out` and `report` that featx did not write.
+    fetch
+        Fetch pictures from the addresses that the cache names, for the reference images of the
+        model and for the report; without it a warning says what was left out.
 
     Raises
     ------
@@ -191,7 +197,10 @@ def fit_caches(
         measured.warnings.extend(_set_thresholds(model, head, found, measured, options))
     if out is not None:
         rows = won.samples.rows[measured.trained]
-        model.members.update(make_references(won.cache, won.samples.tap, rows))
+        with fetching(options.fetch):
+            model.members.update(make_references(won.cache, won.samples.tap, rows))
+    if (out is not None or report is not None) and not options.fetch:
+        measured.warnings.extend(_not_fetched(won.cache))
     result = _result(won, measured, model, options, found)
     result = replace(
         result,
@@ -201,7 +210,8 @@ def fit_caches(
     if out is not None or report is not None:
         line = command or fit_command(won.cache, head.name, out, options.changed())
         method = "pca" if report is None else "auto"
-        kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
+        with fetching(options.fetch):
+            kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
         model.kept.update(kept)
     model.figures.update(result.to_dict())
     if out is not None:
@@ -209,6 +219,21 @@ def fit_caches(
     if report is not None:
         write_report(report, report_data(model))
     return result
+
+
+def _not_fetched(cache: Cache) -> list[dict[str, str]]:
+    """Say which pictures would have been fetched from addresses that a cache names."""
+    far = [path for path in cache.paths if is_url(path)]
+    if not far:
+        return []
+    return [
+        warn(
+            "not-fetched",
+            f"the cache names {len(far)} pictures behind addresses, the first {far[0]}; none was "
+            "fetched, so the model has no reference images of them and the report does not show "
+            "them: pass --fetch if the cache is to be trusted",
+        )
+    ]
 
 
 def _set_thresholds(

@@ -152,6 +152,7 @@ class Model:
         max_failed: int | None = None,
         progress: bool = True,
         force: bool = False,
+        fetch: bool = False,
     ) -> Prediction:
         """Label every image of `source`.
 
@@ -172,6 +173,8 @@ class Model:
             As in `featx.extract`.
         force
             Replace a file at `out` that featx did not write.
+        fetch
+            Fetch the weights that the model names, where they are not on this machine.
 
         Raises
         ------
@@ -189,11 +192,14 @@ class Model:
         >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
         >>> found = model.predict("new/", out="new.csv")  # doctest: +SKIP
         """
-        own = ("self", "source", "out", "cache", "force")
+        own = ("self", "source", "out", "cache", "force", "fetch")
         options = {name: value for name, value in locals().items() if name not in (*own, "own")}
+        from featx.backbones.fetch import named_by
         from featx.model.prediction import predict
 
-        return predict(self, source, out=out, cache=cache, force=force, options=options)
+        asked = fetch or weights is not None or backbone is not None
+        with named_by("" if asked else self.name):
+            return predict(self, source, out=out, cache=cache, force=force, options=options)
 
     @typed
     def export(
@@ -203,6 +209,7 @@ class Model:
         weights: str | os.PathLike[str] | None = None,
         backbone: str | None = None,
         force: bool = False,
+        fetch: bool = False,
     ) -> Exported:
         """Write one ONNX file that runs without featx: uint8 pictures in, probabilities out.
 
@@ -214,6 +221,8 @@ class Model:
             Where the file of the weights, or the code of the network, lies now.
         force
             Replace a file at `path` that featx did not write.
+        fetch
+            Fetch the weights that the model names, where they are not on this machine.
 
         Returns
         -------
@@ -233,9 +242,12 @@ class Model:
         >>> model.export("cells.onnx").difference < 1e-3  # doctest: +SKIP
         True
         """
+        from featx.backbones.fetch import named_by
         from featx.exporting import export
 
-        return export(self, path, weights=weights, backbone=backbone, force=force)
+        asked = fetch or weights is not None or backbone is not None
+        with named_by("" if asked else self.name):
+            return export(self, path, weights=weights, backbone=backbone, force=force)
 
     def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
         """Whether the model was trained on an image of this name or of this content."""

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from featx.errors import SourceError, UnreachableError
@@ -20,6 +21,7 @@ _SCHEMES = frozenset(
 )
 _VARIABLE = "FEATX_ALLOW_HOSTS"
 _PORTS = {"http": "80", "https": "443"}
+_FETCH = ContextVar("fetch", default=False)
 _ALIKE = ({"s3", "s3a"}, {"gs", "gcs"}, {"az", "abfs", "abfss", "adl"})
 _WITH_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _NEVER = ("data", "file", "local")  # without slashes they look like names of files
@@ -46,6 +48,21 @@ def allowing(hosts: Sequence[str]) -> Iterator[None]:
             os.environ.pop(_VARIABLE, None)
         else:
             os.environ[_VARIABLE] = before
+
+
+@contextmanager
+def fetching(allowed: bool) -> Iterator[None]:
+    """Follow addresses that a cache names, or not; without this they are not followed."""
+    token = _FETCH.set(allowed)
+    try:
+        yield
+    finally:
+        _FETCH.reset(token)
+
+
+def may_fetch() -> bool:
+    """Tell whether addresses that a cache names may be followed now."""
+    return _FETCH.get()
 
 
 def _allowed() -> list[str]:

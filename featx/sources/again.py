@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from featx.errors import ImageError
+from featx.errors import ImageError, SourceError
 from featx.manifest import Manifest, load_manifest
 from featx.portion import WHOLE, Portion
+from featx.sources.addresses import may_fetch
 from featx.sources.files import LIST
 from featx.sources.kinds import TARS
 from featx.sources.places import ReadFiles
 from featx.sources.remote import is_url
 from featx.sources.tables import PARQUET
+
+_ASK = "a cache names it, and what it names is fetched with --fetch only"
 
 
 def read_again(
@@ -25,8 +28,10 @@ def read_again(
 ) -> Callable[[int], bytes]:
     """Give what reads the image of a row.
 
-    A path that is a file, or a URL, is read; rows of a container or of a built-in set are found by
-    their id, in the source listed again when the first of them is asked for.
+    A path that is a file is read, and one that is a URL where the user has asked for that
+    (`featx.sources.addresses.fetching`): a cache may come from somebody else. Rows of a container
+    or of a built-in set are found by their id, in the source listed again when the first of them is
+    asked for.
 
     Parameters
     ----------
@@ -44,14 +49,18 @@ def read_again(
     read : takes a row, gives bytes
         Raises `SourceError` or `ImageError` where the image is no longer there.
     """
-    files = ReadFiles(paths)
+    files, follow = ReadFiles(paths), may_fetch()
 
     @cache
     def listed() -> tuple[Manifest, dict[str, int]]:
+        if not follow and is_url(source):
+            raise SourceError(f"{source} was not fetched; {_ASK}")
         manifest = load_manifest(source, portion, missing=missing)
         return manifest, {name: item for item, name in enumerate(manifest.ids)}
 
     def read(row: int) -> bytes:
+        if not follow and is_url(paths[row]):
+            raise ImageError(f"{paths[row]} was not fetched; {_ASK}")
         if source == LIST or _is_own_file(paths[row]):
             return files(row)[0]
         manifest, items = listed()
