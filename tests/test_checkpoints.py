@@ -330,3 +330,21 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "net.pt"))
     with pytest.raises(WeightsError, match="a TorchScript archive, which is code"):
         load_backbone(NAME, weights=tmp_path / "net.pt")
+
+
+def test_a_headless_transformer_of_another_size_is_converted(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net = build("test_vit", img_size=192)
+    teacher = {n: t for n, t in net.state_dict().items() if not n.startswith("head.")}
+    content = {
+        "teacher": {**under("module.backbone.", teacher), **head("module.head.", "mlp.0")},
+        "student": under("module.backbone.", other(teacher)),
+    }
+    torch.save(content, tmp_path / "dino.pth")
+    found = load_backbone("timm:test_vit", weights=tmp_path / "dino.pth")
+    assert "taken: teacher.module.backbone" in found.weights.notes
+    assert "entries converted by timm" in found.weights.notes
+    loaded = found.net.state_dict()["blocks.0.attn.qkv.weight"]
+    assert torch.equal(loaded, teacher["blocks.0.attn.qkv.weight"])
+    with pytest.raises(UnknownLayerError, match="'head' cannot be read"):
+        found.select(["head"])

@@ -139,13 +139,17 @@ def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") 
     dropped = [n.partition(".")[0] for n in (*foreign, *misfits)]
     notes += (f"dropped: {counted(dropped)}",) if dropped else ()
     if found:
-        notes += (f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful",)
+        notes += (_headless(recipe),)
     # Through the network's own dictionary, which carries the versions that some modules ask for.
     complete = net.state_dict()
     complete.update(state)
     net.load_state_dict(complete)
     loaded = {n: t for n, t in net.state_dict().items() if n in state}
     return Filled(net, loaded, notes, in_chans, found.missing)
+
+
+def _headless(recipe: Recipe) -> str:
+    return f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful"
 
 
 def _prefixes(classifiers: tuple[str, ...]) -> tuple[str, ...]:
@@ -191,25 +195,44 @@ def _lacks_classifier(found: Difference, classifiers: tuple[str, ...]) -> bool:
 
 
 def _convert(recipe: Recipe, state: State, refusal: WeightsError, notes: tuple[str, ...]) -> Filled:
+    """Let the library load what it knows under other names or in other sizes.
+
+    Without a classifier of its own, the file gets that of the network: libraries ask for one.
+    """
     if recipe.convert is None:
         raise refusal
     torch.manual_seed(0)
-    untouched = dict(recipe.build().named_parameters())
+    untouched = recipe.build().state_dict()
+    heads = _prefixes(recipe.classifiers)
+    own = {n: t for n, t in untouched.items() if n.startswith(heads)} if heads else {}
+    headless = {n: t for n, t in state.items() if not n.startswith(heads)} if heads else state
+    for offered, missing in ((state, ()), (headless | own, tuple(own))):
+        net = _converted(recipe, offered, untouched)
+        if net is not None:
+            absent = (
+                f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful"
+            )
+            notes += (absent,) if missing else ()
+            loaded = {n: t for n, t in net.state_dict().items() if n not in missing}
+            return Filled(net, loaded, (*notes, "entries converted by timm"), None, missing)
+    raise refusal
+
+
+def _converted(recipe: Recipe, state: State, untouched: State) -> nn.Module | None:
     torch.manual_seed(0)
     try:
-        net = recipe.convert(state)
+        net = recipe.convert(state) if recipe.convert is not None else None
     except Exception:  # a foreign file makes each library's conversion fail in its own way
-        raise refusal from None
+        return None
+    if net is None:
+        return None
     # A few of timm's networks load what fits and leave the rest as it was: at random.
     for name, value in net.named_parameters():
         spread = value.requires_grad and value.ndim > 1 and float(value.detach().std()) > 0
-        if (
-            spread
-            and not name.startswith(recipe.classifiers)
-            and torch.equal(value, untouched[name])
-        ):
-            raise refusal
-    return Filled(net, dict(net.state_dict()), (*notes, "entries converted by timm"), None)
+        body = not name.startswith(recipe.classifiers)
+        if spread and body and torch.equal(value, untouched[name]):
+            return None
+    return net
 
 
 def check_channels(channels: int) -> int:
