@@ -15,6 +15,7 @@ from benchmarks.hostile_pictures import PICTURES, encoded, jpeg_scans, small
 from featx.errors import ImageError
 from featx.images import decode, image_extensions, open_image
 from featx.images.formats import WANTED
+from featx.images.jpeg import decode_plain
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,6 +137,15 @@ def test_many_scans_of_few_pixels_pass_and_of_many_do_not() -> None:
     data[at : at + 4] = (12_000).to_bytes(2, "big") * 2
     with pytest.raises(ImageError, match="scans of 144000000 pixels"):
         decode(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["scans.jpg", "comments.jpg", "photoshop.jpg"])
+def test_the_short_way_leaves_odd_files_to_the_checks(name: str) -> None:
+    data = PICTURES[name]()
+    assert decode_plain(data, 1 << 40) is None
+    with pytest.raises(ImageError, match=r"scans|segments"):
+        decode(data)
+    assert decode_plain(encoded(small(), "JPEG"), 1 << 40) is not None
 
 
 @pytest.mark.parametrize("fmt", sorted({*WANTED} - {"HEIF", "SUN"}))

@@ -14,6 +14,7 @@ from featx.images.samples import Pixels
 _START = b"\xff\xd8\xff"
 _SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
 _HEADERS = range(0xC0, 0xFF)  # markers that are followed by their length
+_FEW_SCANS, _FEW_SEGMENTS = 20, 300
 _COLOURS = ("YCbCr", "Gray")
 
 
@@ -28,6 +29,8 @@ def decode_plain(data: bytes, most_pixels: int) -> Pixels | None:
     """
     if not data.startswith(_START) or not _is_bare(data):
         return None
+    if data.count(b"\xff\xda") > _FEW_SCANS:  # too many take minutes; `check_jpeg` judges them
+        return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in _COLOURS or height * width > most_pixels:
@@ -41,7 +44,9 @@ def decode_plain(data: bytes, most_pixels: int) -> Pixels | None:
 def _is_bare(data: bytes) -> bool:
     """Whether the segments before the first scan hold neither EXIF nor XMP nor an index."""
     at, length = 2, len(data)
-    while at + 4 <= length and data[at] == 0xFF:
+    for _ in range(_FEW_SEGMENTS):
+        if at + 4 > length or data[at] != 0xFF:
+            return False
         marker = data[at + 1]
         if marker == _SCAN:
             return True
