@@ -409,3 +409,20 @@ def test_reference_is_another_fingerprint(tmp_path: Path, photos: Path, tiny: An
         for mode in ("exact", "reference")
     ]
     assert len(set(found)) == 2
+
+
+def test_a_deep_png_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = deep_png(np.random.default_rng(0).integers(0, 65536, (30, 20, 3), dtype=np.uint16))
+    at = whole.index(b"IDAT")
+    profile = b"iCCPx\0\0" + zlib.compress(b"not a profile")
+    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
+    odd = whole[: at - 4] + chunk + whole[at - 4 :]
+    np.testing.assert_array_equal(decode(odd), decode(whole))
+    size = int.from_bytes(whole[at - 4 : at], "big")
+    body = bytearray(whole[at : at + 4 + size])
+    body[-2] ^= 1  # the checksum of the pixels themselves, with a right one of the chunk
+    wrong = whole[:at] + bytes(body) + struct.pack(">I", zlib.crc32(body)) + whole[at + 8 + size :]
+    for data in (wrong, whole[: len(whole) // 2], whole[:at] + whole[at + 8 + size :]):
+        with pytest.raises(ImageError):
+            decode(data)
+    assert capfd.readouterr() == ("", "")

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from conftest import picture
+from conftest import picture, save_pictures
 from PIL import Image
 
+from featx import load_model
 from featx.cache import open_cache
 from featx.errors import ImageError
 from featx.extraction import extract
+from featx.fitting.training import fit
 from featx.images import decode
 from featx.images.pages import page_count
 
@@ -109,6 +111,22 @@ def test_every_page_becomes_a_row_of_its_own(
         assert list(cache.labels) == list("aaabbb")
         np.testing.assert_allclose(np.asarray(cache.X), np.asarray(wanted.X), atol=1e-6)
         assert len(set(map(bytes, cache.content_digests))) == 6
+
+
+def test_a_directory_beyond_every_file_is_refused() -> None:
+    for far in (2**40, 2**63 + 5):
+        data = b"II+\0" + (8).to_bytes(2, "little") + bytes(2) + far.to_bytes(8, "little")
+        with pytest.raises(ImageError, match="its first page is missing"):
+            page_count(data + bytes(40))
+
+
+def test_a_model_labels_every_page(stacks: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    save_pictures(tmp_path / "photos", 24)
+    extract(tmp_path / "photos", tmp_path / "c.h5", **tiny)
+    fit(tmp_path / "c.h5", head="logreg", out=tmp_path / "m.featx")
+    model = load_model(tmp_path / "m.featx")
+    found = model.predict(stacks, backbone=str(tiny["backbone"]), progress=False, pages="all")
+    assert [row["id"] for row in found.rows][:3] == ["a/x.tif", "a/x.tif#2", "a/x.tif#3"]
 
 
 def test_a_dry_run_counts_pages_too(stacks: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:

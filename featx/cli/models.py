@@ -35,6 +35,9 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
+    pages: Annotated[
+        str, typer.Option(help="first, or all: a row for each page or frame of a file.")
+    ] = "first",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
@@ -52,6 +55,7 @@ def predict(
 ) -> None:
     """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
     options: dict[str, Any] = {
+        "pages": pages,
         "device": device,
         "threads": threads,
         "allow_hosts": tuple(allow_hosts or ()),

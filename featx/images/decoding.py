@@ -26,7 +26,6 @@ import warnings
 import zlib
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
@@ -34,17 +33,16 @@ from PIL import Image, UnidentifiedImageError
 from featx.errors import ImageError, words_of
 from featx.images.formats import MAX_PIXELS, open_image
 from featx.images.jpeg import decode_plain
+from featx.images.png import is_deep_png, read_deep_png
 from featx.images.policy import DEFAULT_POLICY, DecodePolicy
 from featx.images.samples import Pixels, on_white, pick_bands, rgb_of, scale, white_of
-from featx.images.tags import check_tiff
+from featx.images.tags import check_tiff, tiff_pixels
 from featx.images.tiff import is_tiff, read_tiff, rgb_of_tiff
 
 _LARGE = 40_000_000
 _large_picture = threading.BoundedSemaphore(1)  # bounds memory: one very large picture at a time
 _OVERSAMPLING = 2  # --decode fast keeps at least twice the pixels that are needed
 _EXIF_ORIENTATION = 0x0112
-_PNG_DEPTH = 24  # place of the bits of a sample; the colour type follows
-_PNG_COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 # Of libjpeg's warnings those after which the pixels are made up; Pillow passes over them.
 _DAMAGED = ("bad Huffman code", "premature end of data segment")
@@ -119,8 +117,8 @@ def decode(
 
 
 def _decode_tiff(data: bytes, policy: DecodePolicy, page: int) -> Pixels:
-    with _large_picture if len(data) > _LARGE else contextlib.nullcontext():
-        check_tiff(data)
+    check_tiff(data)
+    with _large_picture if tiff_pixels(data) > _LARGE else contextlib.nullcontext():
         raw = read_tiff(data, page, MAX_PIXELS)
         return _orient(rgb_of_tiff(raw, policy), raw.orientation)
 
@@ -135,7 +133,7 @@ def _decode_other(
         raise ImageError("a TIFF whose first bytes are in the wrong order")
     if page:
         image.seek(page)
-    if image.format == "PNG" and not page and data[_PNG_DEPTH] == 16:
+    if image.format == "PNG" and not page and is_deep_png(data):
         pixels = _decode_deep_png(data, image, policy)
     else:
         pixels = _decode_pillow(image, policy)
@@ -152,9 +150,7 @@ def _chosen(pixels: Pixels, policy: DecodePolicy) -> Pixels:
 def _decode_deep_png(data: bytes, image: Image.Image, policy: DecodePolicy) -> Pixels:
     """Decode all 16 bits of each sample: grey, grey and alpha, RGB, or RGB and alpha."""
     clear = image.info.get("transparency")
-    samples = np.atleast_3d(imagecodecs.png_decode(data))
-    colours = _PNG_COLOURS[data[_PNG_DEPTH + 1]]
-    samples = samples[..., : max(colours, samples.shape[2] if clear is None else colours)]
+    samples = read_deep_png(data)
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if policy.bands:
         samples = pick_bands(samples, policy.bands)

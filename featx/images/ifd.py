@@ -60,4 +60,6 @@ def _subfile_type(data: bytes, order: str, big: bool, places: range) -> int:
 
 
 def _number(data: bytes, code: str, at: int) -> int:
+    if at > len(data):  # may be larger than what struct takes as a place
+        raise struct.error
     return int(struct.unpack_from(code, data, at)[0])

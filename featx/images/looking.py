@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import imagecodecs
 import numpy as np
 
 from featx.errors import ImageError
 from featx.images.formats import MAX_PIXELS, open_image
+from featx.images.png import is_deep_png, read_deep_png
 from featx.images.policy import DEFAULT_POLICY
 from featx.images.samples import Samples, white_of
 from featx.images.tags import check_tiff
 from featx.images.tiff import is_tiff, read_tiff
 
-_PNG_DEPTH = 24  # place of the bits of a sample
 _MOST_LOOKED_AT = 64_000_000  # pixels: larger pictures are not decoded for a look
 
 
@@ -64,10 +63,10 @@ def look(data: bytes, page: int = 0) -> Look:
     try:
         if is_tiff(data):
             return _look_at_tiff(data, page)
-        if data[:8] == b"\x89PNG\r\n\x1a\n" and data[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10":
+        if is_deep_png(data):
             with open_image(data) as image:
                 small = image.width * image.height <= _MOST_LOOKED_AT
-            return Look(_range(imagecodecs.png_decode(data), 16)) if small else Look()
+            return Look(_range(read_deep_png(data), 16)) if small else Look()
     except (ImageError, OSError, ValueError, SyntaxError, RuntimeError, MemoryError):
         pass
     return Look()

@@ -71,6 +71,12 @@ def check_tiff(data: bytes) -> None:
         raise ImageError(f"tiles of {tile[0]}x{tile[1]} pixels in a picture of {width}x{height}")
 
 
+def tiff_pixels(data: bytes) -> int:
+    """Count the pixels that the first directory of a TIFF file announces; 0 if it does not say."""
+    shape = _read(data, 0).shape if data[:4] in _HEADERS else {}
+    return shape.get(_WIDTH, 0) * shape.get(_HEIGHT, 0)
+
+
 def _check(directory: _Directory, size: int) -> None:
     if directory.n_tags > _MOST_TAGS:
         raise ImageError(f"{directory.n_tags} tags in one directory; at most {_MOST_TAGS} are read")

@@ -143,6 +143,7 @@ class Model:
         cache: str | os.PathLike[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         backbone: str | None = None,
+        pages: Literal["first", "all"] = "first",
         device: str = "auto",
         batch_size: int | Literal["auto"] = "auto",
         compile: Literal["auto", "on", "off"] = "auto",
@@ -169,7 +170,7 @@ class Model:
             interrupted run has done stays beside `out`, and the same command goes on from there.
         weights, backbone
             Where the file of the weights, or the code of the network, lies now.
-        device, batch_size, compile, threads, allow_hosts, on_error, max_failed, progress
+        pages, device, batch_size, compile, threads, allow_hosts, on_error, max_failed, progress
             As in `featx.extract`.
         force
             Replace a file at `out` that featx did not write.

@@ -26,6 +26,7 @@ from featx.errors import ImageError
 from featx.images.decoding import decode
 from featx.images.formats import open_image
 from featx.images.policy import DecodePolicy
+from featx.images.tags import tiff_pixels
 
 REQUEST = struct.Struct("<QQQd")
 """Bytes of the picture, most pixels, pixels above which it is for patient processes, seconds."""
@@ -90,6 +91,8 @@ def _reply(
 
 def _count_pixels(data: bytes) -> int:
     """Read the header; 0 where there is none, for decoding words the reason."""
+    if n_pixels := tiff_pixels(data):  # Pillow does not open all of them
+        return n_pixels
     try:
         with open_image(data) as image:
             return image.width * image.height
