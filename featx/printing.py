@@ -88,17 +88,31 @@ def extract_text(found: dict[str, Any]) -> str:
         did = f"nothing to embed, {found['reused']} rows reused, no forward pass"
     else:
         did = (
-            f"{found['embedded']} embedded at {found['images_per_second']:.1f} img/s "
-            f"({found['device']}, {found['precision']}), {found['reused']} reused"
+            f"{found['embedded']} embedded ({found['device']}, {found['precision']}), "
+            f"{found['reused']} reused"
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items() if share)
     return (
         f"{cache}: {did}, {found['failed']} failed, {found['removed']} removed; "
         f"{_widths_text(found['taps'])}\n"
         f"  since last time: {changes or 'no difference'}\n"
-        f"  {found['seconds']['total']:.1f} s in all"
+        f"  {_time_text(found)}"
         + (f"; time of the threads: {shares}" if found["embedded"] else "")
         + ignored_text(found)
+    )
+
+
+def _time_text(found: dict[str, Any]) -> str:
+    """Say the time since the start, and how fast images were embedded once that had begun."""
+    seconds = found["seconds"]
+    text = f"{seconds['total']:.1f} s in all"
+    if not found["embedded"]:
+        return text
+    start = seconds["total"] - seconds["compile"] - seconds["run"]
+    compiling = f", compiling {seconds['compile']:.1f} s" if seconds["compile"] else ""
+    return (
+        f"{text}, {found['embedded'] / seconds['total']:.1f} img/s: starting {start:.1f} s"
+        f"{compiling}, then {found['images_per_second']:.1f} img/s"
     )
 
 

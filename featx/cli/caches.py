@@ -21,6 +21,7 @@ from featx.cli.app import (
     split_names,
     whole,
 )
+from featx.cli.clock import process_seconds
 from featx.preprocess import VIEW_SETS, Interpolation
 
 
@@ -136,6 +137,7 @@ def extract(
     say_failures(result.failures, "a run" if dry_run else f"failed/ in {cache}")
     found = result.to_dict()
     failures = found.pop("failures")
+    found["seconds"]["total"] = process_seconds()
     show(found, as_json, extract_text(found))
     if failures:
         raise typer.Exit(SOME_FAILED)

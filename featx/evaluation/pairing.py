@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from featx.errors import FitError
 from featx.evaluation.measure import evaluate
@@ -98,6 +97,8 @@ def compare_paired(
         error = float(np.std(np.concatenate([w @ gain / w.sum(axis=1) for w in drawn]), ddof=1))
     low, high = max(-1.0, centre - 1.959964 * error), min(1.0, centre + 1.959964 * error)
     differing = only_a + only_b
+    from scipy import stats  # takes a second to load
+
     p_value = float(stats.binomtest(only_b, differing).pvalue) if differing else 1.0
     return {
         "difference": {"value": value, "low": min(low, value), "high": max(high, value)},

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a second to load
 
 from featx.evaluation.resampling import wilson
 
@@ -58,7 +58,7 @@ def over_repeats(
             found[name] = {"value": mean, "low": math.nan, "high": math.nan}
             continue
         error = float(np.sqrt((1 / n + test_to_train) * values.var(ddof=1)))
-        z = float(stats.t.ppf(0.975, n - 1))
+        z = float(stdtrit(n - 1, 0.975))
         if name in _SHARES and 0 <= mean <= 1:
             effective = min(n_rows, mean * (1 - mean) / error**2) if error else n_rows
             found[name] = {"value": mean, **wilson(mean, max(effective, 1e-9), z)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a second to load
 
 Floats = NDArray[np.float64]
 Kind = Literal["share", "positive", "below-one", "biased"]
@@ -88,7 +88,7 @@ def interval(
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     error = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
     # Student's t is a little wider than the normal, which few units (or groups) need.
-    z = float(stats.t.ppf(0.975, max(units - 1, 1)))
+    z = float(stdtrit(max(units - 1, 1), 0.975))
     if kind == "share":
         effective = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(units)
         return {"value": value, **wilson(value, min(effective, most), z)}

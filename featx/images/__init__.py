@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from featx.images.decoding import decode
+from featx.images.drawing import draw, draw_pixels, resize_box, resized_size
 from featx.images.encoding import file_of, is_picture, pixels_of
 from featx.images.formats import MAX_PIXELS, image_extensions, missing_extra, open_image
 from featx.images.policy import (
@@ -17,12 +15,6 @@ from featx.images.policy import (
     policy_of,
 )
 from featx.images.samples import Pixels
-
-if TYPE_CHECKING:
-    from featx.images.drawing import draw, draw_pixels, resized_size
-
-# Drawing needs torch; a process that only decodes is to start without it.
-_DRAWING = ("draw", "draw_pixels", "resized_size")
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -42,13 +34,6 @@ __all__ = [
     "parse_bands",
     "pixels_of",
     "policy_of",
+    "resize_box",
     "resized_size",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _DRAWING:
-        raise AttributeError(f"module 'featx.images' has no attribute {name!r}")
-    value = getattr(import_module("featx.images.drawing"), name)
-    globals()[name] = value
-    return value

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from featx.images.decoding import decode
 from featx.images.policy import DEFAULT_POLICY, DecodeMode, DecodePolicy
@@ -60,7 +58,7 @@ def _draw_view(pixels: Pixels, preprocess: Preprocess, view: View, mode: DecodeM
     # A long, thin picture would grow to gigabytes: resize only what the crop shows.
     most = _MOST_RESIZED if mode == "reference" else 16 * crop[0] * crop[1]
     if size[0] * size[1] > most and top >= 0 and left >= 0:
-        return _resize_box(pixels, size, (top, left), crop, preprocess.interpolation)
+        return resize_box(pixels, size, (top, left), crop, preprocess.interpolation)
     resized = _resize(pixels, size, preprocess, mode)
     fill = preprocess.mean if preprocess.resize == "pad" else (0.0, 0.0, 0.0)
     return _crop(resized, (top, left), crop, fill)
@@ -92,7 +90,10 @@ def _resize(
         resample = Image.Resampling[preprocess.interpolation.upper()]
         return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), resample))
     if preprocess.interpolation not in ("bilinear", "bicubic"):
-        return _resize_box(pixels, size, (0, 0), size, preprocess.interpolation)
+        return resize_box(pixels, size, (0, 0), size, preprocess.interpolation)
+    import torch
+    from torch.nn import functional
+
     # (1, 3, h, w) in channels-last strides, that of the first axis too, or torch gives planes back;
     # then it is the vectorised uint8 kernel with Pillow's arithmetic.
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
@@ -103,14 +104,17 @@ def _resize(
     return drawn
 
 
-def _resize_box(
+def resize_box(
     pixels: Pixels,
     size: tuple[int, int],
     offset: tuple[int, int],
     crop: tuple[int, int],
     interpolation: str,
 ) -> Pixels:
-    """Pillow's resize of the part that the crop shows; the same kernel positions as the whole."""
+    """Resize the part that the crop shows by Pillow: the same kernel positions as the whole.
+
+    Bilinear and bicubic pixels are within two grey levels of torch's, which are as a rule equal.
+    """
     step_y, step_x = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     top, left = offset
     box = (left * step_x, top * step_y, (left + crop[1]) * step_x, (top + crop[0]) * step_y)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
 import io
+import sys
 import warnings
 import zipfile
 from typing import Any
@@ -19,6 +22,35 @@ TRUSTED = (
 """What the heads of featx hold beyond the types that skops itself trusts."""
 
 
+def _skops_io() -> Any:
+    """Load skops without torch.
+
+    It imports every module of scikit-learn on the way, and one of them imports torch, in seconds,
+    where it is installed. That one is kept out meanwhile; scikit-learn finds it later if it needs
+    it.
+    """
+    hidden = "sklearn.externals.array_api_compat.torch"
+    if "torch" in sys.modules or "skops.io" in sys.modules:
+        return importlib.import_module("skops.io")
+    finder = _Hidden(hidden)
+    sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Hidden(importlib.abc.MetaPathFinder):
+    """Says that one module is not there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == self.name:
+            raise ModuleNotFoundError(f"{fullname} is not loaded here", name=fullname)
+
+
 def dump_head(estimator: Any) -> bytes:
     """Write a head as skops bytes.
 
@@ -27,10 +59,9 @@ def dump_head(estimator: Any) -> bytes:
     ModelError
         If it holds a type that a model may not hold.
     """
-    import skops.io  # it imports all of scikit-learn, and torch: seconds that errors need not wait
-
+    skops_io = _skops_io()
     try:
-        data: bytes = skops.io.dumps(estimator)
+        data: bytes = skops_io.dumps(estimator)
     except Exception as error:  # whatever an estimator of the user's own raises
         reason = words_of(error, 400)
         raise ModelError(f"the head cannot be saved without pickle: {reason}") from error
@@ -46,16 +77,16 @@ def load_head(data: bytes, where: str) -> Any:
     ModelError
         If they are damaged, no skops file, or name a type that a model may not hold.
     """
-    import skops.io
     from sklearn.exceptions import InconsistentVersionWarning
 
+    skops_io = _skops_io()
     _require_plain(data, where)
     _require_trusted(data, where)
     try:
         with warnings.catch_warnings():
             # Another version of scikit-learn is for the drift check and the digests to judge.
             warnings.simplefilter("ignore", InconsistentVersionWarning)
-            return skops.io.loads(data, trusted=list(TRUSTED))
+            return skops_io.loads(data, trusted=list(TRUSTED))
     except Exception as error:  # skops raises whatever a damaged schema leads to
         raise ModelError(f"{where}: the head cannot be built: {_reason(error)}") from None
 
@@ -73,10 +104,9 @@ def _require_plain(data: bytes, where: str) -> None:
 
 
 def _require_trusted(data: bytes, where: str) -> None:
-    import skops.io
-
+    skops_io = _skops_io()
     try:
-        found = skops.io.get_untrusted_types(data=data)
+        found = skops_io.get_untrusted_types(data=data)
     except Exception as error:
         raise ModelError(f"{where}: the head cannot be read: {_reason(error)}") from None
     odd = sorted(set(found) - set(TRUSTED))

@@ -279,7 +279,7 @@ def _resized(
 
     from PIL import Image
 
-    from featx.images import decode, draw_pixels, policy_of, resized_size
+    from featx.images import decode, policy_of, resize_box, resized_size
 
     try:
         data = read(row)
@@ -291,9 +291,8 @@ def _resized(
     size = resized_size((pixels.shape[0], pixels.shape[1]), preprocess)
     if size[0] * size[1] > 4 * preprocess.input_size[0] * preprocess.input_size[1]:
         return None  # a long, thin picture is resized in parts, and is large
-    whole = replace(preprocess, input_size=size, views=preprocess.views[:1])
-    drawn = np.empty(whole.out_shape(), np.uint8)
-    draw_pixels(pixels, whole, drawn, cache.spec.decode["mode"])
+    # By Pillow, so that a fit need not load torch; a grey level or two move no vector that far.
+    drawn = resize_box(pixels, size, (0, 0), size, preprocess.interpolation)
     file = io.BytesIO()
-    Image.fromarray(drawn[0]).save(file, "PNG")
+    Image.fromarray(drawn).save(file, "PNG")
     return file.getvalue()
