@@ -5,6 +5,13 @@
 Systems run in turn, round by round; the medians are compared. The limit runs the same compiled
 forward on pixels that are ready ("forward only"), the same decoding without a network ("decode
 only"), and both on the same threads with nothing in between ("both").
+
+On a card (``--device cuda``) featx embeds 20,000 images a run, with as many processes as it takes
+by itself and with each of ``--workers``; all rounds run in one process, so that none of them pays
+for the start of CUDA; and the card, its driver, and its clocks and power meanwhile are kept beside
+the figures. The peers, which are written for a CPU here, are left out. What featx does is put
+beside the smaller of forward alone and decoding alone, which is named. The pictures lie in the
+folder of temporary files: set TMPDIR to a memory disk.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.card import describe, watched
 from benchmarks.peers import PEERS, SCRIPT
 from featx.backbones import load_backbone
 from featx.extraction import extract
@@ -33,6 +41,9 @@ from featx.runtime.machine import cpu_cores, device_name
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("efficientnet_lite0", "resnet50", "vgg16")
+NETWORKS_OF_A_CARD = (*NETWORKS, "vit_b_16", "timm:vit_small_patch14_dinov2.lvd142m")
+IMAGES_OF_A_CARD = 20_000  # of a run; the slow systems take fewer
+SLOW_ON_A_CARD = 1_000
 # Images of one timed run: (fast systems, slow systems).
 AMOUNT = {
     "efficientnet_lite0": {"photo": (1200, 120), "12mp": (160, 16), "elpv": (1200, 120)},
@@ -63,6 +74,17 @@ def write_photos(folder: Path, n: int, size: tuple[int, int]) -> list[str]:
     return paths
 
 
+def many_names(paths: list[str], n: int) -> list[str]:
+    """Give pictures further names until there are `n`: each is read and decoded every time."""
+    names = list(paths)
+    for k in range(len(paths), n):
+        original = Path(paths[k % len(paths)])
+        name = original.with_name(f"again-{k:06d}{original.suffix}")
+        name.hardlink_to(original)
+        names.append(str(name))
+    return names[:n]
+
+
 def elpv_paths() -> list[str]:
     from importlib.util import find_spec
 
@@ -80,7 +102,7 @@ def featx_run(name: str, device: str, **options: Any) -> Callable[[list[str]], f
         with tempfile.TemporaryDirectory() as folder:
             result = extract(
                 paths, Path(folder) / "c.h5", backbone=name, weights=weights, device=device,
-                compile="on", progress=False, **options,
+                compile="auto" if device.startswith("cuda") else "on", progress=False, **options,
             )  # fmt: skip
         run.last = result.to_dict()  # type: ignore[attr-defined]
         return len(paths) / result.images_per_second
@@ -112,11 +134,14 @@ class Limit:
     def __init__(self, name: str, device: str, paths: list[str], precision: str, mode: str) -> None:
         backbone = load_backbone(name, weights=None if "lite" in name else "random")
         self.pre, self.policy = backbone.preprocess, DecodePolicy(mode)  # type: ignore[arg-type]
-        self.plan = plan_runtime(device=device, precision=precision, compile="on")
+        compile = "auto" if device.startswith("cuda") else "on"
+        self.plan = plan_runtime(device=device, precision=precision, compile=compile)
         self.reader = backbone.reader(backbone.select(), self.pre)
         self.key = f"bench {name}"
         self.data = [Path(p).read_bytes() for p in paths[:64]]
         self.threads = self.plan.threads
+        # Enough to keep a card busy; each holds a batch. All launch by the runner's own thread.
+        self.callers = self.threads if self.plan.kind == "cpu" else 4
 
     def _decode(self, batch: Any, start: int = 0) -> Any:
         for k in range(len(batch)):
@@ -128,7 +153,7 @@ class Limit:
         """Images a second; the network lives only meanwhile, so that peers run as without it."""
         with Runner(self.reader, self.plan, (*self.pre.input_size, 3), self.key) as runner:
             shape = (runner.batch_size, *self.pre.input_size, 3)
-            batches = [self._decode(np.zeros(shape, np.uint8)) for _ in range(self.threads)]
+            batches = [self._decode(runner.allocate(shape)) for _ in range(self.threads)]
             runner.prepare(batches[0], 100_000)
             return self._measure(runner, batches, seconds)
 
@@ -144,21 +169,38 @@ class Limit:
             decode(k)
             return forward(k)
 
+        works = (
+            ("forward only", forward, self.callers),
+            ("decode only", decode, self.threads),
+            ("both", both, self.threads),
+        )
         return {
-            f"limit: {label}": in_threads(work, self.threads, seconds)
-            for label, work in (("forward only", forward), ("decode only", decode), ("both", both))
+            f"limit: {label}": in_threads(work, n_threads, seconds)
+            for label, work, n_threads in works
         }
 
 
-def bench(name: str, kind: str, paths: list[str], device: str, rounds: int) -> dict[str, Any]:
+def amounts(name: str, kind: str, device: str) -> tuple[int, int]:
+    """Images of one timed run: of featx, and of systems that are slower."""
+    if device.startswith("cuda"):
+        return IMAGES_OF_A_CARD, SLOW_ON_A_CARD
+    return AMOUNT[name][kind]
+
+
+def bench(
+    name: str, kind: str, paths: list[str], device: str, rounds: int, workers: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Median images a second of every system for one network on one kind of picture."""
-    fast, slow = (min(len(paths), n) for n in AMOUNT[name][kind])
+    fast, slow = (min(len(paths), n) for n in amounts(name, kind, device))
     mode = "fast" if kind == "12mp" else "exact"
     systems: dict[str, tuple[Callable[[list[str]], float], int]] = {
         "featx": (featx_run(name, device, decode=mode), fast),
         "featx fp32": (featx_run(name, device, decode=mode, precision="fp32"), fast),
     }
-    for label, make in PEERS.items():
+    for n in workers:
+        run = featx_run(name, device, decode=mode, workers=n)
+        systems[f"featx, workers {n}"] = (run, fast)
+    for label, make in () if device.startswith("cuda") else PEERS.items():
         try:
             systems[label] = (make(name), slow)
         except (LookupError, ImportError) as error:
@@ -168,29 +210,56 @@ def bench(name: str, kind: str, paths: list[str], device: str, rounds: int) -> d
     precision = systems["featx"][0].last["precision"]  # type: ignore[attr-defined]
     limits = {p: Limit(name, device, paths, p, mode) for p in dict.fromkeys((precision, "fp32"))}
     rates: dict[str, list[float]] = {}
+    meanwhile: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         for label, (run, n) in systems.items():
-            rates.setdefault(label, []).append(n / run(paths[:n]))
+            with watched(device) as seen:
+                rates.setdefault(label, []).append(n / run(paths[:n]))
+            if seen:
+                meanwhile[label] = seen
         for p, limit in limits.items():
             for label, rate in limit.measure(2.0).items():
                 rates.setdefault(f"{label} ({p})", []).append(rate)
     found = {label: statistics.median(values) for label, values in rates.items()}
-    return {"images_per_second": found, "precision": precision, "all": rates}
+    return {
+        "images_per_second": found,
+        "precision": precision,
+        "images": {label: n for label, (_, n) in systems.items()},
+        "all": rates,
+        **({"card": meanwhile} if meanwhile else {}),
+        "bound": bound(found, precision),
+    }
+
+
+def bound(rates: dict[str, float], precision: str) -> dict[str, Any]:
+    """Name the stage that no run can be faster than, its rate, and featx's share of it."""
+    stages = {
+        stage: rates[f"limit: {stage} ({precision})"] for stage in ("forward only", "decode only")
+    }
+    stage = min(stages, key=lambda name: stages[name])
+    return {"stage": stage, "rate": stages[stage], "share": rates["featx"] / stages[stage]}
 
 
 def summary(name: str, kind: str, found: dict[str, Any]) -> str:
     """One line: featx, the best peer, the ratio, the share of the limit."""
     rates = found["images_per_second"]
     tools = [label for label in rates if label in PEERS and label != SCRIPT]
+    p, limit = found["precision"], found["bound"]
+    if not tools or SCRIPT not in rates:
+        return (
+            f"{name:<20}{kind:<7}featx {rates['featx']:7.1f} img/s ({p}), fp32 "
+            f"{rates['featx fp32']:6.1f}; {limit['share']:.0%} of {limit['stage']} "
+            f"({limit['rate']:.0f} img/s)"
+        )
     peer = max(tools, key=lambda label: rates[label])
-    p = found["precision"]
     return (
         f"{name:<20}{kind:<7}featx {rates['featx']:7.1f} img/s ({p}), fp32 "
         f"{rates['featx fp32']:6.1f}; best peer {peer} {rates[peer]:6.1f}: "
         f"{rates['featx'] / rates[peer]:.1f} and {rates['featx fp32'] / rates[peer]:.1f} times; "
         f"threads script {rates[SCRIPT]:.1f}; "
         f"{rates['featx'] / rates[f'limit: both ({p})']:.0%} and "
-        f"{rates['featx fp32'] / rates['limit: both (fp32)']:.0%} of the limit"
+        f"{rates['featx fp32'] / rates['limit: both (fp32)']:.0%} of the limit; "
+        f"{limit['share']:.0%} of {limit['stage']}"
     )
 
 
@@ -219,11 +288,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=None)
+    parser.add_argument("--workers", nargs="*", type=int, default=[], help="of featx, beside auto")
     parser.add_argument("--add", action="store_true", help="keep the cases of the last sitting")
     parser.add_argument("--kinds", nargs="+", default=["photo", "12mp", "elpv"])
     asked = parser.parse_args()
     device = "cpu" if asked.device == "auto" else asked.device
+    on_card = device.startswith("cuda")
+    networks = asked.networks or list(NETWORKS_OF_A_CARD if on_card else NETWORKS)
     os.environ["PYTHONWARNINGS"] = "ignore"
     native = plan_runtime(device=device).precision
     results: dict[str, Any] = {
@@ -231,6 +303,7 @@ def main() -> None:
             "processor": device_name(device),
             "cores": cpu_cores(),
             "precision": native,
+            "card": describe(device),
         },
         "device": device,
         "versions": library_versions(),
@@ -248,8 +321,10 @@ def main() -> None:
         }
         for kind in asked.kinds:
             paths = makers[kind]()
-            for name in asked.networks:
-                found = bench(name, kind, paths, device, asked.rounds)
+            if on_card and kind != "elpv":
+                paths = many_names(paths, IMAGES_OF_A_CARD)
+            for name in networks:
+                found = bench(name, kind, paths, device, asked.rounds, tuple(asked.workers))
                 results["cases"][f"{name}, {kind}"] = found
                 print(summary(name, kind, found), flush=True)
                 target.write_text(json.dumps(results, indent=1) + "\n")

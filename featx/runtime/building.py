@@ -173,7 +173,7 @@ class Builder:
         size = _REFERENCE_BATCH
         while True:
             try:
-                with true_fp32(), self._all_threads():
+                with true_fp32(on_card=self._plan.kind != "cpu"), self._all_threads():
                     return in_batches(forward, size)(sample)
             except Exception as error:
                 if not is_out_of_memory(error):

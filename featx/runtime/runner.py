@@ -186,7 +186,7 @@ class Runner:
     def _forward_pass(self) -> Iterator[None]:
         """Keep float32 what is float32, and say in one line what a card's own errors mean."""
         try:
-            with true_fp32():
+            with true_fp32(on_card=self.plan.kind != "cpu"):
                 yield
         except RuntimeError as error:
             failure = None
