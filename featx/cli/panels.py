@@ -37,6 +37,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx extract table.csv cells.h5 --backbone resnet50 --layer layer3,layer4 --pool avg+max",
     ),
     "info": ("featx info photos.h5", "featx info photos.h5 --all"),
+    "audit": ("featx audit photos.h5", "featx audit photos.h5 --json"),
+    "search": ("featx search photos.h5 one.jpg", "featx search photos.h5 one.jpg two.jpg --json"),
     "verify": ("featx verify photos.h5", "featx verify parts/ --json"),
     "split": ("featx split photos.h5 parts/", "featx split photos.h5 parts/ --rows 100000"),
     "merge": (
