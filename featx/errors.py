@@ -116,7 +116,9 @@ class DeviceError(FeatxError, RuntimeError):
 
 
 class ExtractError(FeatxError, RuntimeError):
-    """Extraction as a whole cannot go on."""
+    """Extraction as a whole cannot go on; `failures` name each image that failed, and why."""
+
+    failures: dict[str, str] | None = None
 
 
 class FitError(FeatxError, ValueError):

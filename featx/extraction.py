@@ -293,10 +293,12 @@ class _Extraction(Run):
         # A portion of nothing is a cache of no rows: the others have theirs.
         if not len(rows) and (failed or self.manifest.dealt is None):
             name, reason = next(iter(failed.items()))
-            raise ExtractError(
+            error = ExtractError(
                 f"no image could be embedded: {len(failed)} of {len(failed)} failed, "
                 f"the first {name}: {reason}"
             )
+            error.failures = failed
+            raise error
         spec = self.spec(ran.precision)
         description = describe_rows(self.manifest, rows, failed)
         self.check_labels(description, pick(outcome.content, rows))

@@ -155,7 +155,8 @@ class Sheet:
 
     def text(self) -> str:
         """For a terminal: all but the first line indented."""
-        lines = [*self.above, *table(self.head, self.rows).split("\n"), *self.below]
+        shown = table(self.head, self.rows).split("\n") if self.head else []
+        lines = [*self.above, *shown, *self.below]
         return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
 
     def html(self) -> str:
@@ -233,6 +234,39 @@ def figures_sheet(found: dict[str, Any]) -> Sheet:
         rows,
         below,
     )
+
+
+_ROWS_SHOWN = 60
+
+
+def prediction_sheet(result: Any) -> Sheet:
+    """Lay out predictions, one image a line; those in a file are counted only."""
+    counts = f"{result.predicted} predicted, {result.failed} failed"
+    if result.unfamiliar is not None:
+        counts += f", {result.unfamiliar} unlike the training images"
+    labels = ", ".join(f"{name} ({n})" for name, n in result.labels.items())
+    above = [f"{result.out}: {counts}" if result.out else counts, *([labels] if labels else [])]
+    rows = [
+        [
+            str(row["path"] or row["id"]),
+            _shown(row["label"]) + (" (abstained)" if row.get("abstained") else ""),
+            _shown(row["confidence"]),
+            {True: "yes", False: "no", None: "-"}[row["unfamiliar"]],
+            f"{row['nearest']} ({_shown(row['nearest_label'])})" if row["nearest"] else "-",
+            row["error"] or "",
+        ]
+        for row in result.rows[:_ROWS_SHOWN]
+    ]
+    more = len(result.rows) - len(rows)
+    below = [f"and {more} more; --out FILE keeps all"] if more > 0 else []
+    head = ["image", "label", "confidence", "unfamiliar", "nearest", "error"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return Sheet(above, head if rows else [], rows, below)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:

@@ -105,7 +105,8 @@ def test_new_images_are_labelled(model: Model, folder: Path) -> None:
     assert (found.predicted, found.failed) == (6, 0)
     assert found.labels == {"blue": 3, "red": 3}
     table = pd.read_csv(folder / "p.csv")
-    assert list(table) == ["id", "path", "label", "p_blue", "p_red", "error"]
+    near = ["confidence", "unfamiliar", "nearest", "nearest_label"]
+    assert list(table) == ["id", "path", "label", *near, "p_blue", "p_red", "error"]
     assert [name.split("/")[0] for name in table["id"]] == list(table["label"])
     np.testing.assert_allclose(table[["p_blue", "p_red"]].sum(axis=1), 1, atol=1e-5)
     # The features lay beside the file while they were needed, and are gone.

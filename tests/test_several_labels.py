@@ -63,7 +63,9 @@ def test_a_saved_model_says_labels_and_probabilities(folder: Path, tmp_path: Pat
         scores = model.score(np.asarray(cache.X))
         truth = cache.labels
     table = pd.read_csv(out)
-    assert list(table.columns) == ["id", "path", "label", *(f"p_{n}" for n in NAMES), "error"]
+    near = ["confidence", "unfamiliar", "nearest", "nearest_label"]
+    scores = [f"p_{n}" for n in NAMES]
+    assert list(table.columns) == ["id", "path", "label", *near, *scores, "error"]
     probable = table[[f"p_{n}" for n in NAMES]].to_numpy()
     np.testing.assert_allclose(probable, scores.probabilities, atol=1e-6)
     texts = ["|".join(n for n, p in zip(NAMES, row, strict=True) if p > 0.5) for row in probable]

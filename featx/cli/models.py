@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featx.cli.app import (
+    ERROR,
     SOME_FAILED,
     AllowHosts,
     Fetch,
     Force,
     Json,
     ModelFile,
-    Source,
     command,
     say_failures,
     show,
@@ -28,8 +28,17 @@ if TYPE_CHECKING:
 @command
 def predict(
     model: ModelFile,
-    source: Source,
-    out: Annotated[Path, typer.Option(help="A .csv, .parquet or .jsonl file.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE...",
+            help="Pictures, folders, or a table, tar shards, URL as `featx extract` takes.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .csv, .parquet or .jsonl file; without it a table is printed."),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
     backbone: Annotated[
@@ -53,7 +62,7 @@ def predict(
     fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
-    """Label the images of SOURCE: id, label and probabilities of each go to OUT."""
+    """Label pictures: what each is, how sure that is, and what it is like in the training."""
     options: dict[str, Any] = {
         "pages": pages,
         "device": device,
@@ -68,15 +77,18 @@ def predict(
     }
     from featx.model.modelfile import load_model
 
+    given = source[0] if len(source) == 1 else source
     result = load_model(model).predict(
-        source, out=out, cache=cache, force=force, fetch=fetch, **options
+        given, out=out, cache=cache, force=force, fetch=fetch, **options
     )
-    say_failures(result.failures, str(out))
+    say_failures(result.failures, "the table" if out is None else str(out))
     found = result.to_dict()
     failures = found.pop("failures")
-    labels = ", ".join(f"{name} ({n})" for name, n in found["labels"].items())
-    text = f"{out}: {found['predicted']} predicted, {found['failed']} failed"
-    show(found, as_json, f"{text}\n  {labels}" if labels else text)
+    if out is None:
+        found["rows"] = result.rows
+    show(found, as_json, repr(result))
+    if failures and not result.predicted:
+        raise typer.Exit(ERROR)
     if failures:
         raise typer.Exit(SOME_FAILED)
 

@@ -26,7 +26,9 @@ from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
 from featx.heads import Head, get_head, option_of
+from featx.labels import joined_labels
 from featx.model.headfile import dump_head
+from featx.model.likeness import make_likeness
 from featx.model.model import Model, digest_seen
 from featx.model.modelfile import describe_model, save_model
 from featx.model.references import make_references
@@ -199,6 +201,7 @@ def fit_caches(
         rows = won.samples.rows[measured.trained]
         with fetching(options.fetch):
             model.members.update(make_references(won.cache, won.samples.tap, rows))
+        model.members.update(_likeness(won.samples, measured.trained))
     if (out is not None or report is not None) and not options.fetch:
         measured.warnings.extend(_not_fetched(won.cache))
     result = _result(won, measured, model, options, found)
@@ -234,6 +237,13 @@ def _not_fetched(cache: Cache) -> list[dict[str, str]]:
             "them: pass --fetch if the cache is to be trusted",
         )
     ]
+
+
+def _likeness(samples: Samples, trained: NDArray[np.intp]) -> dict[str, bytes]:
+    """Keep what the table of predictions says of the training images."""
+    y = samples.y[trained]
+    labels = joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist()
+    return make_likeness(lambda at: samples.take(trained[at]), samples.ids[trained], labels)
 
 
 def _set_thresholds(

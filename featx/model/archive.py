@@ -21,7 +21,8 @@ DIGESTS = "digests.json"
 REQUIRED = ("meta.json", "spec.json", "figures.json", "seen.bin", "head.skops")
 REFERENCES = tuple(f"reference-{k}.png" for k in range(N_REFERENCES))
 REPORT = "report.json"
-OPTIONAL = ("tested.json", REPORT, "references.npy", *REFERENCES)
+VECTORS, TRAINING = "training.npy", "training.json"
+OPTIONAL = ("tested.json", REPORT, "references.npy", VECTORS, TRAINING, *REFERENCES)
 """What a model may hold beside what it must."""
 
 _SMALL = 64 << 20  # bytes of any member but the head

@@ -17,7 +17,6 @@ from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
 from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.errors import ModelError
-from featx.manifest import Source
 from featx.model.scoring import Scores, score_rows
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ class Model:
     @typed
     def predict(
         self,
-        source: Source | Cache,
+        source: Any,
         *,
         out: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
@@ -160,9 +159,13 @@ class Model:
         Parameters
         ----------
         source
-            Images, as `featx.extract` takes them, or an open cache.
+            One picture or a list (paths, pictures of Pillow, pixels as arrays; folders among paths
+            are their images), whatever else `featx.extract` takes, an open cache, or features as a
+            float array of shape (n, n_features).
         out
-            A ``.csv``, ``.parquet`` or ``.jsonl`` file: id, path, label (several as ``a|b``), a
+            A ``.csv``, ``.parquet`` or ``.jsonl`` file: ``id``, ``path``, ``label`` (several as
+            ``a|b``), ``confidence``, ``unfamiliar`` (farther from the training images than their
+            own 99th percentile), ``nearest`` training image and its ``nearest_label``, a
             probability for each class (``p_<class>``), with thresholds whether it is ``abstained``
             from, and for an image that cannot be read the reason in ``error``.
         cache
@@ -186,7 +189,7 @@ class Model:
         DriftError
             If they are, although everything that is recorded is the same.
         ExtractError
-            If no image could be embedded.
+            If an image cannot be read and `on_error` is ``fail``, or too many fail.
 
         Examples
         --------

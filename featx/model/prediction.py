@@ -18,25 +18,31 @@ from numpy.typing import NDArray
 from featx.cache.lock import WriterLock
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import remove_parts
-from featx.errors import CacheError
+from featx.errors import CacheError, ExtractError
 from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
+from featx.model.given import Vectors, as_source
+from featx.model.likeness import Likeness, likeness_of
 from featx.model.references import require_same_features
 from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
+from featx.printing import prediction_sheet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featx.manifest import Source
 
 _BATCH = 4096  # rows predicted at a time
+_NEAR_BATCH = 256
+_UNFAMILIAR = "\0unfamiliar"  # no class is called so
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What was predicted; `to_dict` is the JSON of ``featx predict --json``.
+
+    It shows its rows as the shell does.
 
     Parameters
     ----------
@@ -46,6 +52,9 @@ class Prediction:
         How often each class was given.
     failures
         ``id -> reason``.
+    unfamiliar
+        How many images lie farther from the training images than their own 99th percentile; None
+        where nothing is known of these.
     out
         The file with a row for each image, if one was asked for.
     rows
@@ -58,10 +67,11 @@ class Prediction:
     failures: dict[str, str] = field(repr=False)
     out: str | None = None
     rows: list[Row] = field(default_factory=list, repr=False)
+    unfamiliar: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        names = ("predicted", "failed", "out", "labels", "failures")
+        names = ("predicted", "failed", "unfamiliar", "out", "labels", "failures")
         return {name: getattr(self, name) for name in names}
 
     def to_frame(self) -> pd.DataFrame:
@@ -77,10 +87,16 @@ class Prediction:
             return pd.read_parquet(self.out)
         return pd.read_json(self.out, lines=True, dtype={"id": str, "path": str})
 
+    def __repr__(self) -> str:
+        return prediction_sheet(self).text()
+
+    def _repr_html_(self) -> str:
+        return prediction_sheet(self).html()
+
 
 def predict(
     model: Model,
-    source: Source | Cache,
+    source: Any,
     *,
     out: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -98,14 +114,22 @@ def predict(
     target = None if out is None else Path(out)
     if target is not None:
         require_rows_target(target, source, model.path, force=force)
-    if isinstance(source, Cache):
-        model.require_cache(source)
-        return _label(model, source, target)
+    given = as_source(source, model)
+    if isinstance(given, np.ndarray):
+        return _label(model, Vectors(given), target)
+    if isinstance(given, Cache):
+        model.require_cache(given)
+        return _label(model, given, target)
     chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
         from featx.extraction import extract
 
-        extract(source, place, **chosen)
+        try:
+            extract(given, place, **chosen)
+        except ExtractError as error:
+            if not error.failures or chosen.get("on_error") == "fail":
+                raise
+            return _label(model, Vectors.none(model, error.failures), target)
         with open_cache(place) as found:
             model.require_cache(found, precision=False)
             return _label(model, found, target)
@@ -145,15 +169,16 @@ def _remove_features(place: Path) -> None:
         remove_parts(place)
 
 
-def _label(model: Model, cache: Cache, target: Path | None) -> Prediction:
+def _label(model: Model, cache: Cache | Vectors, target: Path | None) -> Prediction:
     counts: Counter[str] = Counter()
+    near = likeness_of(model)
     kept: list[Row] = []
     if target is None:
-        for rows in _rows(model, cache, counts):
+        for rows in _rows(model, cache, counts, near):
             kept += rows
     else:
         with open_rows(target, columns_of(model)) as writer:
-            for rows in _rows(model, cache, counts):
+            for rows in _rows(model, cache, counts, near):
                 writer.write(rows)
     labels = {name: counts[name] for name in model.classes if name in counts}
     return Prediction(
@@ -163,6 +188,7 @@ def _label(model: Model, cache: Cache, target: Path | None) -> Prediction:
         failures=cache.failed,
         out=None if target is None else os.fspath(target),
         rows=kept,
+        unfamiliar=None if near is None else counts[_UNFAMILIAR],
     )
 
 
@@ -172,11 +198,13 @@ def columns_of(model: Model) -> dict[str, type]:
     probable = model.classes and hasattr(model.estimator, "predict_proba")
     scores = {f"p_{name}": float for name in model.classes} if probable else {}
     abstained = {"abstained": bool} if model.thresholds else {}
-    return {"id": str, "path": str, "label": label, **scores, **abstained, "error": str}
+    near = {"unfamiliar": bool, "nearest": str, "nearest_label": label}
+    sure = {"confidence": float, **near, **scores, **abstained}
+    return {"id": str, "path": str, "label": label, **sure, "error": str}
 
 
 def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
-    """Label features: all columns of `columns_of` but id, path and error, as plain values.
+    """Label features: label, confidence, probabilities and abstaining, as plain values.
 
     Parameters
     ----------
@@ -193,6 +221,7 @@ def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
     if found.probabilities is not None:
         table = np.round(found.probabilities, 6).tolist()
         for row, line in zip(rows, table, strict=True):
+            row["confidence"] = None if several else max(line)
             row.update(zip(scored, line, strict=True))
     if thresholds:
         for row, left in zip(rows, abstained.tolist(), strict=True):
@@ -200,11 +229,15 @@ def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
     return rows
 
 
-def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row]]:
+def _rows(
+    model: Model, cache: Cache | Vectors, counts: Counter[str], near: Likeness | None
+) -> Iterator[list[Row]]:
     blank: Row = dict.fromkeys(columns_of(model))
     start = 0
     for X in cache.tap(model.tap).batches(_BATCH):
         labelled = label_rows(model, X)
+        if near is not None:
+            counts[_UNFAMILIAR] += _add_nearest(labelled, X, near)
         names = [str(row["label"]) for row in labelled if model.classes]
         if model.task == "multilabel":
             names = [one for name in names for one in name.split(SEPARATOR)]
@@ -217,3 +250,16 @@ def _rows(model: Model, cache: Cache, counts: Counter[str]) -> Iterator[list[Row
     failed = list(cache.failed.items())
     for at in range(0, len(failed), _BATCH):
         yield [{**blank, "id": name, "error": why} for name, why in failed[at : at + _BATCH]]
+
+
+def _add_nearest(rows: list[Row], X: NDArray[np.float32], near: Likeness) -> int:
+    """Name the nearest training image of each row; count those that lie far from all."""
+    n = 0
+    for start in range(0, len(rows), _NEAR_BATCH):
+        some = slice(start, start + _NEAR_BATCH)
+        found, distances = near.nearest(np.asarray(X[some], dtype=np.float32), 1)
+        for row, k, distance in zip(rows[some], found[:, 0], distances[:, 0], strict=True):
+            far = bool(distance > near.limit)
+            n += far
+            row |= {"unfamiliar": far, "nearest": near.names[k], "nearest_label": near.labels[k]}
+    return n

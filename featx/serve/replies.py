@@ -8,12 +8,13 @@ from pydantic import BaseModel, Field
 
 from featx.labels import SEPARATOR
 from featx.model import Model
+from featx.model.likeness import METRIC, QUANTILE
 from featx.model.rowfile import Row
 from featx.provenance import library_versions
 from featx.serve.embedding import Embedder
 from featx.serve.labelling import Answer
 from featx.serve.limits import Limits
-from featx.serve.training import METRIC, QUANTILE, TrainingRows
+from featx.serve.training import TrainingRows
 
 _SCORE = "p_"
 

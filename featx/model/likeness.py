@@ -1,0 +1,213 @@
+"""How like the training images a picture is: the nearest of them, and whether any is near."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.cache.folder import holds_cache
+from featx.cache.reader import Cache, open_cache
+from featx.errors import FeatxError, ModelError
+from featx.labels import joined_labels
+from featx.model import Model
+from featx.model.archive import TRAINING, VECTORS
+
+METRIC = "cosine distance between features"
+QUANTILE = 0.99
+_MOST_BYTES = 32 << 20  # of the vectors in a model file
+_MOST_PRODUCTS = 1e11  # multiplications that the quantile may cost: about a second
+_BLOCK = 256
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """Features of the training images, at unit length.
+
+    Parameters
+    ----------
+    unit
+        float32, shape (n, n_features).
+    names, labels
+        Of each row.
+    limit
+        99th percentile of the training rows' own distances to their nearest other row: a picture
+        beyond it resembles nothing seen in training.
+    n_all
+        Rows that the model was trained on; `unit` may be an even part of them.
+
+    Examples
+    --------
+    >>> likeness = likeness_of(model)  # doctest: +SKIP
+    >>> rows, distances = likeness.nearest(X, 5)  # doctest: +SKIP
+    """
+
+    unit: Vectors = field(repr=False)
+    names: list[str] = field(repr=False)
+    labels: list[Any] = field(repr=False)
+    limit: float
+    n_all: int
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+    def nearest(self, X: Vectors, k: int) -> tuple[NDArray[np.intp], Vectors]:
+        """Find the nearest training rows.
+
+        Parameters
+        ----------
+        X
+            Shape (n, n_features).
+
+        Returns
+        -------
+        rows : int, shape (n, min(k, len(self))), nearest first
+        distances : float32, the same shape, from 0 to 2
+        """
+        distances = 1 - unit_length(X) @ self.unit.T
+        k = min(k, len(self))
+        near = np.argpartition(distances, k - 1, axis=1)[:, :k]
+        near = np.take_along_axis(
+            near, np.argsort(np.take_along_axis(distances, near, 1), 1, kind="stable"), 1
+        )
+        return near, np.maximum(np.take_along_axis(distances, near, 1), 0)
+
+
+def make_likeness(
+    take: Callable[[NDArray[Any]], Vectors],
+    ids: Sequence[str] | NDArray[Any],
+    labels: Sequence[Any],
+) -> dict[str, bytes]:
+    """Make the members of a model file that say what is near: vectors as float16, at unit length.
+
+    Of very many rows an even part is kept, 32 MB at most.
+
+    Parameters
+    ----------
+    take
+        Gives the features of some training rows, by their numbers.
+    ids, labels
+        Of every training row.
+    """
+    n, width = len(ids), take(np.arange(1)).shape[1]
+    kept = max(1, min(n, _MOST_BYTES // (2 * width)))
+    at = np.unique(np.linspace(0, n - 1, kept).astype(int))
+    unit = unit_length(take(at)).astype(np.float16)
+    file = io.BytesIO()
+    np.save(file, unit, allow_pickle=False)
+    about = {
+        "ids": [str(ids[k]) for k in at],
+        "labels": [labels[k] for k in at],
+        # Below, float16 tells nothing apart: copies would be unlike each other.
+        "limit": max(1e-4, usual_distance(unit_length(unit.astype(np.float32)))),
+        "n_all": n,
+    }
+    return {VECTORS: file.getvalue(), TRAINING: json.dumps(about).encode()}
+
+
+def likeness_of(model: Model) -> Likeness | None:
+    """Give what a model file says of its training images, else the cache that it was fitted on.
+
+    Returns
+    -------
+    likeness : None for an old model whose cache is not there
+
+    Raises
+    ------
+    ModelError
+        If what the file says does not fit together.
+    """
+    if VECTORS in model.members:
+        return _from_members(model)
+    place = cache_beside(model)
+    if place is None:
+        return None
+    try:
+        with open_cache(place) as cache:
+            return _from_cache(model, cache)
+    except FeatxError:
+        return None
+
+
+def cache_beside(model: Model) -> Path | None:
+    """Find the cache of the training: where it was, or beside the model."""
+    named = Path(str(model.meta.get("cache") or ""))
+    beside = named if model.path is None else model.path.parent / named.name
+    return next((p for p in (named, beside) if named.name and holds_cache(p)), None)
+
+
+def _from_members(model: Model) -> Likeness:
+    try:
+        unit = np.load(io.BytesIO(model.members[VECTORS]), allow_pickle=False)
+        about = json.loads(model.members[TRAINING])
+        names, labels = list(map(str, about["ids"])), list(about["labels"])
+        sound = unit.ndim == 2 and len(unit) == len(names) == len(labels) > 0
+        if not sound or unit.shape[1] != model.estimator.n_features_in_:
+            raise ValueError("numbers of rows or features differ")
+        limit, n_all = float(about["limit"]), int(about["n_all"])
+    except (KeyError, ValueError, TypeError, EOFError, OSError, MemoryError) as error:
+        raise ModelError(f"{model.name} is damaged: {TRAINING} does not fit ({error})") from None
+    return Likeness(unit_length(unit.astype(np.float32)), names, labels, limit, n_all)
+
+
+def _from_cache(model: Model, cache: Cache) -> Likeness | None:
+    model.require_cache(cache, precision=False)
+    rows = np.flatnonzero(model.saw(list(cache.ids), cache.content_digests))
+    if not len(rows):
+        return None
+    labels = _labels(cache, model.meta.get("label"))
+    unit = unit_length(np.asarray(cache.tap(model.tap)[rows], dtype=np.float32))
+    names = [str(cache.ids[int(k)]) for k in rows]
+    return Likeness(unit, names, [labels[k] for k in rows], usual_distance(unit), len(rows))
+
+
+def _labels(cache: Cache, column: str | None) -> list[Any]:
+    if column is not None and column in cache.columns:
+        values = cache.columns[column]
+        return values.tolist() if values.dtype.kind == "f" else list(map(str, values))
+    if cache.y is None:
+        return [None] * len(cache)
+    if cache.classes is None:
+        return list(np.asarray(cache.y).tolist())
+    if cache.y.ndim == 2:
+        return joined_labels(np.maximum(cache.y, 0), cache.classes)
+    return [cache.classes[code] if code >= 0 else "" for code in cache.y]
+
+
+def usual_distance(unit: Vectors) -> float:
+    """Give the 99th percentile of the distances from each row to the nearest of the others.
+
+    Of very many rows an even part is asked, each against all.
+
+    Examples
+    --------
+    >>> usual_distance(np.eye(3, dtype=np.float32))
+    1.0
+    """
+    n = len(unit)
+    if n < 2:
+        return 2.0  # a single row says nothing of what is usual
+    asked = int(np.clip(_MOST_PRODUCTS / unit.size, 100, n)) if n > 100 else n
+    rows = np.unique(np.linspace(0, n - 1, asked).astype(int))
+    found = []
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        cosine = unit[block] @ unit.T
+        cosine[np.arange(len(block)), block] = -2  # not itself
+        found.append(1 - cosine.max(axis=1))
+    return float(np.quantile(np.concatenate(found), QUANTILE))
+
+
+def unit_length(X: Vectors) -> Vectors:
+    """Bring each row to length one; a row of zeros stays."""
+    lengths = np.linalg.norm(X, axis=1, keepdims=True)
+    unit: Vectors = X / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
