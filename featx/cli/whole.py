@@ -29,9 +29,8 @@ def train(
         typer.Option(help="Name of the files without suffix; default: that of SOURCE."),
     ] = None,
     backbones: Annotated[
-        list[str] | None,
-        typer.Option(help="Networks; several, as a,b or repeated, compete. See `featx backbones`."),
-    ] = None,
+        str, typer.Option(help="Network; several, as a,b, compete. See `featx backbones`.")
+    ] = "efficientnet_lite0",
     weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
     layer: Annotated[
         list[str] | None,
@@ -97,8 +96,7 @@ def train(
     options = {k: v for k, v in locals().items() if k not in ("source", "out", "as_json")}
     options["layers"] = split_names(options.pop("layer"))
     options["missing"] = tuple(missing or ())
-    named = split_names(options.pop("backbones"))
-    options |= {"backbones": named} if named else {}
+    options["backbones"] = split_names([backbones])
     if batch_size != "auto":
         options["batch_size"] = whole("batch-size", batch_size)
     from featx.fitting.from_source import train as run
