@@ -142,7 +142,7 @@ def test_nothing_but_failures_is_rows_of_errors(model: Model, folder: Path, tmp_
     found = model.predict(tmp_path, out=folder / "none.csv", **FEW)
     assert (found.predicted, found.failed) == (0, 1)
     assert pd.read_csv(folder / "none.csv")["error"].notna().all()
-    with pytest.raises(ExtractError, match="no image could be embedded|cannot be|not an image"):
+    with pytest.raises(ExtractError, match=r"no image could be embedded|cannot be|not an image"):
         model.predict(tmp_path, on_error="fail", **FEW)
 
 
