@@ -81,6 +81,9 @@ def fit(
     ] = None,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
+    rare: Annotated[
+        str, typer.Option(help="Classes with too few rows: error names them, drop omits them.")
+    ] = "error",
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     force: Force = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,13 @@ class Measurement:
 
     def run(self) -> Measured:
         """Fit and measure as planned, then fit the head that is kept."""
+        with warnings.catch_warnings():
+            # What scikit-learn suspects of as many classes as rows is known where there are few.
+            if self.plan.few:
+                warnings.filterwarnings("ignore", message="The number of unique classes")
+            return self._run()
+
+    def _run(self) -> Measured:
         if self.plan.nested:
             return self._nested()
         measured = self._held_out()
@@ -114,7 +122,7 @@ class Measurement:
             again.head, again.fields = fixed, [self.fields[first.place]]
             kept = again.search(everything, self.plan.seed)
             # The scores are those of the choice, which was made before.
-            names = ("best_score", "table", "at_edge", "options", "place")
+            names = ("best_score", "table", "folds", "at_edge", "options", "place")
             kept = replace(kept, **{name: getattr(first, name) for name in names})
         said = {note["code"] for note in measured.warnings}
         notes = [note for note in kept.warnings if note["code"] not in said]
@@ -233,7 +241,7 @@ class Measurement:
 
     def _n_folds(self, y: NDArray[Any]) -> int:
         """As many folds as planned; where heads compete, no more than the rarest class has rows."""
-        if not self.competing or self.samples.task != "classification":
+        if not (self.competing or self.plan.few) or self.samples.task != "classification":
             return self.plan.folds
         fewest = int(np.unique(y, return_counts=True)[1].min())
         return max(2, min(self.plan.folds, fewest))
@@ -241,6 +249,9 @@ class Measurement:
     def _how(self, train: Rows, seed: int, folds: Any) -> dict[str, Any]:
         """How these rows are searched, in memory or not."""
         samples = self.samples
+        if folds is None and self.plan.few and _single(samples.y[train]):
+            # No fold leaves a row of each class on both sides.
+            folds = [(np.arange(len(train)), np.arange(len(train)))]
         return {
             "folds": self._n_folds(samples.y[train]) if folds is None else folds,
             "groups": None if samples.groups is None else samples.groups[train],
@@ -330,6 +341,13 @@ class Measurement:
         if len(test) >= 30:
             return []
         return [warn("few-test-rows", f"{len(test)} test rows leave every figure uncertain")]
+
+
+def _single(y: NDArray[Any]) -> bool:
+    """Tell whether a class has one row."""
+    return (
+        y.ndim == 1 and y.dtype.kind == "U" and bool(np.unique(y, return_counts=True)[1].min() < 2)
+    )
 
 
 def _batches(at: Rows, n: int = 8192) -> Iterator[Rows]:

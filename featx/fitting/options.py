@@ -65,6 +65,10 @@ class FitOptions:
     device
         Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda`` or ``cuda:1``; the head
         that is kept is fitted on the processor.
+    rare
+        ``error`` refuses classes with too few rows, all by name; ``drop`` leaves them out.
+    few
+        Set where every class has few rows: as many folds as the smallest class allows.
     force
         Replace files at `out` and `report` that featx did not write.
     fetch
@@ -88,6 +92,8 @@ class FitOptions:
     abstain: float | None = None
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
+    rare: Literal["error", "drop"] = "error"
+    few: bool = False
     force: bool = False
     fetch: bool = False
 
@@ -124,6 +130,7 @@ class FitOptions:
             seed=self.seed,
             groups=self.groups,
             fit_on=self.fit_on,
+            few=self.few,
         )
 
     @property

@@ -23,6 +23,7 @@ from featx.fitting.options import FitOptions, FitResult
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.procedure import settle
 from featx.fitting.publishing import fit_command, keep_for_report, report_data
+from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
 from featx.heads import Head, get_head, option_of
@@ -61,6 +62,7 @@ def fit(
     abstain: float | None = None,
     memory: Literal["auto", "stream", "ram"] = "auto",
     device: str = "cpu",
+    rare: Literal["error", "drop"] = "error",
     seed: int = 0,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -118,6 +120,9 @@ def fit(
     device
         Where candidates of ``logreg`` are fitted: ``cpu``, ``cuda`` or ``cuda:1``; the head
         that is kept is fitted on the processor.
+    rare
+        What becomes of classes with too few rows for the folds and the test part: ``error`` names
+        all of them, ``drop`` leaves them out and says so.
     seed
         Random seed of splits, folds and intervals.
     report
@@ -186,6 +191,7 @@ def fit_caches(
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     """
     start, found = time.perf_counter(), find_contenders(caches, head, options)
+    found, head, options = settle_rare(found, head, options)
     first = found[0].samples
     head, options = head_over(head, first), settle(options, head, first)
     if options.wanted:

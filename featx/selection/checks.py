@@ -120,7 +120,7 @@ def check_smallest(y: NDArray[Any], needed: int, what: str) -> None:
         fewer = f", or ask for {count} folds" if count >= 2 else ""
         raise FitError(
             f"class {name!r} has {count} row{'s' * (count != 1)}, and {what} need {needed} of each "
-            f"class; add images of it, leave it out{fewer}"
+            f"class; add images of it, leave it out (--rare drop){fewer}"
         )
 
 

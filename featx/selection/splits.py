@@ -53,6 +53,9 @@ class SplitPlan:
         Rows of the head that is kept, once it was measured: ``all``; ``train``, which leaves the
         test rows out; or ``auto``: all, but for test rows that the source itself marks.
 
+    few
+        Take as many folds as the smallest class has rows, if those are fewer.
+
     Raises
     ------
     FitError
@@ -73,6 +76,7 @@ class SplitPlan:
     seed: int = 0
     groups: str | None = None
     fit_on: str = "auto"
+    few: bool = False
 
     def __post_init__(self) -> None:
         if self.fit_on not in FIT_ON:

@@ -1,0 +1,149 @@
+"""Classes with too few rows to choose and measure by: named, left out, or fitted all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featx.errors import FitError
+from featx.fitting.contenders import Contender
+from featx.fitting.options import FitOptions
+from featx.fitting.samples import Samples
+from featx.heads import Head, get_head
+from featx.selection import make_split
+from featx.selection.checks import Warn, warn
+
+_COMPETING = 3
+"""Rows of each class that heads need to compete: to learn from, to choose by, to measure with."""
+
+
+@dataclass(frozen=True)
+class Fewness:
+    """Which classes have too few rows: name -> rows, and how many rows each needs."""
+
+    classes: dict[str, int]
+    others: int
+    smallest: int
+    why: str
+
+
+def settle_rare(
+    found: Sequence[Contender], head: Head, options: FitOptions
+) -> tuple[list[Contender], Head, FitOptions]:
+    """Leave out classes that are too small, or refuse them, all by name.
+
+    Where fewer than two classes are large enough, none is rare among them: they are fitted with
+    fewer folds and a larger test part, which is said.
+
+    Raises
+    ------
+    FitError
+        Naming every class that is too small, unless ``rare="drop"``.
+    """
+    contenders, samples = list(found), found[0].samples
+    fewness = _fewness(samples, head, options)
+    if fewness is None:
+        return contenders, head, options
+    if fewness.others >= 2:
+        if options.rare == "drop":
+            return _without(contenders, fewness.classes), head, options
+        if len(fewness.classes) == 1 and not head.options:
+            return contenders, head, options  # what fails says it with its own figures
+        raise _refusal(fewness)
+    single = {name: n for name, n in fewness.classes.items() if n < 2}
+    if single:
+        if options.rare != "drop" or len(fewness.classes) + fewness.others - len(single) < 2:
+            raise _refusal(replace(fewness, classes=single, why="a training and a test part"))
+        return settle_rare(_without(contenders, single), head, options)
+    return _with_few(contenders, head, options, fewness)
+
+
+def _fewness(samples: Samples, head: Head, options: FitOptions) -> Fewness | None:
+    if samples.task != "classification" or samples.groups is not None:
+        return None
+    if samples.split is not None:
+        return None
+    classes, counts = np.unique(samples.y, return_counts=True)
+    if len(classes) < 2:
+        return None
+    rows = dict(zip(map(str, classes), counts.tolist(), strict=True))
+    if head.options:
+        small = {name: n for name, n in rows.items() if n < _COMPETING}
+        why = f"one to learn from, one to choose by and one to measure with ({_COMPETING} rows)"
+    else:
+        trained = _trained(samples, options)
+        small = {name: n for name, n in rows.items() if trained[name] < options.folds}
+        why = f"{options.folds} folds beside a test part"
+    if not small:
+        return None
+    return Fewness(small, len(rows) - len(small), min(small.values()), why)
+
+
+def _trained(samples: Samples, options: FitOptions) -> dict[str, int]:
+    """Rows of each class that a search would see at the least."""
+    classes, counts = np.unique(samples.y, return_counts=True)
+    rows = dict(zip(map(str, classes), counts.tolist(), strict=True))
+    plan = options.plan
+    if plan.nested:
+        return {name: n - -(-n // options.folds) for name, n in rows.items()}
+    try:
+        known = {name for name, n in rows.items() if n >= 2}
+        y = samples.y[np.isin(samples.y, list(known))]
+        split = make_split(y, test_size=plan.test_size, seed=plan.seed)
+    except FitError:  # more classes than test rows
+        return {name: n - -(-n // 2) for name, n in rows.items()}
+    seen, there = np.unique(y[split.train], return_counts=True)
+    found = dict(zip(map(str, seen), there.tolist(), strict=True))
+    return {name: found.get(name, 0) for name in rows}
+
+
+def _refusal(fewness: Fewness) -> FitError:
+    named = ", ".join(f"{name} ({n})" for name, n in fewness.classes.items())
+    n = len(fewness.classes)
+    what = "class has" if n == 1 else "classes have"
+    return FitError(
+        f"{n} {what} too few rows for {fewness.why}: {named}; add images, pass --rare drop to "
+        "leave them out, or ask for fewer --folds"
+    )
+
+
+def _without(found: Sequence[Contender], classes: dict[str, int]) -> list[Contender]:
+    named = ", ".join(f"{name} ({n})" for name, n in classes.items())
+    text = f"{len(classes)} classes with too few rows are left out: {named}"
+    note = warn("rare-classes-dropped", text)
+    kept = []
+    for one in found:
+        mask = ~np.isin(one.samples.y, list(classes))
+        samples = one.samples.keep(mask, "rare class")
+        kept.append(replace(one, samples=replace(samples, notes=(*samples.notes, note))))
+    return kept
+
+
+def _with_few(
+    found: Sequence[Contender], head: Head, options: FitOptions, fewness: Fewness
+) -> tuple[list[Contender], Head, FitOptions]:
+    """Plan a fit of classes that all have few rows: one split that leaves each on both sides."""
+    share = max(options.plan.test_size, 1 / fewness.smallest)
+    note = _few_note(fewness.smallest, share)
+    if head.options and fewness.smallest < _COMPETING:
+        head = get_head("logreg")  # nothing could choose among heads
+    changed = [
+        replace(one, samples=replace(one.samples, notes=(*one.samples.notes, note)))
+        for one in found
+    ]
+    split = str(share) if options.split == "auto" else options.split
+    return changed, head, replace(options, split=split, nested=False, repeats=1, few=True)
+
+
+def _few_note(smallest: int, share: float) -> Warn:
+    left = smallest - -(-smallest * share // 1)
+    how = (
+        f"the search has {int(left)} folds"
+        if left >= 2
+        else "the search scores candidates on the rows they are fitted on, which favours the most "
+        "flexible, and says nothing of the score or of probabilities"
+    )
+    text = f"classes have as few as {smallest} rows: {share:.0%} of them measure, and {how}"
+    return warn("few-rows-per-class", text)
