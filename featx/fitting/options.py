@@ -67,8 +67,6 @@ class FitOptions:
         that is kept is fitted on the processor.
     rare
         ``error`` refuses classes with too few rows, all by name; ``drop`` leaves them out.
-    few
-        Set where every class has few rows: as many folds as the smallest class allows.
     force
         Replace files at `out` and `report` that featx did not write.
     fetch
@@ -93,7 +91,6 @@ class FitOptions:
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
     rare: Literal["error", "drop"] = "error"
-    few: bool = False
     force: bool = False
     fetch: bool = False
 
@@ -130,7 +127,6 @@ class FitOptions:
             seed=self.seed,
             groups=self.groups,
             fit_on=self.fit_on,
-            few=self.few,
         )
 
     @property

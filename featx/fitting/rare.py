@@ -29,13 +29,21 @@ class Fewness:
     why: str
 
 
-def settle_rare(
-    found: Sequence[Contender], head: Head, options: FitOptions
-) -> tuple[list[Contender], Head, FitOptions]:
+@dataclass(frozen=True)
+class RarePlan:
+    """What is fitted in view of small classes; `few` where all of them are small."""
+
+    contenders: list[Contender]
+    head: Head
+    options: FitOptions
+    few: bool = False
+
+
+def settle_rare(found: Sequence[Contender], head: Head, options: FitOptions) -> RarePlan:
     """Leave out classes that are too small, or refuse them, all by name.
 
-    Where fewer than two classes are large enough, none is rare among them: they are fitted with
-    fewer folds and a larger test part, which is said.
+    Where no class is large enough, none is rare among them: they are fitted with fewer folds and a
+    larger test part, which is said.
 
     Raises
     ------
@@ -45,16 +53,16 @@ def settle_rare(
     contenders, samples = list(found), found[0].samples
     fewness = _fewness(samples, head, options)
     if fewness is None:
-        return contenders, head, options
-    if fewness.others >= 2:
-        if options.rare == "drop":
-            return _without(contenders, fewness.classes), head, options
+        return RarePlan(contenders, head, options)
+    if fewness.others:
+        if options.rare == "drop" and fewness.others >= 2:
+            return RarePlan(_without(contenders, fewness.classes), head, options)
         if len(fewness.classes) == 1 and not head.options:
-            return contenders, head, options  # what fails says it with its own figures
+            return RarePlan(contenders, head, options)  # what fails says it with its own figures
         raise _refusal(fewness)
     single = {name: n for name, n in fewness.classes.items() if n < 2}
     if single:
-        if options.rare != "drop" or len(fewness.classes) + fewness.others - len(single) < 2:
+        if options.rare != "drop" or len(fewness.classes) - len(single) < 2:
             raise _refusal(replace(fewness, classes=single, why="a training and a test part"))
         return settle_rare(_without(contenders, single), head, options)
     return _with_few(contenders, head, options, fewness)
@@ -88,8 +96,10 @@ def _trained(samples: Samples, options: FitOptions) -> dict[str, int]:
     plan = options.plan
     if plan.nested:
         return {name: n - -(-n // options.folds) for name, n in rows.items()}
+    known = {name for name, n in rows.items() if n >= 2}
+    if len(known) < 2:
+        return dict.fromkeys(rows, 0)
     try:
-        known = {name for name, n in rows.items() if n >= 2}
         y = samples.y[np.isin(samples.y, list(known))]
         split = make_split(y, test_size=plan.test_size, seed=plan.seed)
     except FitError:  # more classes than test rows
@@ -123,7 +133,7 @@ def _without(found: Sequence[Contender], classes: dict[str, int]) -> list[Conten
 
 def _with_few(
     found: Sequence[Contender], head: Head, options: FitOptions, fewness: Fewness
-) -> tuple[list[Contender], Head, FitOptions]:
+) -> RarePlan:
     """Plan a fit of classes that all have few rows: one split that leaves each on both sides."""
     share = max(options.plan.test_size, 1 / fewness.smallest)
     note = _few_note(fewness.smallest, share)
@@ -134,7 +144,8 @@ def _with_few(
         for one in found
     ]
     split = str(share) if options.split == "auto" else options.split
-    return changed, head, replace(options, split=split, nested=False, repeats=1, few=True)
+    options = replace(options, split=split, nested=False, repeats=1)
+    return RarePlan(changed, head, options, few=True)
 
 
 def _few_note(smallest: int, share: float) -> Warn:

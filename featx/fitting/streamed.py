@@ -50,7 +50,7 @@ def blocks_of(samples: Samples, at: Rows) -> Blocks:
 
 
 def measurement(
-    head: Head, fields: Samples | Sequence[Samples], options: FitOptions
+    head: Head, fields: Samples | Sequence[Samples], options: FitOptions, *, few: bool = False
 ) -> Measurement:
     """Choose, and say, whether features are read into memory or in blocks.
 
@@ -58,6 +58,8 @@ def measurement(
     ----------
     fields
         The rows, once for each of the features that compete.
+    few
+        Whether every class has few rows, so that there are as many folds as these allow.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def measurement(
             f"{device.name}; leave out --device, or pass --memory ram where they fit"
         )
     kind = StreamedMeasurement if memory.streamed else Measurement
-    return kind(head, fields, options.plan, options.one_standard_error, device)
+    return kind(head, fields, replace(options.plan, few=few), options.one_standard_error, device)
 
 
 def _device(asked: str) -> Device | None:

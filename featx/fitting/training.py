@@ -191,12 +191,13 @@ def fit_caches(
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     """
     start, found = time.perf_counter(), find_contenders(caches, head, options)
-    found, head, options = settle_rare(found, head, options)
+    rare = settle_rare(found, head, options)
+    found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
     head, options = head_over(head, first), settle(options, head, first)
     if options.wanted:
         require_decidable(options.wanted, first, bool(options.nested))
-    measured = measurement(head, [one.samples for one in found], options).run()
+    measured = measurement(head, [one.samples for one in found], options, few=rare.few).run()
     won = found[measured.kept.place]
     model = _model(won.cache, won.samples, measured, options)
     if key:
