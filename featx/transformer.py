@@ -26,8 +26,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turn images into features inside a scikit-learn Pipeline.
 
     There is nothing to fit. The network is loaded when it is first used, once a process for equal
-    parameters, so clones, folds and ``memory=`` share it. In float32 by default, so that features
-    do not hang on the machine; `featx.extract` is the faster way to many images.
+    parameters, so clones, folds and ``memory=`` share it. Vectors are remembered by the content of
+    the images, up to 256 MiB a network, so that cross-validation embeds each image once. In float32
+    by default, so that features do not depend on the machine; `featx.extract` is the faster way to
+    many images.
 
     Parameters
     ----------

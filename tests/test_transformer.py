@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from featx import FeatureExtractor, transformer
 from featx.cache import open_cache
+from featx.engines.arrays import Vectors
 from featx.errors import ImageError, SourceError
 from featx.extraction import extract
 
@@ -51,6 +52,41 @@ def test_arrays_are_taken_as_they_are(extractor: FeatureExtractor) -> None:
     assert extractor.transform(stack).shape == (3, 48)
     grey = extractor.transform([stack[0, :, :, 0]])
     assert grey.shape == (1, 48)
+
+
+def test_each_content_is_embedded_once(
+    photos: Path, extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(photos.rglob("*.png"))
+    transformer._load.cache_clear()
+    network = extractor._network()
+    seen: list[int] = []
+    run = network.runner.__class__.__call__
+
+    def counted(runner: Any, pixels: Any) -> Any:
+        seen.append(len(pixels))
+        return run(runner, pixels)
+
+    monkeypatch.setattr(network.runner.__class__, "__call__", counted)
+    first = extractor.transform(paths[:8])
+    embedded, calls = len(network.vectors), len(seen)
+    assert embedded == 8
+    assert calls > 0
+    np.testing.assert_array_equal(clone(extractor).transform(paths[7::-1]), first[::-1])
+    assert len(seen) == calls
+    both = extractor.transform(paths)
+    np.testing.assert_array_equal(both[:8], first)
+    assert len(network.vectors) == len(paths)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    vectors = Vectors(most=3 * 16)
+    for k in range(4):
+        vectors.put(bytes([k]), np.full(4, k, np.float32))
+        vectors.get(bytes([0]))  # used again and again, so kept
+    assert vectors.get(bytes([1])) is None
+    assert [vectors.get(bytes([k])) is not None for k in (0, 2, 3)] == [True] * 3
+    assert vectors.n_bytes == 48
 
 
 def test_parameters_clone_and_pickle(extractor: FeatureExtractor) -> None:

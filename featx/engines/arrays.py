@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import load_backbone
-from featx.cache.keys import KEY_DTYPE
+from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.shards import Row
 from featx.engines.job import Job, Outcome
 from featx.engines.threads import ThreadLoop
@@ -19,6 +21,38 @@ from featx.manifest import Manifest
 from featx.runtime import Runner, plan_runtime
 
 log = logging.getLogger("featx")
+
+_MOST_BYTES = 256 << 20
+"""Vectors that one network remembers: 50,000 of 1,280 features."""
+
+
+class Vectors:
+    """Vectors by the content of their images, up to a number of bytes; the oldest go first."""
+
+    def __init__(self, most: int = _MOST_BYTES) -> None:
+        self.most, self.n_bytes = most, 0
+        self._found: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: bytes) -> NDArray[np.float32] | None:
+        """The vector of a content, or None."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: bytes, vector: NDArray[np.float32]) -> None:
+        """Remember a vector, and forget the oldest where there is no room."""
+        with self._lock:
+            if key in self._found:
+                return
+            self._found[key] = vector
+            self.n_bytes += vector.nbytes
+            while self.n_bytes > self.most:
+                self.n_bytes -= self._found.popitem(last=False)[1].nbytes
 
 
 class Network:
@@ -50,6 +84,7 @@ class Network:
             device=device, precision=precision, batch_size=batch_size, threads=threads
         )
         self.runner = Runner(reader, self.plan, (*self.preprocess.input_size, 3))
+        self.vectors = Vectors()
         widths = zip(taps, reader.n_features, strict=True)
         self.names: NDArray[Any] = np.array(
             [f"{tap.name}_{k}" for tap, width in widths for k in range(width)], dtype=object
@@ -68,10 +103,19 @@ class Network:
             At the first image that cannot be read.
         """
         found = np.empty((len(manifest), len(self.names)), np.float32)
+        used: dict[bytes, NDArray[np.float32]] = {}  # what may be forgotten before the end
+
+        def known(content: bytes) -> bool:
+            key = bytes(keys_of([content])[0])
+            vector = self.vectors.get(key)
+            if vector is not None:
+                used[key] = vector
+            return vector is not None
 
         def store(rows: list[Row]) -> None:
             for row in rows:
-                found[int(row.item)] = np.concatenate(row.vectors)
+                found[int(row.item)] = vector = np.concatenate(row.vectors)
+                self.vectors.put(bytes(keys_of([row.content])[0]), vector)
 
         def fail(count: int, what: str) -> None:
             name, _, reason = what.partition(": ")
@@ -82,7 +126,7 @@ class Network:
             preprocess=self.preprocess,
             decode=DEFAULT_POLICY,
             runner=self.runner,
-            known=lambda content: False,
+            known=known,
             store=store,
             merge=lambda taps, n_views: list(taps),
             check=fail,
@@ -90,4 +134,7 @@ class Network:
         )
         outcome = Outcome(np.zeros(len(manifest), KEY_DTYPE))
         ThreadLoop(job, np.arange(len(manifest)), outcome).run(lambda _: None)
+        for item, key in enumerate(map(bytes, outcome.content)):
+            if key in used:
+                found[item] = used[key]
         return found
