@@ -120,7 +120,7 @@ def effect(source: Any, folder: Path, *, fit: bool) -> dict[str, Any]:
     }
     for mode, cache in caches.items():
         if fit:
-            test = featx.fit(cache, repeats=10).test
+            test = featx.fit(cache, "svm", repeats=10).test
             result[f"accuracy, {mode}"] = test["accuracy"]["value"]
         cache.unlink()
     return result
