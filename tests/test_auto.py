@@ -215,3 +215,21 @@ def test_fewer_columns_leave_products_as_they_are() -> None:
     np.testing.assert_allclose(narrow.X_held @ narrow.X_train.T, held @ X.T, atol=1e-8)
     wide = Fold(X.T, np.arange(300), held.T, np.arange(300), None)
     assert in_few_columns(wide) is wide
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", ["svm", "svm-rbf", "logreg", "ridge"])
+def test_a_temperature_is_saved_and_exported(name: str, classes: int) -> None:
+    import torch
+
+    from featx.exporting.heads import head_module
+    from featx.model.headfile import dump_head, load_head
+
+    X, y = blobs(90, 6, classes)
+    fitted = get_head(name).build().fit(X, y)
+    made, _ = calibrated(fitted, fitted.decision_function(X), y, 3, "temperature")
+    again = load_head(dump_head(made), "here")
+    np.testing.assert_array_equal(again.predict_proba(X), made.predict_proba(X))
+    module = head_module(again, sorted(set(y.tolist())))
+    exported = module(torch.tensor(X)).detach().numpy()
+    np.testing.assert_allclose(exported, made.predict_proba(X), atol=1e-5)
