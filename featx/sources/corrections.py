@@ -86,7 +86,9 @@ def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:
         raise SourceError(
             f"labels of {manifest.name} are numbers; correct them in the table itself"
         )
-    labels = [None] * len(manifest) if before is None else [_text(label) for label in before]
+    labels: list[str | None] = [None] * len(manifest)
+    if before is not None:
+        labels = [_text(label) for label in before]
     changed = 0
     for name, label in fixes.labels.items():
         at = place.get(name)
