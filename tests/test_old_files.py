@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import featx
 from featx import evaluate, load_model, open_cache
 from featx.cache.verify import verify_file
 
@@ -66,3 +68,16 @@ def test_old_files_are_small_and_name_no_folder() -> None:
         assert len(data) < 100_000, path
         assert b"elpv" not in data.lower(), path
         assert b"/home/" not in data, path
+
+
+def test_a_model_of_an_older_decode_policy_labels_new_pictures(
+    tmp_path: Path, photos: Path, tiny: dict[str, Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featx.images.policy.POLICY", 1)
+        featx.extract(photos, tmp_path / "c.h5", **tiny)
+        featx.fit(tmp_path / "c.h5", "logreg", out=tmp_path / "m.featx", folds=2)
+    model = load_model(tmp_path / "m.featx")
+    assert model.spec.decode["policy"] == 1
+    found = model.predict(photos, backbone=str(tiny["backbone"]))
+    assert (found.predicted, found.failed) == (12, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -75,6 +75,25 @@ class ExtractSpec:
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def as_trained(spec: ExtractSpec, trained: ExtractSpec) -> ExtractSpec:
+    """Count a newer decode policy as the older one of a model.
+
+    A new policy reads the same pixels but from files that the old one read wrongly, and the
+    reference images of the model are compared before anything is labelled.
+
+    Examples
+    --------
+    >>> old = ExtractSpec("resnet18", "3f", (), {}, {"policy": 1}, "fp32")
+    >>> new = ExtractSpec("resnet18", "3f", (), {}, {"policy": 2}, "fp32")
+    >>> as_trained(new, old) == old, as_trained(old, new) == new
+    (True, False)
+    """
+    mine, its = spec.decode.get("policy"), trained.decode.get("policy")
+    if not isinstance(mine, int) or not isinstance(its, int) or mine <= its:
+        return spec
+    return replace(spec, decode={**spec.decode, "policy": its})
 
 
 def spec_difference(old: ExtractSpec, new: ExtractSpec) -> list[str]:

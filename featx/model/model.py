@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.arguments import typed
-from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
+from featx.cache.fingerprint import EXTERNAL, ExtractSpec, as_trained, spec_difference
 from featx.cache.format import tap_names
 from featx.cache.reader import Cache
 from featx.errors import ModelError
@@ -274,7 +274,7 @@ class Model:
             Naming each field of the spec that differs.
         """
         spec = cache.spec if precision else replace(cache.spec, precision=self.spec.precision)
-        changed = spec_difference(self.spec, spec)
+        changed = spec_difference(self.spec, as_trained(spec, self.spec))
         if changed:
             raise ModelError(
                 f"{self.name} was trained on other features than {cache.path} holds: "

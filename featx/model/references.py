@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.fingerprint import ExtractSpec, spec_difference
+from featx.cache.fingerprint import ExtractSpec, as_trained, spec_difference
 from featx.cache.reader import Cache, open_cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.files import scratch_folder
@@ -172,7 +172,7 @@ def plain_image(model: Model) -> bytes:
 
 
 def _require_spec(model: Model, spec: ExtractSpec) -> None:
-    same = replace(spec, precision=model.spec.precision)
+    same = as_trained(replace(spec, precision=model.spec.precision), model.spec)
     if changed := spec_difference(model.spec, same):
         raise ModelError(
             f"{model.name} cannot be fed: its features were computed otherwise than this machine "
