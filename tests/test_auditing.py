@@ -13,7 +13,6 @@ from featx.auditing import (
     Stratum,
     blurred,
     confirm_copies,
-    conflicting_labels,
     estimate_rate,
     faults_of,
     find_outliers,
@@ -49,14 +48,6 @@ def copies(pixels: np.ndarray) -> list[np.ndarray]:
     half = image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
     bright = ImageEnhance.Brightness(image).enhance(1.1)
     return [np.asarray(Image.open(file).convert("RGB")), np.asarray(half), np.asarray(bright)]
-
-
-def test_conflicts_are_the_same_content_under_other_labels() -> None:
-    digests = np.array([b"x", b"y", b"x", b"z", b"y", b"x", b"", b""])
-    labels = ["a", "b", "c", "d", "b", "a", "a", "b"]
-    assert [g.tolist() for g in conflicting_labels(digests, labels)] == [[0, 2, 5]]
-    assert conflicting_labels(digests, [None] * 8) == []
-    assert conflicting_labels(digests, ["a", "b", None, "d", "b", "a", "a", "b"]) == []
 
 
 @pytest.mark.parametrize("block", [3, 16_384])

@@ -190,3 +190,14 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     found = json.loads(ended.output.splitlines()[-1])
     assert (found["rows"], found["n_features"]) == (N, WIDTH)
     assert found["classes"] == ["class 0", "class 1", "class 2"]
+
+
+def test_rows_without_names_are_known_by_their_content_alone(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels)
+    featx.fit(path, head="ridge", out=tmp_path / "m.featx", fit_on="all")
+    other, truth = blobs(1)
+    other[:10] = X[:10]  # these were seen
+    new = featx.write_cache(tmp_path / "n.h5", other, labels=truth)
+    found = featx.evaluate(tmp_path / "m.featx", new)
+    assert found.n_test == N - 10

@@ -1,6 +1,5 @@
 """What features, labels, digests and pixels say about the data; arrays in, arrays out."""
 
-from featx.auditing.conflicts import conflicting_labels
 from featx.auditing.copies import Sketch, confirm_copies, sketch_of
 from featx.auditing.estimate import Stratum, estimate_rate, review_sample
 from featx.auditing.faults import blurred, faults_of, sharpness
@@ -14,7 +13,6 @@ __all__ = [
     "Stratum",
     "blurred",
     "confirm_copies",
-    "conflicting_labels",
     "estimate_rate",
     "faults_of",
     "find_outliers",

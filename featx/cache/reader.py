@@ -133,6 +133,11 @@ class Cache:
         """Where the image of each row was."""
         return Text.read(self._file["paths"])
 
+    @property
+    def has_own_ids(self) -> bool:
+        """Whether ids name samples; they are row numbers where vectors came without names."""
+        return self.provenance.get("ids") != "row numbers"
+
     def row(self, item: str) -> int:
         """Find the row of an id, without reading the other ids where the file has an index.
 

@@ -26,6 +26,9 @@ from featx.provenance import library_versions
 TAP = "vectors"
 """Name of the only tap of such a cache."""
 
+ROW_NUMBERS = "row numbers"
+"""What provenance says of ids that were not given: they tell nothing across caches."""
+
 Column: TypeAlias = "Sequence[Any] | NDArray[Any]"
 
 
@@ -118,7 +121,7 @@ def write_cache(
     with WriterLock(path):
         if not force:
             _require_match(path, spec)
-        whole = Whole(spec, _provenance(encoder), classes, {})
+        whole = Whole(spec, _provenance(encoder, named=ids is not None), classes, {})
         write_file(path, whole, _Given(described, vectors, _contents(content, vectors)))
     return path
 
@@ -322,7 +325,7 @@ def _require_match(path: Path, spec: ExtractSpec) -> None:
         )
 
 
-def _provenance(encoder: str) -> str:
+def _provenance(encoder: str, *, named: bool) -> str:
     import json
     import platform
 
@@ -330,6 +333,7 @@ def _provenance(encoder: str) -> str:
         "versions": library_versions(),
         "backbone": f"{EXTERNAL}{encoder}",
         "source": f"vectors of {encoder}",
+        "ids": "given" if named else ROW_NUMBERS,
         "host": platform.node(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from featx.arguments import typed
 from featx.auditing import (
     LabelIssues,
-    conflicting_labels,
     find_outliers,
     label_issues,
     nearest_rows,
@@ -24,12 +23,15 @@ from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.files import require_writable
 from featx.fitting.columns import load_samples
+from featx.fitting.decimals import look_like_measurements
 from featx.fitting.options import FitOptions
 from featx.fitting.pictures import Seen, copies_of, look_at
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.streamed import measurement
 from featx.fitting.training import opened
 from featx.heads import get_head, over_taps
+from featx.labelcheck import conflicting_rows
+from featx.model import Model
 from featx.selection.checks import FEW_ROWS, Warn, warn
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 KINDS = ("conflict", "near-duplicate", "label", "outlier", "failed")
 COLUMNS = ("id", "kind", "score", "label", "suggested", "other")
 _NEIGHBOURS = 8
+_MOST_PICTURES = 20_000
+"""Pictures that `featx train` reads again."""
 _MOST_ROWS = 200_000
 """Rows up to which all pairs are compared."""
 
@@ -206,8 +210,35 @@ def audit(
     return found
 
 
+def audit_fitted(cache: Cache, model: Model, *, progress: bool = True) -> Audit:
+    """Audit the cache of a model by what its fit said of rows that its heads had not seen.
+
+    Parameters
+    ----------
+    cache
+        That the model was fitted on.
+    model
+        Whose test rows are judged: all rows where it was measured by nested folds.
+    progress
+        Whether to show progress on stderr.
+    """
+    options = FitOptions(tap=model.tap, label=model.meta.get("label"))
+    pictures = len(cache) <= _MOST_PICTURES
+    auditor = _Auditor(cache, "", options, pictures=pictures, progress=progress)
+    auditor.tested = model
+    if not pictures:
+        text = (
+            f"{len(cache)} pictures are not read again: copies are those whose features are the "
+            f"same; `featx audit {cache.path}` reads them"
+        )
+        auditor.warnings.append(warn("pictures-not-read", text))
+    return auditor.run(None)
+
+
 class _Auditor:
     """One audit: its rows, and what was seen of them."""
+
+    tested: Model | None = None
 
     def __init__(
         self, cache: Cache, head: str, options: FitOptions, *, pictures: bool, progress: bool
@@ -226,10 +257,11 @@ class _Auditor:
         return [None] * len(self.cache) if known is None else list(known)
 
     def run(self, out: str | None) -> Audit:
-        """Sketch for everything."""
+        """Look for everything."""
         if not len(self.cache):
             raise FitError(f"{self.cache.path} holds no rows; there is nothing to audit")
-        conflicts = conflicting_labels(self.cache.content_digests, self.labels)
+        names = np.array(["" if v is None else str(v) for v in self.labels], dtype=object)
+        conflicts = conflicting_rows(self.cache.content_digests, names)
         findings = self._conflicts(conflicts)
         near = self._neighbours()
         seen = look_at(self.cache, progress=self.progress) if self.pictures else None
@@ -252,7 +284,7 @@ class _Auditor:
             out=out,
         )
 
-    def _conflicts(self, conflicts: list[NDArray[np.intp]]) -> list[Finding]:
+    def _conflicts(self, conflicts: list[NDArray[np.int64]]) -> list[Finding]:
         ids, found = self.cache.ids, []
         for group in conflicts:
             for row in group:
@@ -308,25 +340,38 @@ class _Auditor:
             text = f"label errors cannot be looked for: {self.cache.path} has {what}"
             self.warnings.append(warn("no-labels", text))
             return []
-        samples, issues = self._issues()
+        rows, issues = self._issues() if self.tested is None else self._measured(self.tested)
         if issues is None:
             return []
-        self.quality = dict(zip(map(str, samples.ids), issues.quality.tolist(), strict=True))
+        ids = [self.cache.ids[int(row)] for row in rows]
+        self.quality = dict(zip(ids, issues.quality.tolist(), strict=True))
         return [
             _finding(
-                str(samples.ids[k]),
+                ids[k],
                 "label",
                 score=float(issues.quality[k]),
-                label=self.labels[int(samples.rows[k])],
+                label=self.labels[int(rows[k])],
                 suggested=issues.suggested[k],
             )
             for k in issues.ranked
         ]
 
-    def _issues(self) -> tuple[Samples, LabelIssues | None]:
+    def _measured(self, model: Model) -> tuple[NDArray[np.int64], LabelIssues | None]:
+        """Judge the labels of the rows that measured a model."""
+        tested = model.tested
+        rows = self.cache.rows([str(name) for name in tested["ids"]])
+        regression = model.task == "regression"
+        given = tested["predicted"] if regression else tested.get("probabilities")
+        if given is None or (not regression and len(model.classes) < 2):
+            return rows, None
+        y = np.array(tested["y"])
+        return rows, label_issues(y, np.array(given), model.classes, task=model.task)
+
+    def _issues(self) -> tuple[NDArray[np.int64], LabelIssues | None]:
         options = self.options
         name = self.head
-        if self.cache.classes is None and options.label is None:
+        known = [str(label) for label in self.labels if label is not None]
+        if look_like_measurements(known):
             name = "ridge-reg" if get_head(name).task != "regression" else name
         head = get_head(name)
         samples = load_samples(self.cache, options.columns, head)
@@ -337,11 +382,11 @@ class _Auditor:
             self.warnings.append(
                 warn("no-label-check", f"label errors were not looked for: {error}")
             )
-            return samples, None
+            return samples.rows, None
         given = scores.predicted if samples.task == "regression" else scores.probabilities
         if given is None:
             raise FitError(f"head {name} gives no probabilities; use logreg or svm")
-        return samples, label_issues(samples.y, given, samples.classes, task=samples.task)
+        return samples.rows, label_issues(samples.y, given, samples.classes, task=samples.task)
 
     def _frequent(self, samples: Samples) -> Samples:
         """Leave out classes that are too small for two folds, and say so."""

@@ -105,7 +105,8 @@ def evaluate(
     with opened(cache) as file:
         chosen.require_cache(file)
         columns = Columns(tap=chosen.tap, label=chosen.meta.get("label"), groups=groups)
-        samples = _unseen(chosen, load_samples(file, columns, _head(chosen)))
+        samples = load_samples(file, columns, _head(chosen))
+        samples = _unseen(chosen, samples, by_name=file.has_own_ids)
         parts = [
             chosen.score(samples.take(np.arange(k, min(k + _BATCH, len(samples)))))
             for k in range(0, len(samples), _BATCH)
@@ -140,9 +141,9 @@ def _head(model: Model) -> Head:
     return HEADS.get(name, any_head)
 
 
-def _unseen(model: Model, samples: Samples) -> Samples:
+def _unseen(model: Model, samples: Samples, *, by_name: bool) -> Samples:
     """Leave out rows that the model learnt from, and those of a class that it cannot name."""
-    known = model.saw(samples.ids.tolist(), samples.digests)
+    known = model.saw(samples.ids.tolist(), samples.digests, by_name=by_name)
     found = samples.keep(~known, "seen in training")
     if not len(found):
         raise ModelError(

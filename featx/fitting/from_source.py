@@ -25,9 +25,8 @@ from featx.fitting.trainable import require_trainable
 from featx.fitting.training import fit_caches
 from featx.fitting.verdict import TrainResult
 from featx.heads import Head, get_head
-from featx.labelcheck import conflicting_rows
 from featx.manifest import Source
-from featx.model.modelfile import load_model
+from featx.model.modelfile import load_model, save_model
 from featx.provenance import library_versions
 from featx.run.options import DEFAULT_BACKBONE, ExtractResult
 
@@ -154,7 +153,7 @@ def train(
             line = _command(source, base if out is not None else None, names, head, asked)
             fitted = fit_caches(opened, found, asked, out=model, report=page, command=line, key=key)
         won = [os.fspath(place) for place in caches].index(fitted.cache)
-        audit = _audit(opened[won])
+        audit = _audited(opened[won], fitted, reused=reused, progress=progress)
         example = str(opened[won].paths[0])
     return TrainResult(
         extract=extracted[won],
@@ -261,20 +260,16 @@ def _command(
     return shlex.join(words)
 
 
-def _audit(cache: Cache) -> dict[str, Any]:
-    """Count what is known of the data without a search; what was not computed is None."""
-    conflicts = []
-    if cache.y is not None:
-        conflicts = conflicting_rows(np.asarray(cache.content_digests), np.asarray(cache.y))
-    contents, counts = np.unique(np.asarray(cache.content_digests), return_counts=True)
-    copies = int((counts - 1).sum()) if len(contents) else 0
-    return {
-        "rows": len(cache),
-        "conflicts": sum(map(len, conflicts)),
-        "copies": copies,
-        "near_duplicates": None,
-        "label_issues": None,
-        "outliers": None,
-        "error_rate": None,
-        "out": None,
-    }
+def _audited(cache: Cache, fitted: FitResult, *, reused: bool, progress: bool) -> dict[str, Any]:
+    """Audit the data by the fit's own held-out predictions; kept in the model for the next run."""
+    from featx.fitting.audit import audit_fitted
+
+    model = fitted.model
+    if model is None or (model.path is None and fitted.path is None):
+        return {}
+    if reused and isinstance(model.meta.get("audit"), dict):
+        return dict(model.meta["audit"])
+    found = audit_fitted(cache, model, progress=progress).to_dict()
+    model.meta["audit"] = found
+    save_model(model, str(fitted.path))
+    return found

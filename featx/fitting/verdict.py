@@ -23,7 +23,7 @@ class TrainResult:
     extract
         The extraction of the network that won; ``others`` those of the rest.
     audit
-        Counts of what is known of the data; None for what was not computed.
+        Counts of what `featx.audit` finds in the data of the cache.
     fit
         The fit, with the model.
     files
@@ -175,9 +175,17 @@ def _chosen(found: dict[str, Any]) -> str:
 def _data_lines(result: TrainResult) -> list[str]:
     extract, audit = result.extract, result.audit
     lines = [
-        f"images: {audit['rows']} ({extract.embedded} embedded now, {extract.reused} reused, "
+        f"images: {audit.get('rows')} ({extract.embedded} embedded now, {extract.reused} reused, "
         f"{extract.failed} failed)"
     ]
-    if audit["copies"]:
-        lines.append(f"copies: {audit['copies']} images are byte for byte another one")
+    names = {
+        "conflicts": "rows with conflicting labels",
+        "near_duplicates": "near duplicates",
+        "label_issues": "likely label errors",
+        "outliers": "outliers",
+    }
+    found = [f"{audit[key]} {name}" for key, name in names.items() if audit.get(key)]
+    if found:
+        cache = shlex.quote(result.files["cache"])
+        lines.append(f"data: {', '.join(found)}; featx audit {cache} --page audit.html shows them")
     return lines

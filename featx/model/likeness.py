@@ -160,7 +160,9 @@ def _from_members(model: Model) -> Likeness:
 
 def _from_cache(model: Model, cache: Cache) -> Likeness | None:
     model.require_cache(cache, precision=False)
-    rows = np.flatnonzero(model.saw(list(cache.ids), cache.content_digests))
+    rows = np.flatnonzero(
+        model.saw(list(cache.ids), cache.content_digests, by_name=cache.has_own_ids)
+    )
     if not len(rows):
         return None
     labels = _labels(cache, model.meta.get("label"))

@@ -253,12 +253,19 @@ class Model:
         with named_by("" if asked else self.name):
             return export(self, path, weights=weights, backbone=backbone, force=force)
 
-    def saw(self, ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-        """Whether the model was trained on an image of this name or of this content."""
+    def saw(
+        self, ids: list[str], contents: NDArray[np.bytes_], *, by_name: bool = True
+    ) -> NDArray[np.bool_]:
+        """Whether the model was trained on an image of this name or of this content.
+
+        Parameters
+        ----------
+        by_name
+            Whether a name tells anything; row numbers do not.
+        """
         asked = _seen(ids, contents)
-        return np.asarray(
-            np.isin(asked["id"], self.seen["id"]) | np.isin(asked["content"], self.seen["content"])
-        )
+        known = np.isin(asked["content"], self.seen["content"])
+        return np.asarray(known | np.isin(asked["id"], self.seen["id"]) if by_name else known)
 
     def require_cache(self, cache: Cache, *, precision: bool = True) -> None:
         """Refuse a cache of other features.

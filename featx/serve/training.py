@@ -80,7 +80,11 @@ def load_training(model: Model, cache: str | os.PathLike[str]) -> TrainingRows:
         head = HEADS.get(model.meta["head"], one)
         columns = Columns(tap=model.tap, label=model.meta.get("label"))
         samples = load_samples(opened, columns, head)
-        samples = samples.at(np.flatnonzero(model.saw(samples.ids.tolist(), samples.digests)))
+        samples = samples.at(
+            np.flatnonzero(
+                model.saw(samples.ids.tolist(), samples.digests, by_name=opened.has_own_ids)
+            )
+        )
         if not len(samples):
             raise ModelError(f"{model.name} was trained on no row of {opened.path}; name its cache")
         found = _training(opened, samples)
