@@ -84,7 +84,7 @@ def extract(
     bits: int | None = None,
     bands: str | Sequence[int] | None = None,
     pages: Literal["first", "all"] = "first",
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16"] | None = None,
     shard: str | Sequence[int] | Portion | None = None,
     missing: str | Sequence[str] = (),
     labels: str | os.PathLike[str] | None = None,
@@ -115,8 +115,8 @@ def extract(
         The network and its weights; see `featx.load_backbone`.
     layers, pool
         Layers to read, one name or several, globs allowed, and how each is pooled (``avg``,
-        ``max``, ``avgmax``, ``cov``, ``gem``, ``flatten``, ``cls``; ``a+b`` gives two taps). By
-        default the last pooling layer.
+        ``max``, ``avgmax``, ``cov``, ``gem``, ``flatten``, ``cls``; ``a+b`` gives two taps;
+        ``none`` keeps the map, for `featx.tune`). By default the last pooling layer.
     input_size
         Pixels a side. This and the next five replace a part of the preprocessing that belongs to
         the weights.
@@ -154,7 +154,7 @@ def extract(
         ``first``: the first page or frame of each file; ``all``: a row for each, with the id
         ``id#2`` and so on.
     dtype
-        Type of the stored features.
+        Type of the stored features: ``float32``, or ``float16`` where maps are kept, when None.
     shard
         ``"k/n"`` or ``(k, n)``: the kth of n parts of the source alone.
     labels
@@ -256,6 +256,7 @@ class _Extraction(Run):
         known = self.known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
         known.forget_names()
+        self.say_of_maps(int((content == b"").sum()))
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
         say_of_pictures(self.manifest, np.flatnonzero(content == b""), self.decode)
         ran = self._embed(known, outcome)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featx.backbones.normalize import Normalize
-from featx.backbones.taps import PRE_LOGITS, Tap, is_nhwc, pool_map
+from featx.backbones.taps import PRE_LOGITS, Tap, is_nhwc, map_shape, pool_map
 from featx.errors import BackboneError, UnknownLayerError, words_of
 from featx.preprocess import Preprocess
 
@@ -28,6 +28,7 @@ class _Probe:
     nhwc: tuple[bool, ...]
     n_features: tuple[int, ...]
     classifier_too: bool
+    maps: tuple[tuple[int, int, int] | None, ...]
 
 
 class TapReader(nn.Module):
@@ -91,6 +92,12 @@ class TapReader(nn.Module):
             If a layer's value is no tensor of rank 2, 3 or 4 with one row for each image.
         """
         return self._probe().n_features
+
+    @property
+    def measured_taps(self) -> tuple[Tap, ...]:
+        """The taps, those of pool ``none`` with the shape of their map."""
+        maps = self._probe().maps
+        return tuple(replace(tap, map=kept) for tap, kept in zip(self.taps, maps, strict=True))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Read every tap in one pass.
@@ -185,7 +192,11 @@ class TapReader(nn.Module):
         self._check(calls, values)
         nhwc = tuple(self.is_nhwc(values[k].shape) for k in range(len(self.taps)))
         pooled = [self._pool(k, values[k], nhwc[k]) for k in range(len(self.taps))]
-        return _Probe(tuple(calls), nhwc, tuple(v.shape[1] for v in pooled), head)
+        maps = tuple(
+            map_shape(values[k].shape, nhwc[k]) if tap.pool == "none" else None
+            for k, tap in enumerate(self.taps)
+        )
+        return _Probe(tuple(calls), nhwc, tuple(v.shape[1] for v in pooled), head, maps)
 
     def _pool(self, k: int, value: Tensor, nhwc: bool) -> Tensor:
         try:

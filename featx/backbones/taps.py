@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from featx.backbones.covariance import pool_covariance
 from featx.errors import BackboneError, UnknownLayerError, nearest
 
-Pool = Literal["avg", "max", "avgmax", "gem", "cov", "flatten", "cls"]
+Pool = Literal["avg", "max", "avgmax", "gem", "cov", "flatten", "cls", "none"]
 Side = Literal["output", "input"]
 POOLS: tuple[str, ...] = get_args(Pool)
 
@@ -39,7 +39,9 @@ class Tap:
     side
         Whether the module's output or its (first) input is read.
     pool
-        How a map or a row of tokens becomes one vector.
+        How a map or a row of tokens becomes one vector; ``none`` keeps the map.
+    map
+        (channels, height, width) of a map that is kept, once the network has been tried.
 
     Examples
     --------
@@ -51,6 +53,7 @@ class Tap:
     layer: str
     side: Side = "output"
     pool: Pool = "avg"
+    map: tuple[int, int, int] | None = field(default=None, repr=False)
 
     @classmethod
     def at(cls, layer: str, side: Side = "output", pool: Pool | None = None) -> Tap:
@@ -61,15 +64,18 @@ class Tap:
         parts += [chosen] if chosen != "avg" else []
         return cls("-".join(parts), layer, side, chosen)
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, for the fingerprint and for a model file."""
-        return asdict(self)
+        found = {"name": self.name, "layer": self.layer, "side": self.side, "pool": self.pool}
+        return found if self.map is None else {**found, "map": list(self.map)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Tap:
         """Build the value that `to_dict` wrote."""
         side: Side = "input" if values["side"] == "input" else "output"
-        return cls(values["name"], values["layer"], side, check_pool(values["pool"]))
+        shape = values.get("map")
+        kept = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+        return cls(values["name"], values["layer"], side, check_pool(values["pool"]), kept)
 
 
 def check_pool(pool: str) -> Pool:
@@ -167,8 +173,9 @@ def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
         (n, height, width, d).
     pool
         ``avg``, ``max``, ``avgmax`` (both, side by side), ``gem`` (generalised mean of power 3),
-        ``cov`` (upper triangle of the square root of the channels' covariance), ``flatten``, or
-        ``cls`` (the first token). A vector stays as it is.
+        ``cov`` (upper triangle of the square root of the channels' covariance), ``flatten``,
+        ``cls`` (the first token), or ``none`` (the map itself, channels first, row by row; see
+        `map_shape`). A vector stays as it is, but for ``none``.
     nhwc
         Whether the channels of a 4-D value come last.
 
@@ -176,6 +183,10 @@ def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
     -------
     vector : float32, shape (n, d_k); its memory is its own
     """
+    if pool == "none":
+        map_shape(value.shape, nhwc)
+        first = value.permute(0, 3, 1, 2) if nhwc else value
+        return first.float().clone(memory_format=torch.contiguous_format).flatten(1)
     if value.ndim == 2:
         return value.float().clone()  # a layer that follows may work in place
     if pool == "flatten":
@@ -195,6 +206,24 @@ def pool_map(value: Tensor, pool: Pool, nhwc: bool) -> Tensor:
     if pool in ("max", "avgmax"):
         parts.append(value.amax(space).float())
     return torch.cat(parts, 1)
+
+
+def map_shape(shape: Sequence[int], nhwc: bool) -> tuple[int, int, int]:
+    """Give (channels, height, width) of a layer's value.
+
+    Raises
+    ------
+    BackboneError
+        If the value is not a map.
+    """
+    if len(shape) != 4:
+        kind = "a vector" if len(shape) == 2 else "tokens"
+        raise BackboneError(
+            f"pool none keeps maps (n, channels, height, width), and this layer gives {kind} of "
+            f"shape {tuple(shape)}; choose a layer that `featx layers` lists with a map"
+        )
+    _, *rest = (int(n) for n in shape)
+    return (rest[2], rest[0], rest[1]) if nhwc else (rest[0], rest[1], rest[2])
 
 
 def _show(value: Tensor) -> str:

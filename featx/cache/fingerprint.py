@@ -33,7 +33,8 @@ class ExtractSpec:
     weights_digest
         SHA-256 of the tensors that were loaded, not of a name.
     taps
-        For each tap its name, layer, side and pooling.
+        For each tap its name, layer, side and pooling; ``map``, (channels, height, width), where
+        the map itself is kept.
     preprocess
         `featx.preprocess.Preprocess.to_dict`.
     decode
@@ -48,7 +49,7 @@ class ExtractSpec:
 
     architecture: str
     weights_digest: str
-    taps: tuple[dict[str, str], ...]
+    taps: tuple[dict[str, Any], ...]
     preprocess: dict[str, Any]
     decode: dict[str, Any]
     precision: str
@@ -120,9 +121,14 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
     elif prefix == "taps":
-        yield prefix, ", ".join(f"{t['layer']} ({t['side']}, {t['pool']})" for t in value)
+        yield prefix, ", ".join(map(_tap_text, value))
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _tap_text(tap: dict[str, Any]) -> str:
+    shape = f", {'x'.join(map(str, tap['map']))}" if "map" in tap else ""
+    return f"{tap['layer']} ({tap['side']}, {tap['pool']}{shape})"
 
 
 def _meaning(name: str, after: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -29,6 +29,18 @@ DIGEST_DTYPE = np.dtype("S32")
 BLOCK_ROWS = 8192
 """Rows whose names are handled at once."""
 _CHUNK_BYTES = 384 * 1024
+_MAP_CHUNK_BYTES = 32 * 1024  # maps are read in random batches, a chunk for each row
+
+
+def map_shapes(spec: ExtractSpec) -> dict[str, tuple[int, int, int]]:
+    """Give (channels, height, width) of each tap, by its name, whose rows are maps."""
+    found = {tap["name"]: tuple(tap["map"]) for tap in spec.taps if "map" in tap}
+    names = tap_names(spec)
+    return {name: found[own] for name in names if (own := _before_view(name, found)) in found}
+
+
+def _before_view(name: str, known: Mapping[str, Any]) -> str:
+    return name if name in known else name.rpartition("@")[0]
 
 
 def vector_datasets(spec: ExtractSpec) -> list[str]:
@@ -58,9 +70,9 @@ def row_digest(item: str, content: bytes, vectors: Sequence[NDArray[Any]]) -> by
     return digest.hexdigest().encode()
 
 
-def chunk_rows(n_rows: int, row_bytes: int) -> int:
+def chunk_rows(n_rows: int, row_bytes: int, chunk_bytes: int = _CHUNK_BYTES) -> int:
     """Rows in a chunk: whole rows, about 384 KiB."""
-    return max(1, min(n_rows, _CHUNK_BYTES // max(1, row_bytes)))
+    return max(1, min(n_rows, chunk_bytes // max(1, row_bytes)))
 
 
 def create_header(file: h5py.File, spec: ExtractSpec, kind: str = ENCODING_TYPE) -> None:
@@ -76,12 +88,13 @@ def create_vectors(
 ) -> list[h5py.Dataset]:
     """Create the datasets of vectors, chunked by whole rows and checksummed."""
     dtype, there = np.dtype(spec.dtype), n_rows > 0  # HDF5 has no chunks of nothing
+    most = _MAP_CHUNK_BYTES if map_shapes(spec) else _CHUNK_BYTES
     return [
         file.create_dataset(
             name,
             shape=(n_rows, width),
             dtype=dtype,
-            chunks=(chunk_rows(n_rows, width * dtype.itemsize), width) if there else None,
+            chunks=(chunk_rows(n_rows, width * dtype.itemsize, most), width) if there else None,
             fletcher32=there,
         )
         for name, width in zip(vector_datasets(spec), widths, strict=True)

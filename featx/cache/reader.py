@@ -22,6 +22,7 @@ from featx.cache.folder import Folder, open_trusted
 from featx.cache.format import (
     ID_INDEX,
     INDEX,
+    map_shapes,
     read_text,
     tap_names,
     values_of,
@@ -122,6 +123,11 @@ class Cache:
                 )
             found.append(self._file[vector_datasets(self.spec)[self.taps.index(one)]])
         return Features(found[0] if len(found) == 1 else Beside(found), self)
+
+    @cached_property
+    def maps(self) -> dict[str, tuple[int, int, int]]:
+        """(channels, height, width) of each tap that holds maps, row by row as ``X`` has them."""
+        return map_shapes(self.spec)
 
     @cached_property
     def ids(self) -> Text:

@@ -38,6 +38,7 @@ from featx.files import TEMPORARY, write_bytes
 from featx.portion import WHOLE, Dealt, Portion, keeps
 
 SHARD_ROWS = 512
+SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 30.0
 _OWNER = "portion"
 """Name of the note that says of which portion of a source the shards beside it are."""
@@ -85,7 +86,7 @@ def _owner(parts: Path) -> Portion:
 
 @dataclass
 class ShardWriter:
-    """Collect rows and close a shard after 512 of them or 30 s.
+    """Collect rows and close a shard after 512 of them, 64 MiB or 30 s.
 
     Safe to call from several threads. A shard that cannot be written keeps its rows, so the error
     may be raised again by the next call; nothing is dropped in silence.
@@ -126,7 +127,7 @@ class ShardWriter:
             if not self.rows:
                 self._since = time.monotonic()
             self.rows.extend(rows)
-            full = len(self.rows) >= SHARD_ROWS
+            full = len(self.rows) >= _most_rows(self.rows)
         if full:
             self.flush()
 
@@ -144,8 +145,9 @@ class ShardWriter:
                 return
             start = time.perf_counter()
             try:
-                for first in range(0, len(rows), SHARD_ROWS):
-                    self._write(rows[first : first + SHARD_ROWS])
+                most = _most_rows(rows)
+                for first in range(0, len(rows), most):
+                    self._write(rows[first : first + most])
             except BaseException:
                 with self._lock:
                     self.rows = rows + self.rows
@@ -168,6 +170,12 @@ class ShardWriter:
             digests = [row_digest(r.item, r.content, r.vectors) for r in rows]
             create_column(file, "row_digest", np.array(digests, DIGEST_DTYPE))
         self.written += len(rows)
+
+
+def _most_rows(rows: Sequence[Row]) -> int:
+    """Rows of a shard: fewer where they are maps, so that memory stays bounded."""
+    row_bytes = sum(vector.nbytes for vector in rows[0].vectors) if rows else 1
+    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(1, row_bytes)))
 
 
 def remove_parts(cache: Path) -> None:

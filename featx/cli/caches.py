@@ -39,7 +39,9 @@ def extract(
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option(help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps."),
+        typer.Option(
+            help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps; none keeps the map."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
@@ -96,7 +98,10 @@ def extract(
     ] = None,
     mean: Annotated[str | None, typer.Option(help="Three numbers: 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Three numbers: 0.2,0.2,0.2.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float16, as stored.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or float16, as stored; default: float32, float16 for maps."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(help="K/N: the Kth of N parts of SOURCE alone; `featx merge` joins them."),

@@ -22,7 +22,7 @@ from featx.auditing import (
 from featx.cache.reader import Cache
 from featx.errors import FitError
 from featx.files import require_writable
-from featx.fitting.columns import load_samples
+from featx.fitting.columns import load_samples, require_vectors
 from featx.fitting.decimals import look_like_measurements
 from featx.fitting.options import FitOptions
 from featx.fitting.pictures import Seen, copies_of, look_at
@@ -309,7 +309,9 @@ class _Auditor:
             text = f"{len(self.cache)} rows: copies and outliers are looked for up to {_MOST_ROWS}"
             self.warnings.append(warn("too-many-rows", text))
             return None
-        X = unit_rows(np.asarray(self.cache.tap(self.options.tap or self.cache.taps[0])))
+        tap = self.options.tap or self.cache.taps[0]
+        require_vectors(self.cache, tap)
+        X = unit_rows(np.asarray(self.cache.tap(tap)))
         return nearest_rows(X, X, _NEIGHBOURS, exclude=np.arange(len(X)))
 
     def _copies(

@@ -95,7 +95,24 @@ def _tap(cache: Cache, asked: str | None, head: Head) -> tuple[str, dict[str, in
             )
         if name in names[:k]:
             raise FitError(f"tap {name!r} is named twice")
+        require_vectors(cache, name)
     return ",".join(names), {name: cache.tap(name).shape[1] for name in names}
+
+
+def require_vectors(cache: Cache, tap: str) -> None:
+    """Refuse a tap that holds maps.
+
+    Raises
+    ------
+    FitError
+        With the shape of the maps.
+    """
+    if tap in cache.maps:
+        shape = "x".join(map(str, cache.maps[tap]))
+        raise FitError(
+            f"tap {tap!r} of {cache.path} holds maps of {shape}, and heads take vectors; extract "
+            "with --pool avg for a head, or train the layers above the map with `featx tune`"
+        )
 
 
 def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from featx.auditing import nearest_rows
 from featx.cache.reader import Cache, open_cache
 from featx.errors import CacheError, FeatxError
 from featx.files import require_writable, scratch_folder
+from featx.fitting.columns import require_vectors
 from featx.fitting.training import opened
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def search(
     how = {"device": device, "backbone": backbone, "weights": weights}
     with opened(cache) as file:
         name = tap or file.taps[0]
+        require_vectors(file, name)
         X = file.tap(name)
         queries = [_vectors(file, name, asked, how)] if asked else []
         own = file.rows(names)

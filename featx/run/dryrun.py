@@ -48,6 +48,7 @@ class DryRun(Run):
         known = self.known(spec, in_place=in_place)
         content = untouched_content(self.manifest, known)
         known.forget_names()
+        self.say_of_maps(int((content == b"").sum()))
         unread: dict[int, str] = {}
         show = Progress(len(self.manifest), "dry run", show=self.options.progress)
         for item in map(int, np.flatnonzero(content == b"")):

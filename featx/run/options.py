@@ -79,7 +79,8 @@ class ExtractOptions:
         ``first``: the first page or frame of each file; ``all``: a row for each, ``id#2`` and so
         on.
     dtype
-        ``float32`` or ``float16``: what is stored.
+        ``float32`` or ``float16``: what is stored. When None, ``float16`` where maps are kept
+        (``pool="none"``), else ``float32``.
     shard
         ``(k, n)`` or ``"k/n"``: the kth of n parts of the source alone, into a cache of its own;
         n such runs, each by itself, and `featx.cache.merge` give what one run gives.
@@ -125,7 +126,7 @@ class ExtractOptions:
     bits: int | None = None
     bands: str | Sequence[int] | None = None
     pages: Literal["first", "all"] = "first"
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16"] | None = None
     shard: str | Sequence[int] | Portion | None = None
     missing: str | Sequence[str] = ()
     labels: str | os.PathLike[str] | None = None
@@ -138,6 +139,11 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         require_types("extract", _hints(), vars(self))
+        if self.keeps_maps and self.views not in (None, "none") and self.view_merge != "apart":
+            raise OptionError(
+                f"pool none keeps maps, and maps of several views cannot be merged by "
+                f"{self.view_merge}; pass --view-merge apart"
+            )
         if self.workers is not None and self.workers < 1:
             raise FeatxError(f"workers must be 1 or more, got {self.workers}")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
@@ -146,6 +152,16 @@ class ExtractOptions:
             raise FeatxError(f"max_failed must be 0 or more, got {self.max_failed}")
         Portion.of(self.shard)
         DecodePolicy(bits=self.bits, bands=self.band_numbers)
+
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether a tap keeps its map."""
+        return "none" in (self.pool or "").split("+")
+
+    @property
+    def stored(self) -> Literal["float32", "float16"]:
+        """The type that is stored."""
+        return self.dtype or ("float16" if self.keeps_maps else "float32")
 
     @property
     def band_numbers(self) -> tuple[int, ...] | None:
@@ -191,6 +207,7 @@ class ExtractOptions:
     def values(self) -> dict[str, Any]:
         """The options that decide values, JSON-ready: what a model needs to extract alike."""
         found = {name: getattr(self, name) for name in DECIDE_VALUES}
+        found["dtype"] = self.stored
         if self.weights:  # a model is used from other folders than its cache was made in
             found["weights"] = absolute(self.weights)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}

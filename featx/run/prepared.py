@@ -22,6 +22,7 @@ from featx.cache.shards import Row, parts_folder, require_own_shards
 from featx.engines.job import Job, Outcome
 from featx.engines.threads import ThreadLoop
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
+from featx.files import require_space, size_text
 from featx.images import DecodePolicy, decoder_spec
 from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
 from featx.manifest import Note, Source, load_manifest, note
@@ -225,6 +226,7 @@ class Run:
         )
         self.taps = self.backbone.select(options.layers, options.pool)
         self.reader = self.backbone.reader(self.taps, self.preprocess)
+        self.taps = self.reader.measured_taps
         names = (tap.name for tap in self.taps)
         self.widths = dict(zip(names, self.reader.n_features, strict=True))
         self.load_seconds = time.perf_counter() - start
@@ -241,7 +243,7 @@ class Run:
             preprocess=self.preprocess.to_dict(),
             decode=decoder_spec(self.decode),
             precision=precision,
-            dtype=self.options.dtype,
+            dtype=self.options.stored,
             view_merge=self.options.view_merge if len(self.preprocess.views) > 1 else "mean",
         )
 
@@ -335,7 +337,7 @@ class Run:
             else:
                 merged.extend(views[:, k] for k in range(n_views))
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as that
-            return [vectors.astype(self.options.dtype, copy=False) for vectors in merged]
+            return [vectors.astype(self.options.stored, copy=False) for vectors in merged]
 
     def check_failures(self, count: int, what: str) -> None:
         """Raise ExtractError if so many failures, the last of them `what`, end the run."""
@@ -357,6 +359,25 @@ class Run:
         done, seconds, width = pace.done, pace.seconds, self.row_bytes
         return make_plan(pace.busy, done, seconds, waiting, rows, width, pace.resident)
 
+    def say_of_maps(self, waiting: int) -> None:
+        """Say how large maps will be, before any is computed.
+
+        Raises
+        ------
+        NoSpaceError
+            If the disk has no room for them: unfinished rows and the cache lie there together.
+        """
+        if not self.options.keeps_maps or not waiting:
+            return
+        total = len(self.manifest) * self.row_bytes
+        log.info(
+            "maps of %d images, %s each: the cache will have %s",
+            len(self.manifest),
+            size_text(self.row_bytes),
+            size_text(total),
+        )
+        require_space(self.cache, self.cache.absolute().parent, total + waiting * self.row_bytes)
+
     @property
     def row_bytes(self) -> int:
         """Bytes of the vectors of one row."""
@@ -365,4 +386,4 @@ class Run:
         width = sum(self.reader.n_features)
         if self.options.view_merge != "mean":
             width *= len(self.preprocess.views)
-        return width * np.dtype(self.options.dtype).itemsize
+        return width * np.dtype(self.options.stored).itemsize
