@@ -181,6 +181,10 @@ def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, 
     by_id = featx.search(cache, ids="flower/10.png", k=4, html=planted / "s.html")[0].matches
     assert [near.id for near in by_id] == [near.id for near in by_vector[1:]]
     assert "flower/10.png" in (planted / "s.html").read_text()
+    with featx.open_cache(cache) as opened:
+        rows, similarity = opened.neighbours([row], 4)
+        assert [opened.ids[r] for r in rows[0]] == [near.id for near in by_id]
+        assert similarity[0] == pytest.approx([near.similarity for near in by_id])
     only = featx.search(cache, vector, k=99, label="temple")[0].matches
     assert {near.label for near in only} == {"temple"}
     assert len(only) == 21

@@ -59,6 +59,7 @@ def nearest_rows(
     metric: Metric = "cosine",
     exclude: NDArray[np.integer[Any]] | None = None,
     allowed: NDArray[np.bool_] | None = None,
+    unit: bool = False,
 ) -> tuple[NDArray[np.int64], Vectors]:
     """Find the rows of `X` that are nearest to each query: exact, in one pass over `X`.
 
@@ -78,6 +79,8 @@ def nearest_rows(
         none.
     allowed
         Rows that may be found, shape (n_samples,); all when None.
+    unit
+        Rows of `X` are float32 of length one already (`unit_rows`).
 
     Returns
     -------
@@ -105,7 +108,7 @@ def nearest_rows(
     asked = unit_rows(queries) if metric == "cosine" else queries
     for start in range(0, X.shape[0] if k else 0, BLOCK_ROWS):
         block = np.asarray(X[start : start + BLOCK_ROWS], dtype=np.float32)
-        block = unit_rows(block) if metric == "cosine" else block
+        block = unit_rows(block) if metric == "cosine" and not unit else block
         for some in _stretches(len(queries)):
             found = _similarity(asked[some], block, metric)
             if allowed is not None:

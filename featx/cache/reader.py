@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
@@ -172,6 +172,37 @@ class Cache:
             more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise CacheError(f"{self.path} has no row with the id {items[missing[0]]!r}{more}")
         return found
+
+    def neighbours(
+        self,
+        rows: Sequence[int] | NDArray[np.integer[Any]],
+        k: int = 10,
+        *,
+        tap: str | None = None,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the rows that are nearest to some rows: exact, read by blocks.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, shape (n,).
+        k
+            How many neighbours; a row is not its own.
+        tap
+            Whose features are compared; the first when None.
+        metric
+            ``cosine``, or ``euclidean``, whose similarity is the negative distance.
+
+        Returns
+        -------
+        rows : int64, shape (n, k), nearest first
+        similarities : float32, shape (n, k)
+        """
+        from featx.auditing.neighbours import nearest_rows
+
+        X, at = self.tap(tap or self.taps[0]), np.asarray(rows, np.int64) % max(1, len(self))
+        return nearest_rows(X, X[at], k, metric=metric, exclude=at)
 
     @cached_property
     def content_digests(self) -> NDArray[np.bytes_]:
