@@ -55,7 +55,8 @@ def main() -> None:
         asked = unit_rows(queries)
         found["faiss_ms"] = median_ms(lambda q: index.search(q, 10), asked)
         theirs = index.search(asked, 10)[1]
-        found["recall"] = float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(ours, theirs)]))
+        both = zip(ours, theirs, strict=True)
+        found["recall"] = float(np.mean([len({*a} & {*b}) / 10 for a, b in both]))
         found["ratio"] = found["featx_ms"] / found["faiss_ms"]
     print(json.dumps(found))
 
