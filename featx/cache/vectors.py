@@ -122,7 +122,7 @@ def write_cache(
         if not force:
             _require_match(path, spec)
         whole = Whole(spec, _provenance(encoder, named=ids is not None), classes, {})
-        write_file(path, whole, _Given(described, vectors, _contents(content, vectors)))
+        write_file(path, whole, _RowsInMemory(described, vectors, _contents(content, vectors)))
     return path
 
 
@@ -140,7 +140,7 @@ def external_spec(encoder: str, digest: str | None, dtype: np.dtype[Any]) -> Ext
     )
 
 
-class _Given:
+class _RowsInMemory:
     """Rows that are in memory, in the order of a description."""
 
     def __init__(

@@ -12,6 +12,13 @@ from featx.cli.app import app
 
 __all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "whole"]
 
+_FIRST = ("train", "predict", "serve", "export", "extract", "fit", "evaluate", "audit", "search")
+"""Commands at the head of the list of `featx --help`, in the order in which they are met."""
+
+app.registered_commands.sort(
+    key=lambda c: _FIRST.index(c.name) if c.name in _FIRST else len(_FIRST)
+)
+
 
 def main() -> None:
     """Run the command line."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from featx.errors import FitError
 from featx.files import require_writable
 from featx.fitting.columns import load_samples, require_vectors
 from featx.fitting.decimals import look_like_measurements
+from featx.fitting.findings import Audit, Finding, finding
 from featx.fitting.options import FitOptions
 from featx.fitting.pictures import Seen, copies_of, look_at
 from featx.fitting.samples import Samples, require_seed
@@ -34,77 +34,11 @@ from featx.labelcheck import conflicting_rows
 from featx.model import Model
 from featx.selection.checks import FEW_ROWS, Warn, warn
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-KINDS = ("conflict", "near-duplicate", "label", "outlier", "failed")
-COLUMNS = ("id", "kind", "score", "label", "suggested", "other")
 _NEIGHBOURS = 8
 _MOST_PICTURES = 20_000
 """Pictures that `featx train` reads again."""
 _MOST_ROWS = 200_000
 """Rows up to which all pairs are compared."""
-
-Finding = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What was found; `to_dict` is the JSON of ``featx audit --json``.
-
-    Parameters
-    ----------
-    rows
-        Rows of the cache.
-    findings
-        One entry each, with the keys of `COLUMNS`: ``kind`` is one of `KINDS`; ``score`` is a
-        similarity for a near duplicate, the label's quality from 0 (surely wrong) to 1 for a label,
-        a modified z-score for an outlier.
-    flagged
-        Ids of the rows whose label is suspected: likely errors and conflicts.
-    error_rate
-        ``{"value", "low", "high"}`` of the share of wrong labels, from a review; else None. A
-        number of flags is not a rate.
-    quality
-        Of every labelled row by id: how well its label agrees with held-out predictions, from 0
-        (surely wrong) to 1.
-    warnings
-        ``{"code", "message"}`` each.
-    out
-        Where the table was written.
-    """
-
-    rows: int
-    findings: list[Finding] = field(repr=False)
-    flagged: tuple[str, ...] = field(default=(), repr=False)
-    error_rate: dict[str, float] | None = None
-    quality: dict[str, float] = field(default_factory=dict, repr=False)
-    warnings: list[Warn] = field(default_factory=list)
-    out: str | None = None
-
-    def count(self, kind: str) -> int:
-        """How many findings there are of a kind."""
-        return sum(found["kind"] == kind for found in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; the findings themselves are in the table."""
-        return {
-            "rows": self.rows,
-            "conflicts": self.count("conflict"),
-            "near_duplicates": self.count("near-duplicate"),
-            "label_issues": self.count("label"),
-            "outliers": self.count("outlier"),
-            "failed": self.count("failed"),
-            "error_rate": self.error_rate,
-            "out": self.out,
-            "warnings": self.warnings,
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the findings as a table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.findings, columns=list(COLUMNS))
 
 
 @typed
@@ -270,7 +204,7 @@ class _Auditor:
         findings += suspected
         findings += self._outliers(near, seen)
         findings += [
-            _finding(name, "failed", other=reason) for name, reason in self.cache.failed.items()
+            finding(name, "failed", other=reason) for name, reason in self.cache.failed.items()
         ]
         self._small_classes()
         flagged = {f["id"] for f in suspected}
@@ -290,7 +224,7 @@ class _Auditor:
             for row in group:
                 others = [r for r in group if self.labels[r] != self.labels[row]]
                 found.append(
-                    _finding(
+                    finding(
                         ids[row],
                         "conflict",
                         score=1.0,
@@ -323,7 +257,7 @@ class _Auditor:
             if score == 1.0 and mine != its and None not in (mine, its):
                 continue  # the same bytes: a conflict, named already
             found.append(
-                _finding(
+                finding(
                     self.cache.ids[a],
                     "near-duplicate",
                     score=score,
@@ -348,7 +282,7 @@ class _Auditor:
         ids = [self.cache.ids[int(row)] for row in rows]
         self.quality = dict(zip(ids, issues.quality.tolist(), strict=True))
         return [
-            _finding(
+            finding(
                 ids[k],
                 "label",
                 score=float(issues.quality[k]),
@@ -415,7 +349,7 @@ class _Auditor:
         return found
 
     def _outlier(self, row: int, score: float | None, why: str) -> Finding:
-        return _finding(
+        return finding(
             self.cache.ids[row], "outlier", score=score, label=self.labels[row], other=why
         )
 
@@ -426,16 +360,3 @@ class _Auditor:
             shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
             text = f"fewer than {FEW_ROWS} rows in class {shown}"
             self.warnings.append(warn("few-samples", text))
-
-
-def _finding(
-    name: str,
-    kind: str,
-    *,
-    score: float | None = None,
-    label: Any = None,
-    suggested: Any = None,
-    other: str | None = None,
-) -> Finding:
-    values = (name, kind, score, label, suggested, other)
-    return dict(zip(COLUMNS, values, strict=True))

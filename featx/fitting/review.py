@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import os
 
     from featx.cache.reader import Cache
-    from featx.fitting.audit import Audit
+    from featx.fitting.findings import Audit
 
 SAMPLE_COLUMNS = ("id", "path", "label", "suggested", "stratum", "stratum_rows", "answer")
 _OK, _WRONG = "ok", "wrong"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReviewedRow:
     """What a person said of one row of a sample."""
 
     item: str
@@ -51,7 +51,7 @@ def write_table(path: Path, found: Audit) -> None:
     CacheError
         If the file cannot be written.
     """
-    from featx.fitting.audit import COLUMNS
+    from featx.fitting.findings import COLUMNS
     from featx.marks import GENERATOR
 
     suffix = path.suffix.lower()
@@ -104,7 +104,7 @@ def write_sample(path: Path, cache: Cache, found: Audit, n: int, seed: int) -> N
     write_bytes(path, _csv(SAMPLE_COLUMNS, lines))
 
 
-def read_answers(path: Path) -> list[Answer]:
+def read_answers(path: Path) -> list[ReviewedRow]:
     """Read a sample that a person has filled in; rows without an answer are left out.
 
     Raises
@@ -123,7 +123,7 @@ def read_answers(path: Path) -> list[Answer]:
             f"{path} is not a review: it has no column {missing[0]!r}; write one with --review"
         )
     answers = [
-        Answer(
+        ReviewedRow(
             line["id"], line["label"], line["stratum"], int(line["stratum_rows"]), _word(line, path)
         )
         for line in lines
@@ -170,7 +170,7 @@ def with_rate(found: Audit, path: Path, cache: Cache, seed: int) -> Audit:
     return replace(found, error_rate=estimate_rate(strata, seed=seed))
 
 
-def _require_ids(path: Path, answers: list[Answer], known: Iterable[str]) -> None:
+def _require_ids(path: Path, answers: list[ReviewedRow], known: Iterable[str]) -> None:
     """Refuse answers for rows that the cache does not have.
 
     Raises

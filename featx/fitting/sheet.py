@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featx.cache.reader import Cache
-from featx.fitting.audit import Audit, Finding
+from featx.fitting.findings import Audit, Finding
 from featx.fitting.publishing import small_picture
 from featx.fitting.search import Match
 from featx.model.references import image_reader
