@@ -44,7 +44,7 @@ LIBRARY_ALONE = {
     "limits",  # of serve: an option for each in the shell
     "ready",
 }
-OTHER_NAME = {"layer": "layers"}  # repeatable in the shell
+OTHER_NAME = {"layer": "layers", "name": "names"}  # repeatable in the shell
 LIBRARY = {
     "extract": featx.extract,
     "fit": featx.fit,
@@ -100,7 +100,8 @@ def test_shell_and_library_have_the_same_options(command: str) -> None:
 
 
 def test_serve_has_the_same_options_in_shell_and_library() -> None:
-    shell = {name for name in shell_options()["serve"] if not name.startswith("max_")}
+    found = {OTHER_NAME.get(name, name) for name in shell_options()["serve"]}
+    shell = {name for name in found if not name.startswith("max_")}
     assert shell - {"quiet"} == set(parameters(serve)) - LIBRARY_ALONE | {"token"}
 
 

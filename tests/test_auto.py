@@ -170,7 +170,7 @@ def test_few_rows_of_a_class_take_fewer_folds_or_are_refused(tmp_path: Path) -> 
     found = featx.fit(cache_of(tmp_path, X[few], y[few]))
     assert found.measured_by == "nested: 3 outer folds"
     assert "fewer-folds" in [w["code"] for w in found.warnings]
-    with pytest.raises(FitError, match=r"class class 2 \(2\) has fewer than 3 images"):
+    with pytest.raises(FitError, match=r"too few rows .* \(3 rows\): class 2 \(2\); add images"):
         featx.fit(cache_of(tmp_path, X[few[:-1]], y[few[:-1]], "two.h5"))
 
 

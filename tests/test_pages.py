@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from featx import load_model
 from featx.cache import open_cache
 from featx.errors import ImageError
 from featx.extraction import extract
+from featx.fitting.publishing import small_picture
 from featx.fitting.training import fit
 from featx.images import decode
 from featx.images.pages import page_count
+from featx.model.references import image_reader, make_references
 
 
 def animation(fmt: str, n: int, **options: Any) -> bytes:
@@ -127,6 +130,29 @@ def test_a_model_labels_every_page(stacks: Path, tmp_path: Path, tiny: dict[str,
     model = load_model(tmp_path / "m.featx")
     found = model.predict(stacks, backbone=str(tiny["backbone"]), progress=False, pages="all")
     assert [row["id"] for row in found.rows][:3] == ["a/x.tif", "a/x.tif#2", "a/x.tif#3"]
+
+
+def test_pages_are_reference_images_and_thumbnails(
+    stacks: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(stacks, ".")
+    for source in (stacks, tmp_path / "x.tar"):
+        cache = tmp_path / f"{source.stem}.h5"
+        extract(source, cache, **tiny, pages="all")
+        with open_cache(cache) as found:
+            read = image_reader(found)
+            made = make_references(found, next(iter(found.taps)), np.arange(6))
+            shown = [small_picture(found, row, read, 96) for row in range(6)]
+        assert sum(name.endswith(".png") for name in made) == 6
+        for k, jpeg in zip((0, 1, 2, 3, 4, 9), shown, strict=True):
+            assert jpeg is not None
+            drawn = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), int)
+            assert np.abs(drawn.mean((0, 1)) - np.asarray(picture(k), int).mean((0, 1))).max() < 4
+    with tifffile.TiffWriter(stacks / "a" / "x.tif") as writer:
+        writer.write(np.asarray(picture(5)), photometric="rgb", metadata=None)
+    with open_cache(tmp_path / "stacks.h5") as found:
+        assert small_picture(found, 1, image_reader(found), 96) is None
 
 
 def test_a_dry_run_counts_pages_too(stacks: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from conftest import picture, save_pictures
 from containers import make_old, pictures_of, write_tar
 
+import featx
 from featx.cache import merge, open_cache
 from featx.errors import CacheError, CacheMismatchError, ExtractError, FeatxError, SourceError
 from featx.extraction import extract
@@ -490,9 +491,11 @@ def test_workers_do_a_shard(tmp_path: Path, tiny: Options) -> None:
     assert by_id(tmp_path / "two.h5") == by_id(tmp_path / "one.h5")
 
 
-def test_a_model_takes_no_shard() -> None:
+def test_a_model_takes_no_shard(photos: Path, tmp_path: Path, tiny: Options) -> None:
+    extract(photos, tmp_path / "c.h5", **tiny)
+    model = featx.fit(tmp_path / "c.h5", "ridge", folds=2).model
     with pytest.raises(FeatxError, match="takes no shard; give each run a source of its own"):
-        same_options(object(), {"shard": (1, 2)})  # type: ignore[arg-type]
+        same_options(model, {"shard": (1, 2)})
 
 
 def test_a_precision_that_each_shard_decides_is_said(

@@ -417,7 +417,7 @@ def test_every_command_takes_a_folder(
     next(photos.rglob("*.png")).unlink()
     again = featx.extract(photos, tmp_path / "f", **tiny)
     assert (again.embedded, again.reused, again.removed) == (0, 11, 1)
-    options = {"split": 0.5, "folds": 2}
+    options = {"split": 0.5, "folds": 2, "fit_on": "train"}
     fitted = featx.fit(tmp_path / "f", "logreg", tmp_path / "m.featx", **options)
     assert fitted.test["accuracy"]["value"] >= 0
     assert featx.evaluate(tmp_path / "m.featx", tmp_path / "f").n_test == fitted.n_test

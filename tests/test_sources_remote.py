@@ -104,7 +104,8 @@ def test_unchanged_objects_are_not_read(
     assert read == []
     bucket.pipe("/bucket/photos/cat/0000.png", bucket.cat_file("/bucket/photos/dog/0001.png"))
     result = extract(SOURCES[0], tmp_path / "0.h5", **tiny)
-    assert read == ["cat/0000.png"]
+    # More than once: a sample of what is new is looked at before anything is embedded.
+    assert set(read) == {"cat/0000.png"}
     assert result.difference.changed == 1
 
 

@@ -118,6 +118,7 @@ def serve(
     compile: Annotated[
         str, typer.Option(help="on compiles at the start; auto takes what was compiled before.")
     ] = "auto",
+    fetch: Fetch = False,
     max_file_mb: Annotated[float, typer.Option(help="Size of one picture.")] = 32,
     max_request_mb: Annotated[float, typer.Option(help="Size of one request.")] = 128,
     max_held_mb: Annotated[float, typer.Option(help="Size of all requests at a time.")] = 512,
@@ -158,6 +159,7 @@ def serve(
         cache=cache,
         limits=limits,
         ready=ready,
+        fetch=fetch,
         **options,
     )
 

@@ -13,7 +13,8 @@ import numpy as np
 from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
 from featx.engines.job import Outcome
-from featx.engines.threads import digest_bytes, spread
+from featx.engines.threads import spread
+from featx.images.pages import digest_bytes
 from featx.errors import ExtractError, ImageError
 from featx.images import decode, draw_pixels
 from featx.run.prepared import Run

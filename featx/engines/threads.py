@@ -8,7 +8,6 @@ reserved, by the block: a lock for every image would cost more than the image's 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from featx.cache.shards import Row
 from featx.engines.job import Job, Outcome
 from featx.engines.slots import Batch, Drawn, Lease, Slots, block_of, make_batches
 from featx.errors import ExtractError, ImageError
-from featx.images.pages import page_count
+from featx.images.pages import digest_bytes, page_count
 
 _STOP_SECONDS = 1.2  # how long an interrupted run waits for the batches in hand
 
@@ -227,14 +226,3 @@ def spread(n_items: int, size: int) -> NDArray[np.int64]:
     ([0, 4, 9], [0, 1])
     """
     return np.linspace(0, n_items - 1, min(size, n_items)).astype(np.int64)
-
-
-def digest_bytes(data: bytes, page: int = 0) -> bytes:
-    """SHA-256 of the bytes of an image file, in hexadecimal: its row's key.
-
-    The key of a later page is the digest of the file's and the page's number, from 1.
-    """
-    found = hashlib.sha256(data).hexdigest()
-    if page:
-        found = hashlib.sha256(f"{found}#{page + 1}".encode()).hexdigest()
-    return found.encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +66,7 @@ def look_at(cache: Cache, *, progress: bool = True) -> Seen:
     A picture whose bytes have changed is another picture, and is passed over.
     """
     from featx.images import decode, policy_of
+    from featx.images.pages import page_of_row
 
     policy = replace(policy_of(cache.spec.decode), mode="fast")
     read, digests = image_reader(cache), cache.content_digests
@@ -74,9 +74,10 @@ def look_at(cache: Cache, *, progress: bool = True) -> Seen:
     def see(row: int) -> tuple[Sketch, list[str], float] | None:
         try:
             data = read(row)
-            if hashlib.sha256(data).hexdigest().encode() != bytes(digests[row]):
+            page = page_of_row(data, str(cache.ids[row]), bytes(digests[row]))
+            if page is None:
                 return None
-            pixels = decode(data, policy, _SIDE)
+            pixels = decode(data, policy, _SIDE, page)
         except (FeatxError, KeyError, OSError):
             return None
         return sketch_of(pixels), faults_of(pixels), sharpness(pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -238,13 +237,15 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
 def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: int) -> bytes | None:
     """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
     from featx.images import decode, policy_of
+    from featx.images.pages import page_of_row
 
     try:
         data = read(row)
-        if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
+        page = page_of_row(data, str(cache.ids[row]), bytes(cache.content_digests[row]))
+        if page is None:
             return None  # another picture lies there now
         policy = replace(policy_of(cache.spec.decode), mode="fast")
-        return thumbnail(decode(data, policy, side), side)
+        return thumbnail(decode(data, policy, side, page), side)
     except (FeatxError, KeyError, OSError):
         return None
 

@@ -1,7 +1,9 @@
-"""How many pages or frames a file holds: counted from its structure, nothing is decoded."""
+"""Pages or frames of a file: counted from its structure, nothing is decoded; and named."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 
 from featx.errors import ImageError
@@ -12,7 +14,48 @@ from featx.images.tiff import is_tiff
 MOST_PAGES = 100_000
 """Of one file."""
 
+_PAGE = re.compile(r"(.+)#([1-9]\d{0,5})", re.DOTALL)
+
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avis")
+
+
+def digest_bytes(data: bytes, page: int = 0) -> bytes:
+    """SHA-256 of the bytes of an image file, in hexadecimal: its row's key.
+
+    The key of a later page is the digest of the file's and the page's number, from 1.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if page:
+        found = hashlib.sha256(f"{found}#{page + 1}".encode()).hexdigest()
+    return found.encode()
+
+
+def split_page(name: str) -> tuple[str, int]:
+    """Split the id of a page into that of its file and the page, from 0.
+
+    Examples
+    --------
+    >>> split_page("a/x.tif#3"), split_page("a/x.tif")
+    (('a/x.tif', 2), ('a/x.tif', 0))
+    """
+    found = _PAGE.fullmatch(name)
+    return (found[1], int(found[2]) - 1) if found else (name, 0)
+
+
+def page_of_row(data: bytes, name: str, digest: bytes) -> int | None:
+    """Find which page of a file a row is; None where the file is another than it was.
+
+    Parameters
+    ----------
+    data
+        The file as it is now.
+    name
+        The row's id.
+    digest
+        The row's key, as `digest_bytes` gave it.
+    """
+    pages = dict.fromkeys((0, split_page(name)[1]))
+    return next((page for page in pages if digest_bytes(data, page) == digest), None)
 
 
 def page_count(data: bytes) -> int:

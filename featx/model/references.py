@@ -275,17 +275,18 @@ def image_reader(cache: Cache) -> Callable[[int], bytes]:
 def _resized(
     cache: Cache, row: int, read: Callable[[int], bytes], preprocess: Preprocess
 ) -> bytes | None:
-    import hashlib
-
     from PIL import Image
 
     from featx.images import decode, policy_of, resize_box, resized_size
+    from featx.images.pages import page_of_row
 
     try:
         data = read(row)
-        if hashlib.sha256(data).hexdigest().encode() != bytes(cache.content_digests[row]):
+        page = page_of_row(data, str(cache.ids[row]), bytes(cache.content_digests[row]))
+        if page is None:
             return None  # another picture lies there now
-        pixels = decode(data, policy_of(cache.spec.decode), min(preprocess.resize_size))
+        policy = policy_of(cache.spec.decode)
+        pixels = decode(data, policy, min(preprocess.resize_size), page)
     except (FeatxError, KeyError):
         return None
     size = resized_size((pixels.shape[0], pixels.shape[1]), preprocess)

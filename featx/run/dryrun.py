@@ -12,7 +12,7 @@ from featx.cache.fingerprint import ExtractSpec
 from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.known import KnownRows
 from featx.engines.job import Outcome
-from featx.engines.threads import digest_bytes
+from featx.images.pages import digest_bytes
 from featx.errors import ImageError
 from featx.run.notices import say_of_pictures
 from featx.run.options import ExtractResult

@@ -10,7 +10,7 @@ from featx.cache.assemble import describes
 from featx.cache.keys import keys_of
 from featx.cache.shards import parts_folder
 from featx.engines.job import Outcome
-from featx.engines.threads import digest_bytes
+from featx.images.pages import digest_bytes
 from featx.errors import ImageError
 from featx.images import decode
 from featx.preprocess import Preprocess

@@ -32,6 +32,7 @@ def serve(
     device: str = "auto",
     threads: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
+    fetch: bool = False,
 ) -> None:
     """Serve a model until the process is interrupted.
 
@@ -55,6 +56,8 @@ def serve(
         Where the file of the weights, or the code of the network, lies now.
     device, threads, compile
         As in `featx.extract`.
+    fetch
+        Fetch the weights that the model names, where they are not on this machine.
 
     Raises
     ------
@@ -62,6 +65,8 @@ def serve(
         If the packages of the extra are not installed.
     FeatxError
         If the port is taken.
+    WeightsError
+        If the weights are not on this machine, and `fetch` is not set.
     ModelError, DriftError
         If the features would be others than those of the training.
 
@@ -88,6 +93,7 @@ def serve(
         cache=cache,
         limits=limits or Limits(),
         ready=ready,
+        fetch=fetch or weights is not None or backbone is not None,
         options={
             "weights": weights,
             "backbone": backbone,

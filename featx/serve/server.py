@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from featx.backbones.fetch import named_by
 from featx.errors import FeatxError
 from featx.model import Model
 from featx.model.modelfile import load_model
@@ -51,6 +52,7 @@ def run(
     cache: str | os.PathLike[str] | None,
     limits: Limits,
     ready: Callable[[str, Service], None],
+    fetch: bool,
     options: dict[str, Any],
 ) -> None:
     """Serve until a signal comes; see `featx.serve.serve`."""
@@ -64,14 +66,10 @@ def run(
                 _address(host, listener),
             )
         chosen = model if isinstance(model, Model) else load_model(model)
-        service = open_service(
-            chosen,
-            cache=cache,
-            limits=limits,
-            token=token,
-            names=known,
-            options=options,
-        )
+        with named_by("" if fetch else chosen.name):
+            service = open_service(
+                chosen, cache=cache, limits=limits, token=token, names=known, options=options
+            )
         try:
             listener.listen(2048)
             # The signal that ended it is raised again once everything is closed; it may also come

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from featx.errors import ImageError, SourceError
+from featx.images.pages import split_page
 from featx.manifest import Manifest, load_manifest
 from featx.portion import WHOLE, Portion
 from featx.sources.addresses import may_fetch
@@ -46,7 +47,7 @@ def read_again(
 
     Returns
     -------
-    read : takes a row, gives bytes
+    read : takes a row, gives the bytes of its whole file, whichever page the row is
         Raises `SourceError` or `ImageError` where the image is no longer there.
     """
     files, follow = ReadFiles(paths), may_fetch()
@@ -64,9 +65,10 @@ def read_again(
         if source == LIST or _is_own_file(paths[row]):
             return files(row)[0]
         manifest, items = listed()
-        if ids[row] not in items:
-            raise ImageError(f"{ids[row]} is no longer in {source}")
-        return manifest.read(items[ids[row]])[0]
+        name = ids[row] if ids[row] in items else split_page(ids[row])[0]
+        if name not in items:
+            raise ImageError(f"{name} is no longer in {source}")
+        return manifest.read(items[name])[0]
 
     return read
 
