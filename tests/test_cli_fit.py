@@ -184,7 +184,7 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
         (["extract", "table.csv", "table.csv", "--force"], "would replace a file of this same"),
         (["predict", "m.featx", "table.csv", "--out", "table.csv"], "would replace a file of this"),
         (["report", "m.featx", "--out", "m.featx"], "would replace a file of this same command"),
-        (["fit", "c.h5", "--out", "photos/red/000.png"], "featx did not write; move it away"),
+        (["fit", "c.h5", "--out", "photos/red/000.png"], "featx did not write; name another"),
         (["fit", "c.h5", "--report", "table.csv"], "featx did not write"),
         (["compare", "c.h5", "--out", "table.csv"], "featx did not write"),
         (["compare", "c.h5", "--plot", "no.png"], "featx did not write"),

@@ -61,6 +61,8 @@ def settle_rare(found: Sequence[Contender], head: Head, options: FitOptions) -> 
             return RarePlan(contenders, head, options)  # what fails says it with its own figures
         raise _refusal(fewness)
     single = {name: n for name, n in fewness.classes.items() if n < 2}
+    if not single and _too_many_folds(samples, head, options):
+        return RarePlan(contenders, head, options)  # what fails says it with its own figures
     if single:
         if options.rare != "drop" or len(fewness.classes) - len(single) < 2:
             raise _refusal(replace(fewness, classes=single, why="a training and a test part"))
@@ -87,6 +89,12 @@ def _fewness(samples: Samples, head: Head, options: FitOptions) -> Fewness | Non
     if not small:
         return None
     return Fewness(small, len(rows) - len(small), min(small.values()), why)
+
+
+def _too_many_folds(samples: Samples, head: Head, options: FitOptions) -> bool:
+    """Tell whether the folds that were asked for are too many, and the classes not too small."""
+    usual = replace(options, folds=min(options.folds, FitOptions.folds))
+    return usual.folds < options.folds and _fewness(samples, head, usual) is None
 
 
 def _trained(samples: Samples, options: FitOptions) -> dict[str, int]:
