@@ -14,9 +14,9 @@ from featx.cache.keys import keys_of
 from featx.cache.known import KnownRows
 from featx.engines.job import Outcome
 from featx.engines.threads import spread
-from featx.images.pages import digest_bytes
 from featx.errors import ExtractError, ImageError
 from featx.images import decode, draw_pixels
+from featx.images.pages import digest_bytes
 from featx.run.prepared import Run
 from featx.runtime import Runner
 from featx.runtime.checking import MIN_COSINE, lowest_cosine, worst_row

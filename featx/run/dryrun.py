@@ -12,8 +12,8 @@ from featx.cache.fingerprint import ExtractSpec
 from featx.cache.keys import KEY_DTYPE, keys_of
 from featx.cache.known import KnownRows
 from featx.engines.job import Outcome
-from featx.images.pages import digest_bytes
 from featx.errors import ImageError
+from featx.images.pages import digest_bytes
 from featx.run.notices import say_of_pictures
 from featx.run.options import ExtractResult
 from featx.run.planning import PROBE_IMAGES

@@ -10,9 +10,9 @@ from featx.cache.assemble import describes
 from featx.cache.keys import keys_of
 from featx.cache.shards import parts_folder
 from featx.engines.job import Outcome
-from featx.images.pages import digest_bytes
 from featx.errors import ImageError
 from featx.images import decode
+from featx.images.pages import digest_bytes
 from featx.preprocess import Preprocess
 from featx.run.notices import say_of_pictures
 from featx.run.sync import describe_rows, untouched_content
