@@ -190,13 +190,13 @@ def test_a_paired_comparison_finds_the_better_model_and_no_difference_where_ther
 def test_thresholds_and_the_abstain_band_keep_their_promise():
     true, table = draw(3, n=400, classes=2)
     p = table[:, 1]
-    found = threshold_for_precision(true == 1, p, 0.95)
+    found = threshold_for_precision(true == 1, p, 0.8)
     called = p >= found["threshold"]
-    assert (true[called] == 1).mean() == found["precision"] >= 0.95
+    assert (true[called] == 1).mean() == found["precision"] > found["low"] >= 0.8
     cheap = threshold_for_cost(true == 1, p, false_positive=1, false_negative=10)
     dear = threshold_for_cost(true == 1, p, false_positive=10, false_negative=1)
     assert cheap["threshold"] < dear["threshold"]
-    band = abstain_band(true, p > 0.5, table, accuracy=0.95)
+    band = abstain_band(true, p > 0.5, table, accuracy=0.8)
     answered = table.max(axis=1) >= band["confidence"]
     assert ((p > 0.5) == true)[answered].mean() == pytest.approx(band["accuracy"])
     assert answered.mean() == band["answered"] < 1
@@ -210,9 +210,9 @@ def test_thresholds_and_the_abstain_band_keep_their_promise():
         (lambda: evaluate([0, 1], [0, 1], scores=[1.0]), "2 labels and 1 scores"),
         (lambda: evaluate([0, 1], [0, 1], probabilities=[[1.0], [0.0]]), "for 2 classes"),
         (lambda: evaluate(["a", "x"], ["a", "a"], classes=["a", "b"]), "'x' of row 1"),
-        (lambda: threshold_for_precision([1, 0], [0.1, 0.9], 0.9), "the best is 0.500"),
-        (lambda: threshold_for_precision([1, 1], [0.1, 0.9], 0.9), "both classes"),
-        (lambda: abstain_band([1], [0], [[0.9, 0.1]], accuracy=0.9), "the best is 0.000"),
+        (lambda: threshold_for_precision([1, 0], [0.1, 0.9], 0.9), "22 rows .* there are 2"),
+        (lambda: threshold_for_precision([1], [0.1, 0.9], 0.9), "1 labels and 2 scores"),
+        (lambda: abstain_band([1], [0], [[0.9, 0.1]], accuracy=0.9), "22 rows .* there are 1"),
         (lambda: baseline([], [1]), "no training row"),
     ],
 )

@@ -68,7 +68,8 @@ def fit(
         ),
     ] = None,
     precision_at: Annotated[
-        float | None, typer.Option(help="Answer a class only where it has this precision.")
+        float | None,
+        typer.Option(help="Answer a class only where this precision on new images is promised."),
     ] = None,
     cost: Annotated[
         str | None, typer.Option(help="FALSE_POSITIVE:FALSE_NEGATIVE, as 1:5, for two classes.")
@@ -79,6 +80,10 @@ def fit(
             help="Abstain on uncertain images so that the rest keep at most this error rate."
         ),
     ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(help="How sure a promise is: the share of draws of images that keep it."),
+    ] = 0.9,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     rare: Annotated[

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
+from featx.evaluation.guarantees import asked_for, laxest_cut
 
 
 def _cuts(positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], ...]:
@@ -24,11 +25,16 @@ def _cuts(positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], ...]:
 
 
 def threshold_for_precision(
-    positive: ArrayLike, scores: ArrayLike, precision: float
+    positive: ArrayLike,
+    scores: ArrayLike,
+    precision: float,
+    *,
+    confidence: float = 0.9,
+    groups: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Find the threshold that keeps the precision at the highest recall.
+    """Find the lowest threshold whose precision on new rows is promised.
 
-    Choose it on rows that are not the test rows.
+    Choose it on rows that fitted nothing and are not the test rows.
 
     Parameters
     ----------
@@ -37,31 +43,41 @@ def threshold_for_precision(
     scores
         Shape (n_samples,), probability of that class.
     precision
-        In (0, 1].
+        In (0, 1).
+    confidence
+        Share of draws of such rows in which the promise is kept, at least; see
+        `featx.evaluation.guarantees`.
+    groups
+        Group of each row; a group then counts as one row.
 
     Returns
     -------
-    found : ``threshold`` (positive at or above it), ``precision``, ``recall``
+    found : ``threshold`` (positive at or above it), ``precision`` and ``low``, the lower end of its
+        interval, and the share of rows that are ``answered``
 
     Raises
     ------
     FitError
-        If no threshold reaches the precision; the message names the best.
+        If these rows allow no such promise; the message says how many rows it takes.
 
     Examples
     --------
-    >>> threshold_for_precision([1, 0, 1, 1], [0.2, 0.3, 0.6, 0.9], 1.0)["threshold"]
-    0.6
+    >>> found = threshold_for_precision([0] * 50 + [1] * 50, [0.1] * 50 + [0.9] * 50, 0.95)
+    >>> found["threshold"], found["precision"], round(found["low"], 3)
+    (0.5, 1.0, 0.955)
     """
-    cuts, true, false = _cuts(positive, scores)
-    reached = true / (true + false)
-    if reached.max() < precision:
-        raise FitError(f"no threshold has precision {precision:g}; the best is {reached.max():.3f}")
-    at = int(np.flatnonzero(reached >= precision)[-1])
+    cut = laxest_cut(positive, scores, precision, confidence, groups)
+    if cut is None:
+        units = len(np.asarray(scores) if groups is None else np.unique(np.asarray(groups)))
+        raise FitError(
+            f"no threshold can be promised to have precision {precision:g}: "
+            f"{asked_for(precision, confidence, units, groups)}"
+        )
     return {
-        "threshold": float(cuts[at]),
-        "precision": float(reached[at]),
-        "recall": float(true[at] / true[-1]),
+        "threshold": cut.threshold,
+        "precision": cut.value,
+        "low": cut.low,
+        "answered": cut.answered,
     }
 
 
@@ -89,48 +105,57 @@ def threshold_for_cost(
 
 
 def abstain_band(
-    y_true: ArrayLike, y_pred: ArrayLike, probabilities: ArrayLike, *, accuracy: float
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    accuracy: float,
+    confidence: float = 0.9,
+    groups: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Find the confidence below which to abstain, so that the rest is as accurate as wanted.
+    """Find the probability below which to abstain, so that the rest is promised to be accurate.
 
     Parameters
     ----------
     probabilities
-        Shape (n_samples, n_classes); confidence is a row's highest. With two classes the band in
-        which to abstain is (1 - confidence, confidence).
+        Shape (n_samples, n_classes); a row's highest one counts. With two classes the band in
+        which to abstain is (1 - p, p).
     accuracy
-        Wanted among the rows that are answered.
+        Wanted among the rows that are answered, in (0, 1).
+    confidence, groups
+        As in `threshold_for_precision`.
 
     Returns
     -------
-    found : ``confidence``, ``answered`` (share of rows), ``accuracy`` among them
+    found : ``confidence`` (the probability from which a row is answered), ``answered`` (share of
+        rows), ``accuracy`` among them and ``low``, the lower end of its interval
 
     Raises
     ------
     FitError
-        If no part of the rows is as accurate.
+        If these rows allow no such promise; the message says how many rows it takes.
 
     Examples
     --------
-    >>> abstain_band([0, 1], [0, 0], [[0.9, 0.1], [0.6, 0.4]], accuracy=1.0)["answered"]
-    0.5
+    >>> table = [[0.9, 0.1]] * 60 + [[0.6, 0.4]] * 40
+    >>> abstain_band([0] * 80 + [1] * 20, [0] * 100, table, accuracy=0.9)["answered"]
+    0.6
     """
     right = np.asarray(y_true) == np.asarray(y_pred)
-    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
-    if len(right) != len(confidence) or not len(right):
-        raise FitError(f"{len(right)} labels, {len(confidence)} probabilities; expected as many")
-    order = np.argsort(-confidence, kind="stable")
-    last = np.flatnonzero(np.r_[np.diff(confidence[order]) != 0, True])
-    reached = np.cumsum(right[order])[last] / (last + 1)
-    if reached.max() < accuracy:
+    cut = laxest_cut(
+        right, np.asarray(probabilities, np.float64).max(axis=1), accuracy, confidence, groups
+    )
+    if cut is None:
+        units = len(right if groups is None else np.unique(np.asarray(groups)))
         raise FitError(
-            f"no confidence gives accuracy {accuracy:g}; the best is {reached.max():.3f}"
+            f"no cut can be promised to have accuracy {accuracy:g}: "
+            f"{asked_for(accuracy, confidence, units, groups)}"
         )
-    at = int(np.flatnonzero(reached >= accuracy)[-1])
     return {
-        "confidence": float(confidence[order][last[at]]),
-        "answered": float((last[at] + 1) / len(right)),
-        "accuracy": float(reached[at]),
+        "confidence": cut.threshold,
+        "answered": cut.answered,
+        "accuracy": cut.value,
+        "low": cut.low,
     }
 
 
@@ -152,10 +177,31 @@ def decision_lines(found: dict[str, Any]) -> list[str]:
         worth += f", accuracy {a['value']:.4f} ({_end(a['low'])} - {_end(a['high'])})"
     if found["by"] == "precision" and "precision" in test:
         # A class that no row was answered with has none.
-        each = {name: one["value"] if one else None for name, one in test["precision"].items()}
-        said = (f"{name} " + ("none" if v is None else f"{v:.4f}") for name, v in each.items())
+        said = (f"{name} {_figure(one)}" for name, one in test["precision"].items())
         worth += f", precision {', '.join(said)}"
-    return [f"{_rule(found)} ({found['chosen_on']})", worth]
+    lines = [f"{_rule(found)} ({found['chosen_on']})", worth]
+    return lines if "level" not in found else [lines[0], _promise(found), lines[1]]
+
+
+def _promise(found: dict[str, Any]) -> str:
+    """Say what new rows are promised to have."""
+    if found["by"] == "abstain":
+        what = f"accuracy at least {1 - found['errors']:g} where answered"
+        low = f"{found['accuracy']:.4f}, at least {found['low']:.4f}"
+    else:
+        what = f"precision at least {found['wanted']:g} in each class"
+        low = ", ".join(
+            f"{name} {one['precision']:.4f}, at least {one['low']:.4f}"
+            for name, one in found["classes"].items()
+            if one
+        )
+    return f"promised on new rows with confidence {found['level']:g}: {what} (seen: {low})"
+
+
+def _figure(one: dict[str, Any] | None) -> str:
+    if not one:
+        return "none"
+    return f"{one['value']:.4f} ({_end(one['low'])} - {_end(one['high'])})"
 
 
 def _rule(found: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Thresholds and abstaining: what is wanted of them, and their choice on training rows."""
+"""Thresholds and abstaining: what is wanted of them, and their choice on held-out predictions."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featx.errors import FitError
 from featx.evaluation import abstain_band, threshold_for_cost, threshold_for_precision
-from featx.fitting.measuring import Measured
+from featx.evaluation.guarantees import asked_for
+from featx.fitting.crossfit import Held
 from featx.fitting.samples import Samples
-from featx.heads import Head
-from featx.model.scoring import Scores, score_rows
-from featx.selection import make_folds
 from featx.selection.checks import Warn, warn
-from featx.selection.refit import refit
-from featx.streaming import StreamedResult
-
-Labels = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,8 @@ class Wanted:
         alphabetical order is the positive one.
     abstain
         Share of errors that is allowed among the answered rows.
+    confidence
+        Share of draws of training rows in which precision or accuracy is kept on new rows.
 
     Raises
     ------
@@ -45,28 +40,41 @@ class Wanted:
     Examples
     --------
     >>> Wanted.of(cost="1:5")
-    Wanted(precision=None, cost=(1.0, 5.0), abstain=None)
+    Wanted(precision=None, cost=(1.0, 5.0), abstain=None, confidence=0.9)
     """
 
     precision: float | None = None
     cost: tuple[float, float] | None = None
     abstain: float | None = None
+    confidence: float = 0.9
 
     @classmethod
     def of(
-        cls, precision: float | None = None, cost: str | None = None, abstain: float | None = None
+        cls,
+        precision: float | None = None,
+        cost: str | None = None,
+        abstain: float | None = None,
+        confidence: float = 0.9,
     ) -> Wanted:
         """Read the options ``--precision-at``, ``--cost`` and ``--abstain``."""
         if sum(value is not None for value in (precision, cost, abstain)) > 1:
             raise FitError("--precision-at, --cost and --abstain exclude each other; give one")
-        if precision is not None and not 0 < precision <= 1:
-            raise FitError(f"--precision-at is {precision:g}; expected a share in (0, 1]")
-        if abstain is not None and not 0 <= abstain < 1:
-            raise FitError(f"--abstain is {abstain:g}; expected a share of errors in [0, 1)")
-        return cls(precision, None if cost is None else _costs(cost), abstain)
+        if precision is not None and not 0 < precision < 1:
+            raise FitError(
+                f"--precision-at is {precision:g}; expected a share in (0, 1), as no number of "
+                "rows can promise that no answer is wrong"
+            )
+        if abstain is not None and not 0 < abstain < 1:
+            raise FitError(
+                f"--abstain is {abstain:g}; expected a share of errors in (0, 1), as no number of "
+                "rows can promise that no answer is wrong"
+            )
+        if not 0 < confidence < 1:
+            raise FitError(f"--confidence is {confidence:g}; expected a share in (0, 1), as 0.9")
+        return cls(precision, None if cost is None else _costs(cost), abstain, confidence)
 
     def __bool__(self) -> bool:
-        return self != Wanted()
+        return any(value is not None for value in (self.precision, self.cost, self.abstain))
 
 
 def _costs(text: str) -> tuple[float, float]:
@@ -103,12 +111,16 @@ def require_decidable(wanted: Wanted, samples: Samples, nested: bool) -> None:
 
 
 def choose(
-    wanted: Wanted, head: Head, samples: Samples, measured: Measured, folds: int, seed: int
+    wanted: Wanted, scores: Held, samples: Samples, must: bool = True
 ) -> tuple[dict[str, Any], list[Warn]]:
-    """Choose thresholds on out-of-fold predictions of the training rows.
+    """Choose thresholds on what a head said of rows while they were held out.
 
-    The hyperparameters were chosen on the same rows, so what a threshold promises here is a little
-    too good; what it is worth is measured by `featx.model.thresholds.worth` on test rows.
+    Parameters
+    ----------
+    scores
+        Of `featx.fitting.crossfit.held_out`.
+    must
+        Refuse where no class, or no confidence, has a cut; else the rule answers nothing.
 
     Returns
     -------
@@ -118,98 +130,76 @@ def choose(
     Raises
     ------
     FitError
-        If the head gives no probabilities, or no confidence is as accurate as wanted.
+        If these rows allow no promise; the message says what it takes.
     """
-    if measured.scores.probabilities is None:
-        raise FitError(f"head {head.name} gives no probabilities, and a threshold needs them")
-    if isinstance(measured.found, StreamedResult):
-        y, scores = _held_out(measured.found, samples.y[measured.train], samples.classes)
-    else:
-        y, scores = samples.y[measured.train], _out_of_fold(head, samples, measured, folds, seed)
-    found: dict[str, Any] = {"chosen_on": f"out-of-fold predictions of {len(y)} training rows"}
-    assert scores.probabilities is not None
-    if wanted.precision is not None:
-        classes, notes = _precise(wanted.precision, y, scores, samples.classes)
-        return found | {"by": "precision", "wanted": wanted.precision, "classes": classes}, notes
+    y, n = scores.y, len(scores.y)
+    found: dict[str, Any] = {"chosen_on": f"out-of-fold predictions of {n} training rows"}
     if wanted.cost is not None:
-        positive = samples.classes[1]
-        fp, fn = wanted.cost
-        best = threshold_for_cost(
-            y == positive, scores.probabilities[:, 1], false_positive=fp, false_negative=fn
-        )
-        # JSON knows no infinity: without a threshold nothing is called positive.
-        at = best["threshold"] if math.isfinite(best["threshold"]) else None
-        costs = {"false_positive": fp, "false_negative": fn, "cost": best["cost"]}
-        return found | {"by": "cost", "positive": positive, "threshold": at} | costs, []
+        return found | _cheapest(wanted.cost, scores, samples.classes), []
+    found["level"] = wanted.confidence
+    if wanted.precision is not None:
+        classes, notes = _precise(wanted, scores, samples.classes, must)
+        return found | {"by": "precision", "wanted": wanted.precision, "classes": classes}, notes
     errors = float(wanted.abstain or 0)
-    band = abstain_band(y, scores.predicted, scores.probabilities, accuracy=1 - errors)
-    return found | {"by": "abstain", "errors": errors, **band}, []
+    found |= {"by": "abstain", "errors": errors}
+    try:
+        return found | abstain_band(
+            y,
+            scores.predicted,
+            scores.probabilities,
+            accuracy=1 - errors,
+            confidence=wanted.confidence,
+            groups=scores.groups,
+        ), []
+    except FitError:
+        if must:
+            raise
+        nothing = {"confidence": math.inf, "answered": 0.0, "accuracy": 0.0, "low": 0.0}
+        return found | nothing, []
 
 
-def _out_of_fold(head: Head, samples: Samples, measured: Measured, folds: int, seed: int) -> Scores:
-    """Predict each training row by the chosen head, fitted on the other folds."""
-    train = measured.train
-    X, y, classes = samples.take(train), samples.y[train], samples.classes
-    groups = None if samples.groups is None else samples.groups[train]
-    predicted, probabilities = y.copy(), np.zeros((len(y), len(classes)))
-    for rest, held in make_folds(y, folds=folds, groups=groups, seed=seed)[0]:
-        weights = None if samples.weights is None else samples.weights[train][rest]
-        # The sigmoid, and the last step of a stack, need folds of their own inside the rest.
-        inner, _ = make_folds(
-            y[rest],
-            folds=max(2, min(folds, int(np.unique(y[rest], return_counts=True)[1].min()))),
-            groups=None if groups is None else groups[rest],
-            seed=seed,
-        )
-        pipeline = head.build(seed, len(rest))
-        if head.parts:
-            pipeline.set_params(clf__cv=inner)
-        fitted = refit(
-            pipeline,
-            measured.found.best_params,
-            (X[rest], y[rest], weights),
-            inner,
-        )
-        scores = score_rows(fitted.estimator, X[held], classes)
-        assert scores.probabilities is not None
-        predicted[held], probabilities[held] = scores.predicted, scores.probabilities
-    return Scores(predicted, probabilities)
-
-
-def _held_out(found: StreamedResult, y: Labels, classes: list[str]) -> tuple[Labels, Scores]:
-    """Give what a streamed search said of rows while they were held out, and their labels."""
-    assert found.held_probabilities is not None
-    known = [classes.index(str(name)) for name in np.unique(y)]
-    table = np.zeros((len(found.held_rows), len(classes)))
-    table[:, known] = found.held_probabilities
-    return y[found.held_rows], Scores(np.asarray(classes)[table.argmax(axis=1)], table)
+def _cheapest(cost: tuple[float, float], scores: Held, classes: list[str]) -> dict[str, Any]:
+    positive, (fp, fn) = classes[1], cost
+    best = threshold_for_cost(
+        scores.y == positive, scores.probabilities[:, 1], false_positive=fp, false_negative=fn
+    )
+    # JSON knows no infinity: without a threshold nothing is called positive.
+    at = best["threshold"] if math.isfinite(best["threshold"]) else None
+    costs = {"false_positive": fp, "false_negative": fn, "cost": best["cost"]}
+    return {"by": "cost", "positive": positive, "threshold": at} | costs
 
 
 def _precise(
-    precision: float, y: Labels, scores: Scores, classes: list[str]
+    wanted: Wanted, scores: Held, classes: list[str], must: bool
 ) -> tuple[dict[str, Any], list[Warn]]:
-    assert scores.probabilities is not None
+    """Choose a cut for each class; all of them keep the promise together."""
+    target = wanted.precision
+    assert target is not None
+    level = 1 - (1 - wanted.confidence) / len(classes)
     found: dict[str, Any] = {}
+    why: dict[str, str] = {}
     for k, name in enumerate(classes):
         # Only rows that are called so can be answered so.
         called = scores.predicted == name
-        right, given = y[called] == name, scores.probabilities[called, k]
-        found[name] = _one_precise(precision, right, given)
-    never = [name for name in classes if found[name] is None]
-    if not never:
+        right, given = scores.y[called] == name, scores.probabilities[called, k]
+        groups = None if scores.groups is None else scores.groups[called]
+        try:
+            found[name] = threshold_for_precision(
+                right, given, target, confidence=level, groups=groups
+            )
+        except FitError:
+            units = int(called.sum()) if groups is None else len(np.unique(groups))
+            found[name], why[name] = None, asked_for(target, level, units, groups)
+    if not why:
         return found, []
-    text = f"precision {precision:g} is out of reach for {', '.join(never)}; never answered so"
+    first, reason = next(iter(why.items()))
+    if must and len(why) == len(classes):
+        raise FitError(
+            f"no class can be promised precision {target:g} with these rows: of those called "
+            f"{first}, {reason}; ask for less, lower --confidence, or add rows"
+        )
+    text = (
+        f"precision {target:g} cannot be promised for {', '.join(why)}; never answered so "
+        f"(of rows called {first}, {reason})"
+    )
     return found, [warn("precision-not-reached", text)]
-
-
-def _one_precise(precision: float, right: Labels, given: Labels) -> dict[str, float] | None:
-    if not right.any():
-        return None
-    if right.all():
-        return {"threshold": 0.0, "precision": 1.0, "answered": 1.0}
-    try:
-        best = threshold_for_precision(right, given, precision)
-    except FitError:
-        return None
-    answered = float(np.mean(given >= best["threshold"]))
-    return {"threshold": best["threshold"], "precision": best["precision"], "answered": answered}

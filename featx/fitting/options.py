@@ -54,11 +54,13 @@ class FitOptions:
     protocol
         Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
     precision_at
-        Answer a class only above the probability that gives it this precision.
+        Answer a class only above the probability that promises it this precision on new rows.
     cost
         ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
     abstain
-        Abstain below the confidence that leaves this share of errors among the answers.
+        Abstain below the probability that promises at most this share of errors among the answers.
+    confidence
+        Share of draws of training rows in which `precision_at` or `abstain` is kept on new rows.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -88,6 +90,7 @@ class FitOptions:
     precision_at: float | None = None
     cost: str | None = None
     abstain: float | None = None
+    confidence: float = 0.9
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
     rare: Literal["error", "drop"] = "error"
@@ -132,7 +135,7 @@ class FitOptions:
     @property
     def wanted(self) -> Wanted:
         """What decisions shall be worth."""
-        return Wanted.of(self.precision_at, self.cost, self.abstain)
+        return Wanted.of(self.precision_at, self.cost, self.abstain, self.confidence)
 
     @property
     def columns(self) -> Columns:

@@ -17,25 +17,25 @@ from featx.arguments import typed
 from featx.cache.reader import Cache, open_cache
 from featx.files import require_writable
 from featx.fitting.contenders import Contender, find_contenders, head_over
-from featx.fitting.deciding import choose, require_decidable
+from featx.fitting.deciding import require_decidable
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions, FitResult
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.procedure import settle
+from featx.fitting.promises import set_thresholds
 from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
-from featx.heads import Head, get_head, option_of
+from featx.heads import Head, get_head
 from featx.labels import joined_labels
 from featx.model.headfile import dump_head
 from featx.model.likeness import make_likeness
 from featx.model.model import Model, digest_seen
 from featx.model.modelfile import describe_model, save_model
 from featx.model.references import make_references
-from featx.model.thresholds import worth
 from featx.reporting import write_report
-from featx.selection.checks import check_groups, warn
+from featx.selection.checks import warn
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
 
@@ -60,6 +60,7 @@ def fit(
     precision_at: float | None = None,
     cost: str | None = None,
     abstain: float | None = None,
+    confidence: float = 0.9,
     memory: Literal["auto", "stream", "ram"] = "auto",
     device: str = "cpu",
     rare: Literal["error", "drop"] = "error",
@@ -109,11 +110,14 @@ def fit(
     protocol
         Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
     precision_at
-        Answer a class only above the probability that gives it this precision.
+        Answer a class only above the probability that promises it this precision on new rows.
     cost
         ``FALSE_POSITIVE:FALSE_NEGATIVE``: the threshold of two classes that costs least.
     abstain
-        Abstain below the confidence that leaves this share of errors among the answers.
+        Abstain below the probability that promises at most this share of errors among the answers.
+    confidence
+        Share of draws of training rows in which `precision_at`, for all classes, or `abstain` is
+        kept on new rows, at least.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -202,8 +206,7 @@ def fit_caches(
     model = _model(won.cache, won.samples, measured, options)
     if key:
         model.meta["trained_key"] = key
-    if options.wanted:
-        measured.warnings.extend(_set_thresholds(model, head, found, measured, options))
+    decided = set_thresholds(model, head, found, measured, options) if options.wanted else {}
     if out is not None:
         rows = won.samples.rows[measured.trained]
         with fetching(options.fetch):
@@ -211,7 +214,7 @@ def fit_caches(
         model.members.update(_likeness(won.samples, measured.trained))
     if (out is not None or report is not None) and not options.fetch:
         measured.warnings.extend(_not_fetched(won.cache))
-    result = _result(won, measured, model, options, found)
+    result = _result(won, measured, model, options, found, decided)
     result = replace(
         result,
         seconds=time.perf_counter() - start,
@@ -251,17 +254,6 @@ def _likeness(samples: Samples, trained: NDArray[np.intp]) -> dict[str, bytes]:
     y = samples.y[trained]
     labels = joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist()
     return make_likeness(lambda at: samples.take(trained[at]), samples.ids[trained], labels)
-
-
-def _set_thresholds(
-    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
-) -> list[dict[str, str]]:
-    """Choose thresholds on the rows and by the head that were measured."""
-    one = option_of(head, measured.found.head)
-    samples = found[measured.found.place].samples
-    bars, notes = choose(options.wanted, one, samples, measured, options.folds, options.seed)
-    model.meta["thresholds"] = bars
-    return notes
 
 
 @contextmanager
@@ -320,6 +312,7 @@ def _result(
     model: Model,
     options: FitOptions,
     contenders: list[Contender],
+    decisions: dict[str, Any],
 ) -> FitResult:
     cache, samples = won.cache, won.samples
     metrics, found = dict(measured.metrics), measured.kept
@@ -348,7 +341,7 @@ def _result(
         trained_on=len(measured.trained),
         test_ids=samples.ids[measured.test].tolist(),
         seconds=0.0,
-        decisions=_decisions(model.meta["thresholds"], samples, measured),
+        decisions=decisions,
         head_options=_head_options(measured, contenders),
         model=model,
     )
@@ -371,16 +364,6 @@ def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[
             }
         )
     return found
-
-
-def _decisions(thresholds: dict[str, Any], samples: Samples, measured: Measured) -> dict[str, Any]:
-    if not thresholds:
-        return {}
-    codes = check_groups(samples.groups, len(samples))
-    groups = None if codes is None else codes[measured.test]
-    y = samples.y[measured.test]
-    test = worth(thresholds, samples.classes, y, measured.scores, groups)
-    return {**thresholds, "test": test}
 
 
 def _spread(measured: Measured) -> float:
