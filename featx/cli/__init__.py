@@ -9,6 +9,7 @@ import sys
 
 from featx.cli import caches, data, heads, models, networks, whole
 from featx.cli.app import app
+from featx.run.progress import LogLines
 
 __all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "whole"]
 
@@ -25,7 +26,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal has no letters for must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="featx: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="featx: %(message)s", handlers=[LogLines(sys.stderr)])
     # A cluster's stop is like Ctrl-C: what is done is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="featx")

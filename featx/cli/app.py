@@ -18,6 +18,7 @@ from featx import __version__
 from featx.cli.colours import print_lines
 from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
+from featx.run.progress import close_bars
 
 log = logging.getLogger("featx")
 
@@ -87,6 +88,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
             # Threads may still be inside the network: leave without waiting for them.
+            close_bars()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(_INTERRUPTED)

@@ -18,6 +18,7 @@ from featx.engines.threads import ThreadLoop
 from featx.errors import ImageError
 from featx.images import DEFAULT_POLICY
 from featx.manifest import Manifest
+from featx.run.progress import waiting
 from featx.runtime import Runner, plan_runtime
 
 log = logging.getLogger("featx")
@@ -74,7 +75,8 @@ class Network:
         runtime: tuple[str, str, int | str, int | None],
     ) -> None:
         device, precision, batch_size, threads = runtime
-        loaded = load_backbone(backbone, weights=weights)
+        with waiting(f"loading {backbone}"):
+            loaded = load_backbone(backbone, weights=weights)
         for line in loaded.notes_for(backbone):
             log.info("%s", line)
         self.preprocess = loaded.preprocess.override(input_size=input_size)

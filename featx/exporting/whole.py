@@ -25,11 +25,15 @@ from featx.model.prediction import predict
 from featx.model.references import require_same_features
 from featx.preprocess import Preprocess, View
 from featx.provenance import library_versions
+from featx.run.progress import Progress
 
 MOST_APART = 1e-3
 """How far a probability in ONNX Runtime may lie from featx's."""
 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+
+_STAGES = 4  # the network is loaded, translated, run by ONNX Runtime, and run by featx
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,18 @@ def export(
     options: dict[str, Any] = {"weights": weights, "backbone": backbone}
     options |= {"device": "cpu", "compile": "off", "progress": False}
     chosen = require_same_features(model, {**options, "precision": "fp32"})
-    proto = to_onnx(whole_model(model, chosen["backbone"], chosen["weights"]), model)
-    _describe(proto, model)
-    data = proto.SerializeToString()
-    pictures = _pictures(model)
-    given = _run(data, _pixels(model, pictures))
-    difference = _difference(_labelled(model, pictures, {**options, "precision": "fp32"}), given)
+    with Progress(_STAGES, "export", unit="steps") as show:
+        network = whole_model(model, chosen["backbone"], chosen["weights"])
+        show.step()
+        proto = to_onnx(network, model)
+        _describe(proto, model)
+        data = proto.SerializeToString()
+        show.step()
+        pictures = _pictures(model)
+        given = _run(data, _pixels(model, pictures))
+        show.step()
+        expected = _labelled(model, pictures, {**options, "precision": "fp32"})
+    difference = _difference(expected, given)
     if not difference <= MOST_APART:
         raise ModelError(
             f"{model.name}: ONNX Runtime gives other numbers than featx: {difference:.2g} apart on "

@@ -32,7 +32,9 @@ from featx.fitting.training import opened
 from featx.heads import get_head, over_taps
 from featx.labelcheck import conflicting_rows
 from featx.model import Model
+from featx.run.progress import Progress
 from featx.selection.checks import FEW_ROWS, Warn, warn
+from featx.selection.notes import overheard
 
 _NEIGHBOURS = 8
 _MOST_PICTURES = 20_000
@@ -313,7 +315,14 @@ class _Auditor:
         samples = load_samples(self.cache, options.columns, head)
         samples = self._frequent(samples)
         try:
-            scores = measurement(over_taps(head, samples.widths), samples, options).held_out()
+            plan = measurement(over_taps(head, samples.widths), samples, options)
+            fits = options.folds * plan.fits_of_search
+            with (
+                Progress(fits, "looking for label errors", unit="fits", show=self.progress) as show,
+                overheard(self.warnings),
+            ):
+                plan.step = show.step
+                scores = plan.held_out()
         except FitError as error:
             self.warnings.append(
                 warn("no-label-check", f"label errors were not looked for: {error}")

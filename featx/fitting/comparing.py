@@ -27,9 +27,12 @@ from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
+from featx.run.progress import Progress
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
 from featx.selection.folds import Folds, Rows
+from featx.selection.notes import overheard
+from featx.selection.steps import fits_of
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,26 @@ def compare(
         require_png(plot, out, force=force)
     chosen = [get_head(head) for head in heads]
     shared, excluded = _shared(caches, options.columns, chosen[0])
-    lines: list[_Line] = []
-    plan: tuple[Folds, list[Warn]] | None = None
+    taps = 0
     for given in caches:
         with opened(given) as cache:
-            for tap in cache.taps:
-                samples = _ordered(cache, replace(options.columns, tap=tap), chosen[0], shared)
-                if plan is None:
-                    first, plan = samples, _folds(samples, folds, seed)
-                _require_same_labels(first, samples, cache)
-                lines += _lines(cache, samples, chosen, plan[0], options)
+            taps += len(cache.taps)
+    lines: list[_Line] = []
+    plan: tuple[Folds, list[Warn]] | None = None
+    # Folds are as many as asked for, or fewer where a class is rare.
+    fits = taps * folds * sum(fits_of(head, len(shared), folds) for head in chosen)
+    heard: list[Warn] = []
+    with Progress(fits, "compare", unit="fits") as show, overheard(heard):
+        for given in caches:
+            with opened(given) as cache:
+                for tap in cache.taps:
+                    samples = _ordered(cache, replace(options.columns, tap=tap), chosen[0], shared)
+                    if plan is None:
+                        first, plan = samples, _folds(samples, folds, seed)
+                    _require_same_labels(first, samples, cache)
+                    lines += _lines(cache, samples, chosen, plan[0], options, show)
     assert plan is not None
-    found = _comparison(first, lines, plan, excluded, seed)
+    found = _comparison(first, lines, (plan[0], plan[1] + heard), excluded, seed)
     if out is not None:
         write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
     if plot is not None:
@@ -156,7 +167,12 @@ def _require_same_labels(first: Samples, other: Samples, cache: Cache) -> None:
 
 
 def _lines(
-    cache: Cache, samples: Samples, heads: list[Head], folds: Folds, options: FitOptions
+    cache: Cache,
+    samples: Samples,
+    heads: list[Head],
+    folds: Folds,
+    options: FitOptions,
+    show: Progress,
 ) -> list[_Line]:
     options = replace(options, folds=len(folds))
     # Rows are read as they lie in the file; folds are those of the order that all caches share.
@@ -170,7 +186,9 @@ def _lines(
     for measured in measurements:
         start, said, scores = time.perf_counter(), samples.y.copy(), []
         for (train, test), chosen_on in zip(parts, inner, strict=True):
+            before, measured.step = show.done, show.step
             result = measured.search(train, options.seed, chosen_on)
+            show.update(before + fits_of(measured.head, len(train), len(folds)))
             scores.append(result.best_score)
             said[order[test]] = measured.score(result, test).predicted
         seconds = (time.perf_counter() - start) / len(folds)

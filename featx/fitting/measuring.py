@@ -22,6 +22,7 @@ from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, 
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 from featx.selection.multilabel import plain_names
 from featx.selection.ondevice import Device
+from featx.selection.steps import Step, fits_of
 from featx.selection.tuning import How, search_several
 
 Rows = NDArray[np.intp]
@@ -85,6 +86,7 @@ class Measurement:
         self.won: Counter[tuple[str, int]] = Counter()
         self.one_standard_error, self.device = one_standard_error, device
         self.codes = check_groups(samples.groups, len(samples))
+        self.step: Step | None = None
         if samples.split is not None and (plan.nested or plan.repeats > 1):
             what = "--nested" if plan.nested else "--repeats"
             raise FitError(
@@ -106,6 +108,20 @@ class Measurement:
         measured = self._held_out()
         whole = self.samples.split is None if self.plan.fit_on == "auto" else None
         return self._fitted_on_all(measured) if whole or self.plan.fit_on == "all" else measured
+
+    @property
+    def fits(self) -> int:
+        """Number of fits that `run` makes, about: so many are told to `step`."""
+        plan = self.plan
+        outer = self._n_folds(self.samples.y) if plan.nested else 1
+        # A head that was measured once is fitted on all rows without another search.
+        again = plan.nested or plan.repeats > 1
+        return (plan.repeats * outer + again) * self.fits_of_search
+
+    @property
+    def fits_of_search(self) -> int:
+        """Number of fits that one search makes, about."""
+        return len(self.fields) * fits_of(self.head, len(self.samples), self.plan.folds)
 
     def _fitted_on_all(self, measured: Measured) -> Measured:
         """Fit on every row: with the settings that were measured, or by the whole search again.
@@ -258,6 +274,7 @@ class Measurement:
             "seed": seed,
             "sample_weight": None if samples.weights is None else samples.weights[train],
             "one_standard_error": self.one_standard_error,
+            "step": self.step,
         }
 
     def score(self, found: SearchResult, at: Rows) -> Scores:

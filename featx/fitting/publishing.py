@@ -30,6 +30,7 @@ from featx.reporting import (
     Part,
     ReportData,
     choose_points,
+    fits_of_curve,
     learning_curve,
     least_certain,
     project,
@@ -39,7 +40,9 @@ from featx.reporting import (
 )
 from featx.reporting.data import labels_text
 from featx.reporting.pictures import GALLERY_SIDE, MAP_SIDE
+from featx.run.progress import Progress
 from featx.selection import SplitPlan, make_split
+from featx.selection.steps import Step
 
 _N_MAP = 400
 _MOST_TRAIN, _MOST_TEST = 20_000, 10_000
@@ -140,11 +143,18 @@ def keep_for_report(
     kept : candidates, learning curve, map, small pictures, provenance; JSON-ready
     """
     points = choose_points(_labels(samples, samples.y[measured.test]), _N_MAP, seed)
+    shown = _shown(samples, measured, points)
+    with Progress(fits_of_curve() + 1 + len(shown), "report", unit="steps") as show:
+        learning = _learning(samples, measured, seed, show.step)
+        show.update(fits_of_curve())
+        drawn = _map(samples, measured, points, method)
+        show.step()
+        pictures = _pictures(cache, samples.rows[measured.test], shown, show.step)
     kept = {
         "search": measured.kept.table,
-        "learning": _learning(samples, measured, seed),
-        "points": _map(samples, measured, points, method),
-        "pictures": _pictures(cache, samples, measured, points),
+        "learning": learning,
+        "points": drawn,
+        "pictures": pictures,
         "paths": [str(cache.paths[row]) for row in samples.rows[measured.test]],
         "provenance": cache.provenance,
         "commands": [extract_command(cache), command],
@@ -173,7 +183,7 @@ def _labels(samples: Samples, y: NDArray[Any]) -> list[Any]:
     return [labels_text(row, samples.names) for row in y] if samples.names else list(y.tolist())
 
 
-def _learning(samples: Samples, measured: Measured, seed: int) -> dict[str, Any] | None:
+def _learning(samples: Samples, measured: Measured, seed: int, step: Step) -> dict[str, Any] | None:
     train, test = measured.train, measured.test
     if len(np.intersect1d(train, test)):  # nested: the kept head saw every row
         plan = SplitPlan(seed=seed)
@@ -194,6 +204,7 @@ def _learning(samples: Samples, measured: Measured, seed: int) -> dict[str, Any]
             _part(samples, test),
             task=samples.task,
             seed=seed,
+            step=step,
         )
     except FitError:
         return None  # too few rows for parts of them
@@ -212,10 +223,8 @@ def _part(samples: Samples, at: Rows) -> Part:
     )
 
 
-def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) -> dict[str, str]:
-    """Give small pictures by id, as base64; those that cannot be read any more are left out."""
-    import base64
-
+def _shown(samples: Samples, measured: Measured, points: Rows) -> dict[int, int]:
+    """Give the test rows whose pictures are shown, each with the side of its picture."""
     scores = measured.scores
     y = samples.y[measured.test]
     sides = dict.fromkeys(points.tolist(), MAP_SIDE)
@@ -223,14 +232,28 @@ def _pictures(cache: Cache, samples: Samples, measured: Measured, points: Rows) 
         *worst_mistakes(y, scores.predicted, scores.probabilities).tolist(),
         *least_certain(scores.probabilities, several=bool(samples.names)).tolist(),
     )
-    sides |= dict.fromkeys(large, GALLERY_SIDE)
+    return sides | dict.fromkeys(large, GALLERY_SIDE)
+
+
+def _pictures(cache: Cache, rows: Rows, sides: dict[int, int], step: Step) -> dict[str, str]:
+    """Give small pictures by id, as base64; those that cannot be read any more are left out.
+
+    Parameters
+    ----------
+    rows
+        Row of the cache of each test row.
+    sides
+        Test row -> longest side of its picture.
+    """
+    import base64
+
     read = image_reader(cache)
     found = {}
     for k, side in sides.items():
-        at = measured.test[k]
-        data = small_picture(cache, int(samples.rows[at]), read, side)
+        data = small_picture(cache, int(rows[k]), read, side)
         if data is not None:
-            found[str(samples.ids[at])] = base64.b64encode(data).decode()
+            found[str(cache.ids[int(rows[k])])] = base64.b64encode(data).decode()
+        step(1)
     return found
 
 

@@ -12,6 +12,7 @@ from featx.fitting.measuring import Measurement, Rows
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head
+from featx.run.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.competing import option_entry
 from featx.selection.ondevice import Device
@@ -27,17 +28,26 @@ class StreamedMeasurement(Measurement):
     def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
         """Search and fit on some rows, read in blocks."""
         how = self._how(train, seed, folds)
+        step = how.pop("step")
         best: SearchResult | None = None
         options: list[dict[str, Any]] = []
         for place, samples in enumerate(self.fields):
             for head in self._streaming():
                 blocks = blocks_of(samples, train)
-                found = search_blocks(head, blocks, samples.y[train], **how)
+                with waiting(f"{head.name} on features read in blocks"):
+                    found = search_blocks(head, blocks, samples.y[train], **how)
+                if step is not None:
+                    step(1)
                 options.append(option_entry(head.name, place, found))
                 if best is None or round(found.best_score, 12) > round(best.best_score, 12):
                     best = replace(found, place=place)
         assert best is not None
         return replace(best, options=options) if len(options) > 1 else best
+
+    @property
+    def fits_of_search(self) -> int:
+        """Number of heads that one search fits: how often each reads the features is not known."""
+        return len(self.fields) * len(self._streaming())
 
     def _streaming(self) -> list[Head]:
         task = self.samples.task

@@ -35,7 +35,9 @@ from featx.model.model import Model, digest_seen
 from featx.model.modelfile import describe_model, save_model
 from featx.model.references import make_references
 from featx.reporting import write_report
+from featx.run.progress import Progress, waiting
 from featx.selection.checks import warn
+from featx.selection.notes import overheard
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
 
@@ -201,15 +203,23 @@ def fit_caches(
     head, options = head_over(head, first), settle(options, head, first)
     if options.wanted:
         require_decidable(options.wanted, first, bool(options.nested))
-    measured = measurement(head, [one.samples for one in found], options, few=rare.few).run()
+    plan = measurement(head, [one.samples for one in found], options, few=rare.few)
+    heard: list[dict[str, str]] = []
+    with Progress(plan.fits, "fit", unit="fits") as show, overheard(heard):
+        plan.step = show.step
+        measured = plan.run()
+    measured.warnings.extend(heard)
     won = found[measured.kept.place]
     model = _model(won.cache, won.samples, measured, options)
     if key:
         model.meta["trained_key"] = key
-    decided = set_thresholds(model, head, found, measured, options) if options.wanted else {}
+    decided: dict[str, Any] = {}
+    if options.wanted:
+        with waiting("choosing thresholds"):
+            decided = set_thresholds(model, head, found, measured, options)
     if out is not None:
         rows = won.samples.rows[measured.trained]
-        with fetching(options.fetch):
+        with fetching(options.fetch), waiting("reading reference images"):
             model.members.update(make_references(won.cache, won.samples.tap, rows))
         model.members.update(_likeness(won.samples, measured.trained))
     if (out is not None or report is not None) and not options.fetch:

@@ -28,6 +28,7 @@ from featx.model.references import require_same_features
 from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
 from featx.printing import prediction_sheet
+from featx.run.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,13 +174,16 @@ def _label(model: Model, cache: Cache | Vectors, target: Path | None) -> Predict
     counts: Counter[str] = Counter()
     near = likeness_of(model)
     kept: list[Row] = []
-    if target is None:
-        for rows in _rows(model, cache, counts, near):
-            kept += rows
-    else:
-        with open_rows(target, columns_of(model)) as writer:
+    with Progress(len(cache), "predict", unit="rows") as show:
+        if target is None:
             for rows in _rows(model, cache, counts, near):
-                writer.write(rows)
+                kept += rows
+                show.step(len(rows))
+        else:
+            with open_rows(target, columns_of(model)) as writer:
+                for rows in _rows(model, cache, counts, near):
+                    writer.write(rows)
+                    show.step(len(rows))
     labels = {name: counts[name] for name in model.classes if name in counts}
     return Prediction(
         predicted=len(cache),

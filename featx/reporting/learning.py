@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
 from featx.selection.folds import strata_of
+from featx.selection.sweep import answered
 
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _N_BOOT = 1000
@@ -57,6 +57,7 @@ def learning_curve(
     fractions: tuple[float, ...] = FRACTIONS,
     repeats: int = 3,
     seed: int = 0,
+    step: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
     """Fit a head on parts of its training rows and measure each on the same test rows.
 
@@ -71,6 +72,8 @@ def learning_curve(
         Shares of the training rows, the last one 1.
     repeats
         Random subsets a share, whose scores are averaged.
+    step
+        Told of each fit, of `fits_of_curve` in all.
 
     Returns
     -------
@@ -103,17 +106,33 @@ def learning_curve(
     sizes: list[int] = []
     errors: list[Floats] = []
     for share in fractions:
-        done = [
-            one
-            for _ in range(1 if share >= 1 else repeats)
-            if (one := _errors(plain, train, test, _subset(train, share, task, rng), task))
-        ]
+        done = []
+        for _ in range(_drawn(share, repeats)):
+            one = _errors(plain, train, test, _subset(train, share, task, rng), task)
+            done += [] if one is None else [one]
+            if step is not None:
+                step(1)
         if done:
             sizes.append(round(float(np.mean([n for n, _ in done]))))
             errors.append(np.mean([row for _, row in done], axis=0))
     if len(sizes) < 2:
         raise FitError(f"{len(train.y)} training rows are too few for a learning curve")
     return _summary(np.array(sizes), np.array(errors), test, task, seed)
+
+
+def fits_of_curve(fractions: tuple[float, ...] = FRACTIONS, repeats: int = 3) -> int:
+    """Count the fits of a learning curve.
+
+    Examples
+    --------
+    >>> fits_of_curve((0.5, 1.0), repeats=3)
+    4
+    """
+    return sum(_drawn(share, repeats) for share in fractions)
+
+
+def _drawn(share: float, repeats: int) -> int:
+    return 1 if share >= 1 else repeats
 
 
 def _uncalibrated(estimator: Any) -> Any:
@@ -156,10 +175,10 @@ def _errors(
         return None
     weighted = {} if train.weights is None else {"clf__sample_weight": train.weights[at]}
     try:
-        with warnings.catch_warnings():
-            # The search has said so already, of the fit that counts.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with answered():  # the search has said so already, of the fit that counts
             fitted = _as_many_steps(clone(estimator), len(train.y) / len(at))
+            if not _as_many_folds(fitted, train.y[at], task):
+                return None
             fitted.fit(train.X[at], train.y[at], **weighted)
             predicted = fitted.predict(test.X)
     except ValueError:
@@ -177,6 +196,26 @@ def _as_many_steps(estimator: Any, more: float) -> Any:
         if name.endswith("max_iter") and params.get(f"{name[:-8]}tol", 0) is None:
             estimator.set_params(**{name: round(more * passes)})
     return estimator
+
+
+def _as_many_folds(estimator: Any, y: NDArray[Any], task: str) -> bool:
+    """Let what is fitted on folds of its own, as a stack is, have no more than the rarest class.
+
+    Returns
+    -------
+    possible : False where a class has one row, which no fold can train on and hold out
+    """
+    if task != "classification":
+        return True
+    smallest = int(np.unique(y, return_counts=True)[1].min())
+    folds = {
+        name: value
+        for name, value in estimator.get_params().items()
+        if name.rpartition("__")[2] == "cv" and isinstance(value, int) and value > smallest
+    }
+    if folds and smallest > 1:
+        estimator.set_params(**dict.fromkeys(folds, smallest))
+    return not folds or smallest > 1
 
 
 def _summary(

@@ -50,14 +50,13 @@ class DryRun(Run):
         known.forget_names()
         self.say_of_maps(int((content == b"").sum()))
         unread: dict[int, str] = {}
-        show = Progress(len(self.manifest), "dry run", show=self.options.progress)
-        for item in map(int, np.flatnonzero(content == b"")):
-            try:
-                content[item] = keys_of([self._digest(item)])[0]
-            except ImageError as error:
-                unread[item] = error.reason
-            show.update(item + 1)
-        show.close()
+        with Progress(len(self.manifest), "dry run", show=self.options.progress) as show:
+            for item in map(int, np.flatnonzero(content == b"")):
+                try:
+                    content[item] = keys_of([self._digest(item)])[0]
+                except ImageError as error:
+                    unread[item] = error.reason
+                show.update(item + 1)
         kept = kept_rows(self.manifest, unread, self.cache if in_place else None, known)
         self.warn("kept-rows", kept_text(kept, self.manifest, unread))
         for item, key in kept.items():

@@ -30,6 +30,7 @@ from featx.portion import Dealt, keeps
 from featx.run import records
 from featx.run.options import ExtractOptions
 from featx.run.planning import Plan, make_plan, resident_bytes, workers_of_card
+from featx.run.progress import waiting
 from featx.run.records import Pace, Record
 from featx.sources.corrections import corrected, read_corrections
 from featx.sources.pages import with_pages
@@ -212,7 +213,8 @@ class Run:
         from featx.backbones import load_backbone
 
         options, start = self.options, time.perf_counter()
-        self.backbone = load_backbone(options.backbone, weights=options.weights)
+        with waiting(f"loading {options.backbone}", show=options.progress):
+            self.backbone = load_backbone(options.backbone, weights=options.weights)
         for line in self.backbone.notes_for(options.backbone):
             log.info("%s", line)
         self.preprocess = self.backbone.preprocess.override(

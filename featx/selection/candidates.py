@@ -45,6 +45,12 @@ def as_grids(grid: Grid | Sequence[Grid], folds: Folds) -> Grids:
     return found
 
 
+def grid_size(grid: Grid | Sequence[Grid]) -> int:
+    """Count the candidates of a grid; an empty one is a single candidate."""
+    several = [grid] if isinstance(grid, Mapping) else list(grid)
+    return sum(math.prod(len(values) for values in one.values()) for one in several)
+
+
 def _values(name: str, given: Any) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
         raise FitError(f"the grid gives {given!r} for {name}; expected a list of values")

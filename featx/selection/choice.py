@@ -20,6 +20,7 @@ from featx.selection.multilabel import whole_labels
 from featx.selection.notes import convergence_notes, edge_notes
 from featx.selection.refit import Fitted, clone_values, refit
 from featx.selection.result import SearchResult
+from featx.selection.steps import FitRun
 from featx.selection.sweep import in_threads
 from featx.selection.trials import Trials
 
@@ -76,7 +77,7 @@ class Choice:
     edges: list[str]
     scoring: str
     notes: list[Warn]
-    n_jobs: int | None = None
+    run: FitRun = FitRun()  # noqa: RUF009 - frozen
 
     @property
     def params(self) -> dict[str, Any]:
@@ -104,8 +105,9 @@ class Choice:
         else:
             asked = probabilities and _lacks_probabilities(self.pipeline, self.params, self.rows)
             folds = self.rows.each_once() if asked else None
-            fitted = refit(self.pipeline, self.params, self.rows.data, folds, self.n_jobs)
+            fitted = refit(self.pipeline, self.params, self.rows.data, folds, self.run.n_jobs)
             scale = "sigmoid" if fitted.calibrated else "own"
+        self.run.tell(len(self.rows.folds) + 1)
         notes = [*self.notes, *edge_notes(self.edges, self.params)]
         return SearchResult(
             head=self.head.name,
@@ -124,10 +126,10 @@ class Choice:
     def _scaled(self) -> tuple[Fitted, str]:
         """Fit the head, and give it the probabilities that suit held-out rows best."""
         X, y, _ = self.rows.data
-        fitted = refit(self.pipeline, self.params, self.rows.data, None, self.n_jobs)
+        fitted = refit(self.pipeline, self.params, self.rows.data, None, self.run.n_jobs)
         folds = self.rows.each_once()
         own = hasattr(fitted.estimator, "predict_proba")
-        with in_threads(self.n_jobs, len(folds)):
+        with in_threads(self.run.n_jobs, len(folds)):
             decisions = cross_val_predict(
                 clone(fitted.estimator), X, y, cv=folds, method="decision_function"
             )

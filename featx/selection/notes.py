@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from featx.heads import LARGE_ROWS, Head
 from featx.selection.checks import Warn, warn
 from featx.selection.trials import Trials
+
+
+@contextmanager
+def overheard(notes: list[Warn]) -> Iterator[None]:
+    """Turn what libraries warn of into notes, once each: they say it in terms of their own code.
+
+    Parameters
+    ----------
+    notes
+        Added to at the end.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    said = dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
+    notes += [warn("library-warning", f"a library warns: {text[:300]}") for text in said]
 
 
 def size_notes(head: Head, n: int) -> list[Warn]:

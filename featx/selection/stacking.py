@@ -18,6 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
 
+from featx.errors import FitError
 from featx.heads import Head
 from featx.selection import candidates as grids
 from featx.selection.checks import Warn, warn
@@ -25,6 +26,7 @@ from featx.selection.fold import has_converged
 from featx.selection.folds import Folds
 from featx.selection.refit import clone_values
 from featx.selection.result import SearchResult, scored
+from featx.selection.steps import FitRun
 from featx.selection.sweep import in_threads
 from featx.selection.trials import try_all
 
@@ -39,7 +41,7 @@ def combine(
     folds: tuple[Folds, Folds],
     scoring: str,
     notes: list[Warn],
-    n_jobs: int | None = None,
+    run: FitRun,
 ) -> SearchResult:
     """Tune, fit and weigh the parts of a stack.
 
@@ -52,21 +54,27 @@ def combine(
     folds
         Those on which each part is tuned, and those that hold out every row once.
 
+    Raises
+    ------
+    FitError
+        If a fold leaves one class only to train on.
+
     Returns
     -------
     result : its score is that of the last step on out-of-fold predictions, for parameters that were
         chosen on the same rows: a little too good, like every best score of a search
     """
     stack, (tuned_on, whole) = pipeline["clf"], folds
+    lost = _lost_classes(data[1], whole)
     params: dict[str, Any] = {}
     parts = []
     for (name, part), one in zip(stack.estimators, head.parts, strict=True):
         listed = grids.as_grids(one.grid, tuned_on)
-        trials = try_all(part, listed, data, tuned_on, scoring, 0, n_jobs)
+        trials = try_all(part, listed, data, tuned_on, scoring, 0, run)
         chosen = trials.params[int(trials.means.argmax())]
         params |= {f"clf__{name}__{key}": value for key, value in chosen.items()}
         parts.append((name, clone(part).set_params(**clone_values(chosen))))
-    values, fitted = _out_of_fold([part for _, part in parts], data, whole, n_jobs)
+    values, fitted = _out_of_fold([part for _, part in parts], data, whole, run)
     codes = np.unique(data[1], return_inverse=True)[1]
     final = clone(stack.final_estimator)
     scores = np.array(
@@ -84,26 +92,28 @@ def combine(
         scoring=scoring,
         folds=len(whole),
         at_edge=[],
-        warnings=[*notes, *_stopped(fitted)],
+        warnings=[*notes, *lost, *_stopped(fitted)],
         estimator=Pipeline([("clf", made)]),
     )
 
 
 def _out_of_fold(
-    parts: Sequence[Pipeline], data: Data, whole: Folds, n_jobs: int | None
+    parts: Sequence[Pipeline], data: Data, whole: Folds, run: FitRun
 ) -> tuple[NDArray[np.float64], list[Pipeline]]:
     """Predict each row by parts that did not see it; fit the parts on all rows, too."""
     X, y, weights = data
-    everything = np.arange(len(y))
+    everything, classes = np.arange(len(y)), np.unique(y)
 
     def fit(part: Pipeline, train: Array) -> Pipeline:
         given = {} if weights is None else {"clf__sample_weight": weights[train]}
-        return clone(part).fit(X[train], y[train], **given)
+        fitted = clone(part).fit(X[train], y[train], **given)
+        run.tell(1)
+        return fitted
 
     def held_out(part: Pipeline, train: Array, held: Array) -> NDArray[np.float64]:
-        return _values(fit(part, train), X[held])
+        return _values(fit(part, train), X[held], classes)
 
-    with in_threads(n_jobs, len(whole)):
+    with in_threads(run.n_jobs, len(whole)):
         done = joblib.Parallel()(
             joblib.delayed(held_out)(part, train, held) for part in parts for train, held in whole
         )
@@ -118,13 +128,52 @@ def _out_of_fold(
     return np.hstack(columns), fitted
 
 
-def _values(fitted: Pipeline, X: Array) -> NDArray[np.float64]:
-    """What `StackingClassifier` takes from a part: probabilities if there are any, else scores."""
-    if hasattr(fitted, "predict_proba"):
-        found = np.asarray(fitted.predict_proba(X), dtype=np.float64)
-        return found[:, 1:] if found.shape[1] == 2 else found
-    scores = np.asarray(fitted.decision_function(X), dtype=np.float64)
-    return scores.reshape(len(X), -1)
+def _values(fitted: Pipeline, X: Array, classes: Array) -> NDArray[np.float64]:
+    """Give what `StackingClassifier` takes from a part: probabilities if it has any, else scores.
+
+    A part that was trained without a class answers it with probability 0, or with its lowest score.
+
+    Returns
+    -------
+    values : shape (len(X), 1) of two classes, else (len(X), len(classes))
+    """
+    probable = hasattr(fitted, "predict_proba")
+    asked = fitted.predict_proba if probable else fitted.decision_function
+    found = np.asarray(asked(X), dtype=np.float64).reshape(len(X), -1)
+    if len(fitted.classes_) < len(classes):
+        if found.shape[1] == 1:  # scores of two classes that are left
+            found = np.hstack([-found, found])
+        known = np.searchsorted(classes, fitted.classes_)
+        least = np.zeros(len(X)) if probable else found.min(axis=1)
+        every = np.tile(least[:, None], (1, len(classes)))
+        every[:, known] = found
+        return every
+    return found[:, 1:] if found.shape[1] == 2 else found
+
+
+def _lost_classes(y: Array, folds: Folds) -> list[Warn]:
+    """Warn of folds that keep every row of a class from training, as groups can.
+
+    Raises
+    ------
+    FitError
+        If one class is left.
+    """
+    lost = [np.setdiff1d(y, y[train]) for train, _ in folds]
+    if any(len(np.unique(y[train])) < 2 for train, _ in folds):
+        raise FitError(
+            "a fold of the stack leaves one class to train on, as the rows of the others are in "
+            "one group; take fewer folds, another head, or add groups"
+        )
+    names = np.unique(np.concatenate(lost)).tolist()
+    if not names:
+        return []
+    n, shown = sum(map(len, lost)), ", ".join(map(repr, map(str, names[:5])))
+    text = (
+        f"{n} folds of the stack train without a row of class {shown}, as its rows are in one "
+        "group; its parts answer that class with the least score there"
+    )
+    return [warn("class-lost-in-fold", text)]
 
 
 def _assembled(

@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from featx.selection.fold import Array, Fold, Scorer, sweep_fold
 from featx.selection.folds import Folds
 from featx.selection.ondevice import Device
+from featx.selection.steps import FitRun
 
 Params = Mapping[str, Any]
 
@@ -59,8 +60,7 @@ def sweep(
     data: tuple[Array, Array, Array | None],
     folds: Folds,
     scorer: Scorer,
-    n_jobs: int | None = None,
-    device: Device | None = None,
+    run: FitRun = FitRun(),  # noqa: B008 - frozen
 ) -> Sweep:
     """Score candidates on folds.
 
@@ -74,18 +74,17 @@ def sweep(
         Features, labels, and sample weights or None.
     scorer
         As ``sklearn.metrics.get_scorer`` returns.
-    n_jobs
-        Threads; all cores when None. Threads share the features, so nothing is copied.
-    device
-        Where logistic regressions are fitted; the processor when None.
+    run
+        Where they are fitted. Threads share the features, so nothing is copied.
 
     Returns
     -------
     sweep : scores of shape (n_candidates, n_folds)
     """
-    with in_threads(n_jobs, len(folds)):
+    counted = run.counted(scorer)
+    with in_threads(run.n_jobs, len(folds)):
         done = joblib.Parallel()(
-            joblib.delayed(_score_fold)(pipeline, candidates, data, fold, scorer, device)
+            joblib.delayed(_score_fold)(pipeline, candidates, data, fold, counted, run.device)
             for fold in folds
         )
     scores, converged = (np.stack(part, axis=1) for part in zip(*done, strict=True))
@@ -101,12 +100,19 @@ def in_threads(n_jobs: int | None, tasks: int) -> Iterator[None]:
     cores = joblib.cpu_count()
     threads = max(1, min(n_jobs if n_jobs and n_jobs > 0 else cores, tasks))
     with (
-        # Filters belong to the process, and scikit-learn resets them within its own loops: only a
-        # record holds for all threads at any moment.
-        warnings.catch_warnings(record=True) as caught,
+        answered(),
         threadpool_limits(max(1, cores // threads)),
         joblib.parallel_config(backend="threading", n_jobs=threads),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Keep back the warnings in `ANSWERED`; others come once, at the end."""
+    # Filters belong to the process, and scikit-learn resets them within its own loops: only a
+    # record holds for all threads at any moment.
+    with warnings.catch_warnings(record=True) as caught:
         for text, category in ANSWERED:
             warnings.filterwarnings("ignore", text, category)
         yield

@@ -15,8 +15,8 @@ from sklearn.pipeline import Pipeline
 from featx.errors import FitError, nearest, words_of
 from featx.selection import candidates as grids
 from featx.selection.folds import Folds
-from featx.selection.ondevice import Device
 from featx.selection.result import scored
+from featx.selection.steps import FitRun
 from featx.selection.sweep import Sweep, sweep
 
 
@@ -59,8 +59,7 @@ def try_all(
     rows: Folds,
     scoring: str,
     refine: int,
-    n_jobs: int | None,
-    device: Device | None = None,
+    run: FitRun,
 ) -> Trials:
     """Score every candidate of some grids on every fold.
 
@@ -80,7 +79,7 @@ def try_all(
     waiting = grids.product(listed)
     for _ in range(1 + refine):
         if waiting:
-            trials.add(waiting, _sweep(pipeline, waiting, data, rows, scoring, n_jobs, device))
+            trials.add(waiting, _sweep(pipeline, waiting, data, rows, scoring, run))
         waiting = grids.around(trials.params, int(trials.means.argmax()))
     return trials
 
@@ -91,14 +90,13 @@ def _sweep(
     data: tuple[Any, Any, Any],
     rows: Folds,
     scoring: str,
-    n_jobs: int | None,
-    device: Device | None,
+    run: FitRun,
 ) -> Sweep:
     try:
         with python_warnings.catch_warnings():
             # A score that is undefined comes back as NaN, and is refused below by name.
             python_warnings.simplefilter("ignore", UndefinedMetricWarning)
-            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), n_jobs, device)
+            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), run)
     except FitError:
         raise
     except np.linalg.LinAlgError as error:

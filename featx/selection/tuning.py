@@ -23,6 +23,7 @@ from featx.selection.ondevice import Device, require_fit_on
 from featx.selection.refit import check_weights
 from featx.selection.result import SearchResult
 from featx.selection.stacking import combine
+from featx.selection.steps import FitRun, Step
 from featx.selection.trials import try_all
 
 SCORING = {"classification": "accuracy", "regression": "r2", "multilabel": "f1_macro"}
@@ -45,6 +46,7 @@ def search(
     strata: ArrayLike | None = None,
     n_jobs: int | None = None,
     device: Device | None = None,
+    step: Step | None = None,
 ) -> SearchResult:
     """Choose a head's parameters by cross-validation on these rows, and refit on all of them.
 
@@ -79,6 +81,9 @@ def search(
     device
         Where candidates of ``logreg`` are fitted; the processor when None, and for the head that
         is kept.
+    step
+        Called with the number of fits that were made, as they are made, from any thread;
+        `featx.selection.steps.fits_of` says how many there will be.
 
     Raises
     ------
@@ -105,6 +110,7 @@ def search(
         strata=strata,
         n_jobs=n_jobs,
         device=device,
+        step=step,
     )
     if found.options:
         return search_several(found, [lambda: X], y, how, probabilities)
@@ -128,6 +134,12 @@ class How:
     strata: ArrayLike | None = None
     n_jobs: int | None = None
     device: Device | None = None
+    step: Step | None = None
+
+    @property
+    def run(self) -> FitRun:
+        """Where candidates are fitted, and who is told."""
+        return FitRun(self.n_jobs, self.device, self.step)
 
 
 def search_several(
@@ -182,14 +194,12 @@ def choose(head: Head, X: Any, y: Any, how: How) -> Choice:
     listed = grids.as_grids(head.grid if how.grid is None else _nonempty(how.grid), rows.folds)
     if task == "multilabel":
         pipeline, listed = each_label(pipeline, listed)
-    trials = try_all(
-        pipeline, listed, rows.data, rows.folds, scoring, how.refine, how.n_jobs, how.device
-    )
+    trials = try_all(pipeline, listed, rows.data, rows.folds, scoring, how.refine, how.run)
     best = int(trials.means.argmax())
     edges = grids.at_edge(trials.params, trials.means, best)
     if how.one_standard_error:
         best = grids.simplest_within(trials.params, listed, trials.scores, best)
-    return Choice(head, pipeline, rows, trials, best, edges, scoring, notes, how.n_jobs)
+    return Choice(head, pipeline, rows, trials, best, edges, scoring, notes, how.run)
 
 
 def _prepared(head: Head, X: Any, y: Any, how: How) -> tuple[Rows, list[Warn], Pipeline]:
@@ -211,7 +221,7 @@ def _prepared(head: Head, X: Any, y: Any, how: How) -> tuple[Rows, list[Warn], P
 def _stacked(head: Head, X: Any, y: Any, how: How) -> SearchResult:
     rows, notes, pipeline = _prepared(head, X, y, how)
     folds, scoring = (rows.folds, rows.each_once()), how.scoring or SCORING[rows.task]
-    return combine(head, pipeline, rows.data, folds, scoring, notes, how.n_jobs)
+    return combine(head, pipeline, rows.data, folds, scoring, notes, how.run)
 
 
 def head_and_task(what: str | Head | Any, y: ArrayLike) -> tuple[Head, str]:
