@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from featx.errors import OptionError, nearest
 
@@ -27,6 +28,8 @@ _WORDS = {
     float: "a number",
     NoneType: "None",
     os.PathLike: "a path",
+    np.ndarray: "an array",
+    Mapping: "a dictionary",
 }
 
 
@@ -99,7 +102,7 @@ def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, kind: Any) -> bool:
     origin = get_origin(kind) or kind
-    if kind is Any:
+    if kind is Any or kind is ArrayLike:
         return True
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(kind))

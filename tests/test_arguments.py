@@ -13,6 +13,7 @@ import typer
 
 import featx
 from featx.arguments import several, typed
+from featx.cache import import_vectors
 from featx.cli import app
 from featx.errors import FeatxError, OptionError
 from featx.exporting import export
@@ -154,6 +155,10 @@ def test_other_functions_refuse_wrong_types_too() -> None:
         (lambda: featx.load_model(3), "load_model: path must be text or a path; got 3"),
         (lambda: featx.list_backbones(3), "list_backbones: pattern must be text; got 3"),
         (lambda: featx.load_backbone("resnet18", in_chans="1"), "in_chans must be a whole"),
+        (lambda: featx.write_cache(3, [[1.0]]), "write_cache: cache must be text or a path; got 3"),
+        (lambda: featx.write_cache("c", [[1.0]], ids="a"), "ids must be a list .* or an array"),
+        (lambda: featx.write_cache("c", [[1.0]], columns=["a"]), "columns must be a dictionary"),
+        (lambda: import_vectors("a.npz", "c.h5", vectors=2), "vectors must be text; got 2"),
         (lambda: export(None, "m.onnx", weight=1), "unexpected keyword"),
     ):
         with pytest.raises(TypeError, match=message):

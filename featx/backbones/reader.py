@@ -16,6 +16,9 @@ from featx.errors import BackboneError, UnknownLayerError, words_of
 from featx.preprocess import Preprocess
 
 
+_SMALL = 1e8  # parameters
+
+
 class _Stop(Exception):
     pass
 
@@ -217,7 +220,7 @@ class TapReader(nn.Module):
         device = self.normalize.mean.device
         image = torch.zeros((1, *self.preprocess.input_size, 3), dtype=torch.uint8, device=device)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _one_thread(self.net):
                 self._run(self.normalize(image), take or (lambda k, call, value: None), classifier)
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             height, width = self.preprocess.input_size
@@ -246,6 +249,21 @@ class TapReader(nn.Module):
                     f"{where} gives shape {tuple(value.shape)} for one image; featx reads "
                     "(1, d), (1, tokens, d) and (1, d, height, width)"
                 )
+
+
+@contextlib.contextmanager
+def _one_thread(net: nn.Module) -> Iterator[None]:
+    """Let one image pass a network of usual size in one thread.
+
+    Several would wait for each other in every layer, on a busy machine for a hundred times longer.
+    """
+    before = torch.get_num_threads()
+    if sum(p.numel() for p in net.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _watch(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from featx.arguments import typed
 from featx.cache.vectors import write_cache
 from featx.errors import SourceError, nearest, words_of
 
@@ -38,6 +39,7 @@ _ROLES = {
 }
 
 
+@typed
 def import_vectors(
     file: str | os.PathLike[str],
     cache: str | os.PathLike[str],

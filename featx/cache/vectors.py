@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featx.arguments import typed
 from featx.cache.assemble import Description
 from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
 from featx.cache.folder import holds_cache, open_trusted, require_target, target_path
@@ -29,9 +30,10 @@ TAP = "vectors"
 ROW_NUMBERS = "row numbers"
 """What provenance says of ids that were not given: they tell nothing across caches."""
 
-Column: TypeAlias = "Sequence[Any] | NDArray[Any]"
+Column: TypeAlias = Sequence[Any] | NDArray[Any]
 
 
+@typed
 def write_cache(
     cache: str | os.PathLike[str],
     X: ArrayLike,
