@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +21,6 @@ from featx.runtime.compiling import (
     compile_library,
     count_layers,
     find_compiler,
-    has_depthwise,
     repays,
     slowness,
 )
@@ -32,25 +29,21 @@ from featx.runtime.exact import true_fp32
 from featx.runtime.fast import (
     EagerForward,
     Floats,
-    GraphForward,
     Pixels,
     converted,
 )
-from featx.runtime.lowering import lowered
+from featx.runtime.forms import REFERENCE_BATCH, Forms, Network, opened
 from featx.runtime.memory import halved, is_out_of_memory
 from featx.runtime.native import NativeForward
-from featx.runtime.oncard import OnCard
 from featx.runtime.overflow import Rescuing
 from featx.runtime.packages import is_sound, keep, package_path
-from featx.runtime.plain import PlainForward
-from featx.runtime.plan import DTYPES, Precision, RuntimePlan
+from featx.runtime.plan import Precision, RuntimePlan
 
 log = logging.getLogger("featx")
 
 _ON_CPU = 3  # pictures of the check against the CPU, which no fault of a card can pass
 _TRUE = 1e-4  # relative error of a row in float32, between two devices
 _MOST_RESCUED = 0.25  # share of pictures that may overflow in float16 before it is given up
-_REFERENCE_BATCH = 32  # the float32 reference must fit where a larger fast batch will run
 
 
 class Builder:
@@ -85,17 +78,14 @@ class Builder:
     ) -> None:
         self.precision: Precision = plan.precision
         self.compiled, self.compile_seconds = False, 0.0
-        self._plan, self._image_shape, self._key, self._pieces = plan, image_shape, key, pieces
-        self._channels_last = plan.channels_last
-        self._device = torch.device(plan.device) if card is None else card.device
-        self._on = None if card is None else OnCard(card, plan.device)
+        self._plan, self._key, self._pieces = plan, key, pieces
+        self._forms = Forms(plan, image_shape, key, pieces, card)
 
     def close(self) -> None:
         """End what runs beside the network."""
-        if self._on is not None:
-            self._on.close()
+        self._forms.close()
 
-    def build(self, reader: nn.Module, sample: Pixels, n_waiting: int) -> None:
+    def build(self, reader: Network, sample: Pixels, n_waiting: int) -> None:
         """Let `pieces` run the fastest forward that agrees with float32 on the sample.
 
         Where something of it does not fit into the memory, batches become smaller.
@@ -117,7 +107,11 @@ class Builder:
             self._pieces.close()
             self._pieces.halve(size, reason)
 
-    def _build(self, reader: nn.Module, sample: Pixels, n_waiting: int) -> None:
+    def _build(self, network: Network, sample: Pixels, n_waiting: int) -> None:
+        if self._plan.settled and self._plan.kind == "cpu":
+            self._build_settled(network, sample)
+            return
+        reader = opened(network)
         exact, reference = self._exact(reader, sample)
         if self._use_package(reference):
             return
@@ -129,8 +123,16 @@ class Builder:
         if self._is_worth_compiling(sample[: self._pieces.size], n_waiting, count_layers(exact)):
             self._compile(module, exact, check)
 
-    def _copy(self, reader: nn.Module, precision: Precision) -> nn.Module:
-        return converted(reader, self._device, DTYPES[precision], self._channels_last)
+    def _build_settled(self, network: Network, sample: Pixels) -> None:
+        """Take what an earlier run left, else the form of the precision, and try nothing."""
+        package = self._package()
+        if package is not None and is_sound(package) and self._adopt(package, None):
+            return
+        forward = self._forms.kept(self.precision)
+        if forward is None:
+            exact = self._forms.copy(opened(network), "fp32")
+            _, forward = self._forms.in_precision(exact, self.precision, sample)
+        self._pieces.set(forward)
 
     def _exact(self, reader: nn.Module, sample: Pixels) -> tuple[nn.Module, Check]:
         """Copy the network to the device in float32, and see whether it says what a CPU says.
@@ -138,16 +140,16 @@ class Builder:
         Rounding to TF32, a kernel that is wrong and a memory layout that a backend does not take
         would otherwise pass unseen, for they change whatever is computed on the device alike.
         """
-        exact = self._copy(reader, "fp32")
-        check = Check(sample, self._reference(self._plain(exact), sample))
+        exact = self._forms.copy(reader, "fp32")
+        check = Check(sample, self._reference(self._forms.plain(exact), sample))
         if self._plan.kind == "cpu":
             return exact, check
         error = self._error_of(reader, check)
-        if error > _TRUE and self._channels_last:
+        if error > _TRUE and self._forms.channels_last:
             log.warning("%s computes channels last wrongly; trying it without", self._plan.device)
-            self._channels_last = False
-            exact = self._copy(reader, "fp32")
-            check = Check(sample, self._reference(self._plain(exact), sample))
+            self._forms.channels_last = False
+            exact = self._forms.copy(reader, "fp32")
+            check = Check(sample, self._reference(self._forms.plain(exact), sample))
             error = self._error_of(reader, check)
         if error > _TRUE:
             raise DeviceError(
@@ -163,14 +165,8 @@ class Builder:
         expected = self._reference(EagerForward(on_cpu), check.images[:_ON_CPU])
         return worst_row(expected, [tap[:_ON_CPU] for tap in check.reference])
 
-    def _plain(self, exact: nn.Module) -> Forward:
-        """The network in float32 on its device, operator by operator, on any number of pictures."""
-        if self._plan.kind == "cpu":
-            return EagerForward(exact)
-        return PlainForward(exact, self._device, exact=True)
-
     def _reference(self, forward: Forward, sample: Pixels) -> list[Floats]:
-        size = _REFERENCE_BATCH
+        size = REFERENCE_BATCH
         while True:
             try:
                 with true_fp32(on_card=self._plan.kind != "cpu"), self._all_threads():
@@ -200,7 +196,7 @@ class Builder:
         candidates = (self._plan.precision, *self._plan.fallbacks)
         for precision, following in zip(candidates, (*candidates[1:], None), strict=True):
             self.precision = precision
-            module, forward = self._in_precision(exact, check.images)
+            module, forward = self._forms.in_precision(exact, self.precision, check.images)
             self._pieces.set(forward)
             if precision == "fp32":
                 break
@@ -217,63 +213,15 @@ class Builder:
             log.warning("%s; going on with %s", what, following or "fp32")
         if self.precision != "fp32":
             self.precision = "fp32"
-            module, forward = self._in_precision(exact, check.images)
+            module, forward = self._forms.in_precision(exact, self.precision, check.images)
             self._pieces.set(forward)
         return module, check
-
-    def _in_precision(self, exact: nn.Module, sample: Pixels) -> tuple[nn.Module, Forward]:
-        """Build the network in the precision of the moment.
-
-        There is one form of it for a network, whatever the pictures: two that each agree with
-        float32 may be further from each other, and a later run has to give the same features.
-        """
-        if self.precision == "fp32":
-            return exact, self._uncompiled(exact, exact, sample)
-        graph = self._lowered(exact) if has_depthwise(exact) else None
-        if graph is not None:
-            return graph, GraphForward(graph, self._pieces.size)
-        module = self._copy(exact, self.precision)
-        return module, self._uncompiled(module, exact, sample)
-
-    def _lowered(self, exact: nn.Module) -> nn.Module | None:
-        if self._plan.kind != "cpu" or self.precision != "bf16":
-            return None
-        try:
-            return lowered(exact, self._batch_shape)
-        except Exception as error:  # export raises what it likes; there is another way
-            log.debug("the network cannot be lowered to a graph (%s)", brief(error))
-            return None
-
-    def _uncompiled(self, module: nn.Module, exact: nn.Module, sample: Pixels) -> Forward:
-        if self._plan.kind == "cpu":
-            return EagerForward(module)
-        make: Callable[[], Forward] = partial(self._on_device, module, exact, sample)
-        forward = make()
-        self._pieces.on_smaller = make if self._on is not None else None
-        return forward
-
-    def _on_device(self, module: Any, exact: nn.Module, sample: Pixels) -> Forward:
-        """Run a network on a card or on Metal; what overflows in float16 is computed again."""
-        precision = self.precision
-        forward: Forward
-        if self._on is None:
-            forward = PlainForward(module, self._device, precision == "fp32")
-        else:
-            forward = self._on.forward(module, precision, sample, self._batch_shape)
-        if precision != "fp16":
-            return forward
-        rescue = in_batches(self._plain(exact), _REFERENCE_BATCH)
-        return Rescuing(forward, rescue)
-
-    @property
-    def _batch_shape(self) -> tuple[int, int, int, int]:
-        return (self._pieces.size, *self._image_shape)
 
     def _package(self) -> Path | None:
         if not self._key or self._plan.kind != "cpu" or self._plan.compile == "off":
             return None
         return package_path(
-            self._key, replace(self._plan, precision=self.precision), self._batch_shape
+            self._key, replace(self._plan, precision=self.precision), self._forms.batch_shape
         )
 
     def _use_package(self, check: Check) -> bool:
@@ -287,12 +235,12 @@ class Builder:
         if package is not None:
             package.unlink(missing_ok=True)
 
-    def _adopt(self, library: Path, check: Check) -> bool:
+    def _adopt(self, library: Path, check: Check | None) -> bool:
         start = time.perf_counter()
         try:
-            forward = NativeForward(library, self._batch_shape, self._plan.streams)
+            forward = NativeForward(library, self._forms.batch_shape, self._plan.streams)
             in_batch = in_batches(forward, self._pieces.size)
-            if not check.passes(in_batch, f"compiled {self.precision}"):
+            if check is not None and not check.passes(in_batch, f"compiled {self.precision}"):
                 return False
         except (OSError, RuntimeError) as error:
             log.warning("the compiled network cannot be used (%s); going on without", brief(error))
@@ -333,7 +281,7 @@ class Builder:
     def _compile_and_keep(self, module: nn.Module, check: Check) -> None:
         with scratch_folder() as folder:
             library = folder / "network.so"
-            compile_library(module, self._batch_shape, library)
+            compile_library(module, self._forms.batch_shape, library)
             package = self._package()
             if self._adopt(library, check) and package is not None:
                 try:
@@ -343,8 +291,8 @@ class Builder:
 
     def _compile_for_card(self, module: nn.Module, exact: nn.Module, check: Check) -> None:
         uncompiled = self._pieces.forward
-        graph = compiled_for_cuda(module, self._device, self._batch_shape)
-        self._pieces.set(self._on_device(graph, exact, check.images))
+        graph = compiled_for_cuda(module, self._forms.device, self._forms.batch_shape)
+        self._pieces.set(self._forms.on_device(graph, exact, self.precision, check.images))
         try:
             self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
         finally:

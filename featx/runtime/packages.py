@@ -28,7 +28,9 @@ _MAGIC = b"featx-package-1\0"
 _TAIL = len(_MAGIC) + hashlib.sha256().digest_size
 
 
-def package_path(key: str, plan: RuntimePlan, batch_shape: tuple[int, ...]) -> Path:
+def package_path(
+    key: str, plan: RuntimePlan, batch_shape: tuple[int, ...], kind: str = "so"
+) -> Path:
     """Name the file of a package: everything that its code depends on, hashed.
 
     Parameters
@@ -39,6 +41,8 @@ def package_path(key: str, plan: RuntimePlan, batch_shape: tuple[int, ...]) -> P
         For precision and layout; the code is always made for one thread.
     batch_shape
         (batch, height, width, 3).
+    kind
+        ``so`` for compiled code, ``graph`` for what `featx.runtime.graphs` keeps.
     """
     parts = {
         "spec": key,
@@ -52,7 +56,7 @@ def package_path(key: str, plan: RuntimePlan, batch_shape: tuple[int, ...]) -> P
         "lowering": 5,  # raised with what the code computes
     }
     text = json.dumps(parts, sort_keys=True)
-    return cache_home() / "packages" / f"{hashlib.sha256(text.encode()).hexdigest()}.so"
+    return cache_home() / "packages" / f"{hashlib.sha256(text.encode()).hexdigest()}.{kind}"
 
 
 def _featx_version() -> str:
@@ -100,8 +104,13 @@ def _ends_well(descriptor: int, size: int) -> bool:
     return left == 0 and os.read(descriptor, _TAIL) == _MAGIC + digest.digest()
 
 
+def payload(path: Path) -> bytes:
+    """Read a package without its tail."""
+    return path.read_bytes()[:-_TAIL]
+
+
 def keep(library: Path, path: Path) -> None:
-    """Publish a compiled library as the package `path`, whole or not at all.
+    """Publish a file, as a compiled library, as the package `path`, whole or not at all.
 
     Two processes that make the same package each publish a whole one; the later stays.
 

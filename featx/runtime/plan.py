@@ -49,6 +49,9 @@ class RuntimePlan:
         Precisions to try in turn where the one before disagrees with fp32.
     sharers
         Worker processes that share the device's memory.
+    settled
+        Whether the precision is that of features which exist, and the caller compares vectors with
+        them: then nothing is tried on a CPU, and nothing is compiled.
     """
 
     device: str
@@ -61,6 +64,7 @@ class RuntimePlan:
     precision_asked: bool = False
     fallbacks: tuple[Precision, ...] = ()
     sharers: int = 1
+    settled: bool = False
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from featx.errors import DeviceError, FeatxError
 from featx.runtime.allocator import kept_memory
@@ -20,6 +19,7 @@ from featx.runtime.cuda import CLOSED
 from featx.runtime.devices import card_failure, open_device
 from featx.runtime.exact import true_fp32
 from featx.runtime.fast import Floats, Pixels
+from featx.runtime.forms import Network
 from featx.runtime.plan import Precision, RuntimePlan
 
 # A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.
@@ -42,7 +42,8 @@ class Runner:
     ----------
     reader
         Module that maps uint8 of shape (n, height, width, 3) to a tuple of float32 tensors of
-        shape (n, d_k). It is read, never changed.
+        shape (n, d_k), or what loads it, called where no earlier run left enough. It is read,
+        never changed.
     plan
         From :func:`~featx.runtime.plan_runtime`.
     image_shape
@@ -61,7 +62,7 @@ class Runner:
 
     def __init__(
         self,
-        reader: nn.Module,
+        reader: Network,
         plan: RuntimePlan,
         image_shape: tuple[int, int, int],
         key: str = "",
@@ -75,7 +76,7 @@ class Runner:
         self._card = card
         self._pieces = Pieces(plan, bounded_batch(plan, image_shape, card), card)
         self._builder = Builder(plan, image_shape, key, self._pieces, card)
-        self._reader: nn.Module | None = reader
+        self._reader: Network | None = reader
         self._lock = threading.RLock()
         self._ready = False  # not whether there is a forward: none is while batches are halved
         self._threads_before = torch.get_num_threads()
