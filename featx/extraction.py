@@ -30,7 +30,7 @@ from featx.portion import Portion
 from featx.preprocess import Interpolation
 from featx.provenance import library_versions
 from featx.run.dryrun import DryRun
-from featx.run.notices import say_of_pictures
+from featx.run.notices import say_of_pages, say_of_pictures
 from featx.run.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.run.prepared import Run
 from featx.run.progress import Progress
@@ -260,7 +260,7 @@ class _Extraction(Run):
         outcome = Outcome(content=content, reused=int((content != b"").sum()))
         say_of_pictures(self.manifest, np.flatnonzero(content == b""), self.decode)
         ran = self._embed(known, outcome)
-        _say_of_pages(outcome)
+        say_of_pages(outcome.pages_left)
         return self._publish(outcome, known, ran, self.cache if in_place else None)
 
     def _embed(self, known: KnownRows, outcome: Outcome) -> Ran:
@@ -420,14 +420,4 @@ class _Extraction(Run):
             plan=self.expected,
             shard=self.options.portion.shown,
             warnings=self.warnings,
-        )
-
-
-def _say_of_pages(outcome: Outcome) -> None:
-    if outcome.pages_left:
-        log.warning(
-            "%d files have several pages or frames: the first of each was read, %d were not; pass "
-            "--pages all for a row each",
-            len(outcome.pages_left),
-            sum(outcome.pages_left),
         )

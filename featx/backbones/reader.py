@@ -15,7 +15,6 @@ from featx.backbones.taps import PRE_LOGITS, Tap, is_nhwc, map_shape, pool_map
 from featx.errors import BackboneError, UnknownLayerError, words_of
 from featx.preprocess import Preprocess
 
-
 _SMALL = 1e8  # parameters
 
 

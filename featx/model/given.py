@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ class Vectors:
 
     X: NDArray[np.float32]
     failed: dict[str, str] = field(default_factory=dict)
+    named: Sequence[str] | None = None
+    places: Sequence[str] | None = None
 
     @classmethod
     def none(cls, model: Model, failed: dict[str, str]) -> Vectors:
@@ -33,13 +35,13 @@ class Vectors:
 
     @property
     def ids(self) -> list[str]:
-        """Their numbers, from 0."""
-        return [str(k) for k in range(len(self))]
+        """Those that were given, else their numbers, from 0."""
+        return list(self.named) if self.named is not None else [str(k) for k in range(len(self))]
 
     @property
     def paths(self) -> list[str]:
-        """Empty: features lie nowhere."""
-        return [""] * len(self)
+        """Those that were given, else empty: features lie nowhere."""
+        return list(self.places) if self.places is not None else [""] * len(self)
 
     def tap(self, name: str) -> Vectors:
         """Themselves."""

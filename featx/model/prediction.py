@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 
 from featx.cache.lock import WriterLock
 from featx.cache.reader import Cache, open_cache
-from featx.cache.shards import remove_parts
+from featx.cache.shards import parts_folder, remove_parts
 from featx.errors import CacheError, ExtractError
 from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.given import Vectors, as_source
 from featx.model.likeness import Likeness, likeness_of
-from featx.model.references import require_same_features
+from featx.model.network import ModelNetwork
+from featx.model.references import require_same_features, same_options
 from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
 from featx.printing import prediction_sheet
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _BATCH = 4096  # rows predicted at a time
 _NEAR_BATCH = 256
+_FEW = 32  # pictures that are embedded in memory
 _UNFAMILIAR = "\0unfamiliar"  # no class is called so
 
 
@@ -121,6 +124,9 @@ def predict(
     if isinstance(given, Cache):
         model.require_cache(given)
         return _label(model, given, target)
+    if cache is None and (few := _few(given, target, model)) is not None:
+        network = ModelNetwork(model, same_options(model, options or {}), few)
+        return _label(model, network.embed(), target)
     chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
         from featx.extraction import extract
@@ -136,6 +142,29 @@ def predict(
             return _label(model, found, target)
 
 
+def _few(given: Any, target: Path | None, model: Model) -> Any:
+    """Give a source of few pictures, which are embedded in memory; None for any other.
+
+    What an interrupted run has left beside `target` is gone on from.
+    """
+    if target is not None:
+        place = _beside(target, model.fingerprint)
+        if place.exists() or parts_folder(place).exists():
+            return None
+    if isinstance(given, list):
+        return given if len(given) <= _FEW else None
+    if not isinstance(given, str | os.PathLike) or not Path(given).is_dir():
+        return None
+    below = (name for _, _, names in os.walk(os.fspath(given), followlinks=True) for name in names)
+    return given if len(list(islice(below, _FEW + 1))) <= _FEW else None
+
+
+def _beside(target: Path, fingerprint: str) -> Path:
+    """Where features lie while a table is made."""
+    target = behind(target)
+    return target.with_name(f".{target.name}.{fingerprint[:8]}.h5")
+
+
 @contextmanager
 def _place(
     target: Path | None, cache: str | os.PathLike[str] | None, fingerprint: str
@@ -147,12 +176,11 @@ def _place(
         with scratch_folder() as folder:
             yield folder / "features.h5"
     else:
-        target = behind(target)
-        place = target.with_name(f".{target.name}.{fingerprint[:8]}.h5")
+        place = _beside(target, fingerprint)
         yield place
         # Not in a finally: an interrupted run goes on from what it leaves.
         _remove_features(place)
-        for left in _left_behind(target):
+        for left in _left_behind(behind(target)):
             _remove_features(left)
 
 

@@ -51,6 +51,17 @@ def say_of_pictures(manifest: Manifest, items: NDArray[np.int64], policy: Decode
         )
 
 
+def say_of_pages(left: Sequence[int]) -> None:
+    """Warn of pages and frames that were not read: for each such file, how many."""
+    if left:
+        log.warning(
+            "%d files have several pages or frames: the first of each was read, %d were not; pass "
+            "--pages all for a row each",
+            len(left),
+            sum(left),
+        )
+
+
 def range_notice(deep: Sequence[DeepValues], looked: int) -> str | None:
     """Say of deep pictures that their values use a part of their range, and name the way out.
 

@@ -79,6 +79,11 @@ class Run:
         old = self._spec_in_place()
         if not self.options.force:
             require_own_shards(self.cache, self.options.portion)
+        self.list_images()
+        return old
+
+    def list_images(self) -> None:
+        """List the images of the source, and correct their labels."""
         self.manifest = load_manifest(
             self.source, self.options.portion, missing=self.options.missing_texts
         )
@@ -87,7 +92,6 @@ class Run:
         if self.options.pages == "all":
             self.manifest = with_pages(self.manifest)
         self._correct_labels()
-        return old
 
     def _correct_labels(self) -> None:
         """Put the labels of a file of their own over those of the source."""
@@ -304,7 +308,7 @@ class Run:
         self,
         pending: NDArray[np.int64],
         outcome: Outcome,
-        known: KnownRows,
+        known: KnownRows | None,
         runner: Runner,
         store: Callable[[list[Row]], None],
         prove: Callable[[], None] = lambda: None,
@@ -318,7 +322,7 @@ class Run:
             preprocess=self.preprocess,
             decode=self.decode,
             runner=runner,
-            known=known.__contains__,
+            known=(lambda content: False) if known is None else known.__contains__,
             store=store,
             merge=self.merged,
             check=self.check_failures,

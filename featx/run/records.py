@@ -24,9 +24,12 @@ from featx.files import cache_home, write_bytes
 from featx.provenance import library_versions
 from featx.run.options import ExtractOptions
 
-_FORMAT = 1
-_NO_PART = ("dry_run", "force", "progress", "on_error", "max_failed", "shard")
-"""Options that play no part in what loading finds."""
+_FORMAT = 2
+_NO_PART = (
+    *("dry_run", "force", "progress", "on_error", "max_failed", "shard", "pages", "labels"),
+    *("missing", "allow_hosts", "precision"),
+)
+"""Options that play no part in what loading finds at a precision."""
 _PLACES = ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH")
 
 
@@ -131,7 +134,7 @@ def _place(options: ExtractOptions, precision: str) -> Path:
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in _NO_PART}
     key = {
         "format": _FORMAT,
-        "options": {**given, **options.values()},
+        "options": {**given, **options.values(), "decode": options.decode or "exact"},
         "precision": precision,
         **_here(),
     }

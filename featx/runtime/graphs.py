@@ -156,8 +156,10 @@ def _add(
         return graph.get_attr(names[target])
     args = tuple(_argument(a, nodes) for a in written["args"])
     if op == "output":
-        return graph.output(args[0])
+        end: fx.Node = graph.output(args[0])
+        return end
     if op != "call_function":
         raise ValueError(f"{op} is no step of a graph")
     kwargs = {k: _argument(v, nodes) for k, v in written["kwargs"].items()}
-    return graph.call_function(_function(target), args, kwargs)
+    added: fx.Node = graph.call_function(_function(target), args, kwargs)
+    return added
