@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featx.fitting.training import fit
     from featx.model.modelfile import load_model
     from featx.transformer import FeatureExtractor
+    from featx.tuning.tune import tune
 
 # Loaded when first used, so that `import featx` costs neither torch nor h5py.
 _PUBLIC = {
@@ -44,6 +45,7 @@ _PUBLIC = {
     "report": "featx.fitting.publishing",
     "search": "featx.fitting.search",
     "train": "featx.fitting.from_source",
+    "tune": "featx.tuning.tune",
     "write_cache": "featx.cache",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "report",
     "search",
     "train",
+    "tune",
     "write_cache",
 ]
 

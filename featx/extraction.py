@@ -364,6 +364,7 @@ class _Extraction(Run):
                 "tag": weights.tag,
                 "licence": weights.licence,
                 **({"notes": list(weights.notes)} if weights.notes else {}),
+                **({"seen": weights.seen} if weights.seen else {}),
             },
             "source": self.manifest.name,
             "options": self.options.values(),

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+from featx.seen import KEY
+
 GENERATOR = "featx"
 """The mark: generator of a page, software of a picture, producer of a graph, key in Parquet."""
 
@@ -36,7 +38,7 @@ def is_ours(path: Path, what: str) -> bool:
     path
         A file that is not empty.
     what
-        ``model``, ``report``, ``plot``, ``ONNX file``, ``predictions``, ``table``,
+        ``model``, ``report``, ``plot``, ``ONNX file``, ``weights``, ``predictions``, ``table``,
         ``audit``, ``review`` or ``labels``.
 
     Raises
@@ -71,6 +73,16 @@ def _is_plot(path: Path) -> bool:
 def _is_onnx(path: Path) -> bool:
     # Field 1 is the version of the format, field 2 the producer.
     return re.match(rb"\x08.\x12.featx", _head(path), re.DOTALL) is not None
+
+
+def _is_weights(path: Path) -> bool:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = file.read(min(length, _FIRST_LINE * 8))
+    try:
+        return KEY in json.loads(head).get("__metadata__", {})
+    except (ValueError, AttributeError):
+        return False
 
 
 def _is_table(fits: Callable[[list[str]], bool]) -> Callable[[Path], bool]:
@@ -132,6 +144,7 @@ _KINDS: dict[str, Callable[[Path], bool]] = {
     "report": _is_report,
     "plot": _is_plot,
     "ONNX file": _is_onnx,
+    "weights": _is_weights,
     "predictions": _is_table(_is_predictions),
     "table": _is_table(_is_leaderboard),
     "audit": _is_table(_is_audit),

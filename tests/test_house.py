@@ -13,7 +13,7 @@ import featx
 
 ROOT = Path(featx.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "h5py")
-WITH_TORCH = ("images", "backbones", "runtime", "extraction.py", "engines", "exporting")
+WITH_TORCH = ("images", "backbones", "runtime", "extraction.py", "engines", "tuning", "exporting")
 
 FLOORS = (
     ("errors",),
@@ -22,6 +22,7 @@ FLOORS = (
     ("extraction",),
     ("model",),
     ("fitting",),
+    ("tuning",),
     ("exporting", "serve", "cli"),
 )
 

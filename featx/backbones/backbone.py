@@ -68,6 +68,8 @@ class Backbone:
         Channels that the network takes: 1 or 3.
     nhwc
         Whether the network says that its maps have their channels last.
+    classifiers
+        Names of the modules that make the classifier.
 
     Examples
     --------
@@ -85,6 +87,7 @@ class Backbone:
     default: Tap
     in_chans: int = 3
     nhwc: bool = False
+    classifiers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.net.requires_grad_(False).eval()

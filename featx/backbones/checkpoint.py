@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
@@ -18,6 +19,7 @@ from featx.backbones.pickled import look_at, unpacked_bytes
 from featx.backbones.weights import State
 from featx.errors import WeightsError, words_of
 from featx.files import size_text
+from featx.seen import KEY, unpack
 
 _MOST_ENTRIES = 2_000_000  # a few bytes of pickle can say a list of lists of lists of ...
 _DEEPEST = 12
@@ -41,12 +43,15 @@ class Checkpoint:
         Names at the top of the file that hold no tensor: ``epoch``, ``args``.
     said
         The network that the file itself names, "" if it names none.
+    seen
+        Pictures that the weights were trained on, as `featx.seen.pack` writes them.
     """
 
     where: str
     tensors: State
     others: tuple[str, ...] = ()
     said: str = ""
+    seen: str = ""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -69,7 +74,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tops = content if isinstance(content, Mapping) else range(len(content))
     held = {name.partition(".")[0] for name in tensors}
     others = tuple(_name(k) for k in tops if _name(k).partition(".")[0] not in held)
-    return Checkpoint(str(path), tensors, others, _said(content))
+    seen = _seen(path) if path.suffix == ".safetensors" else ""
+    return Checkpoint(str(path), tensors, others, _said(content), seen)
+
+
+def _seen(path: Path) -> str:
+    """Read which pictures a file of `featx.tune` was trained on."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        found = (file.metadata() or {}).get(KEY)
+    if found is None:
+        return ""
+    try:
+        text = str(json.loads(found)["seen"])
+        unpack(text)
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(
+            f"{path} does not say which pictures it was trained on: its metadata is damaged; write "
+            "it again with `featx tune`"
+        ) from None
+    return text
 
 
 def _safetensors(path: Path) -> Any:

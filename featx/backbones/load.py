@@ -139,7 +139,8 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         return _backbone(recipe, net, found, in_chans)
     weights, key = (None, "") if weights is None else split_key(weights)
     path, source, tag, licence = _file(recipe, weights)
-    filled = fill(recipe, read_checkpoint(path), in_chans, key)
+    file = read_checkpoint(path)
+    filled = fill(recipe, file, in_chans, key)
     where = f"{source}#{key}" if key else source
     found = Weights(
         where,
@@ -149,6 +150,7 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         filled.notes,
         filled.missing,
         _deciding(recipe, path) if recipe.is_library else None,
+        file.seen,
     )
     return _backbone(recipe, filled.net, found, filled.in_chans)
 
@@ -193,6 +195,7 @@ def _backbone(recipe: Recipe, net: nn.Module, weights: Weights, in_chans: int | 
         recipe.default(net),
         channels,
         _says_nhwc(net),
+        recipe.classifiers,
     )
 
 

@@ -96,6 +96,11 @@ class TapReader(nn.Module):
         return self._probe().n_features
 
     @property
+    def nhwc(self) -> tuple[bool, ...]:
+        """For each tap whether its layer gives a map with the channels last."""
+        return self._probe().nhwc
+
+    @property
     def measured_taps(self) -> tuple[Tap, ...]:
         """The taps, those of pool ``none`` with the shape of their map."""
         maps = self._probe().maps

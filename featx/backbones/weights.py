@@ -34,6 +34,8 @@ class Weights:
     files
         Paths that decide which weights these are, some of which may be absent; none for random
         ones, and None where code decides.
+    seen
+        Pictures that `featx.tune` trained them on, as `featx.seen.pack` writes them.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Weights:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     files: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    seen: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

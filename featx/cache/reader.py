@@ -34,6 +34,7 @@ from featx.cache.text import Text
 from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
+from featx.seen import were_seen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,6 +253,17 @@ class Cache:
         if "provenance" not in self._file:
             return {}
         return json_object(json_text(self._file["provenance"]))
+
+    @cached_property
+    def seen_by_backbone(self) -> NDArray[np.bool_]:
+        """Whether the network was trained on the picture of each row (`featx.tune`)."""
+        text = self.provenance.get("weights", {}).get("seen", "")
+        if not isinstance(text, str) or not text:
+            return np.zeros(len(self), bool)
+        try:
+            return were_seen(self.content_digests, text)
+        except ValueError as error:
+            raise CacheFormatError(f"{self.path}: provenance is damaged: {error}") from None
 
     @property
     def labels(self) -> list[str | None] | NDArray[np.float64] | None:

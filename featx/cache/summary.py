@@ -43,8 +43,16 @@ def summary(cache: Cache, file: h5py.File, everything: bool = False) -> dict[str
         "duplicates": None if equal is None else len(equal),
         "duplicate_ids": [[cache.ids[row] for row in rows] for rows in (equal or [])[:most]],
         "spec": json.loads(cache.spec.to_json()),
-        "provenance": cache.provenance,
+        "provenance": _counted_seen(cache),
     }
+
+
+def _counted_seen(cache: Cache) -> dict[str, Any]:
+    """Provenance with the number of rows that the network was trained on, not their digests."""
+    found = cache.provenance
+    if not found.get("weights", {}).get("seen"):
+        return found
+    return found | {"weights": found["weights"] | {"seen": int(cache.seen_by_backbone.sum())}}
 
 
 def _equal_images(cache: Cache, file: h5py.File) -> list[list[int]] | None:

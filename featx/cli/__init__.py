@@ -7,11 +7,11 @@ import logging
 import signal
 import sys
 
-from featx.cli import caches, data, heads, models, networks, whole
+from featx.cli import caches, data, heads, models, networks, tuning, whole
 from featx.cli.app import app
 from featx.run.progress import LogLines
 
-__all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "whole"]
+__all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "tuning", "whole"]
 
 _FIRST = ("train", "predict", "serve", "export", "extract", "fit", "evaluate", "audit", "search")
 """Commands at the head of the list of `featx --help`, in the order in which they are met."""

@@ -62,6 +62,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx compare resnet50.h5 lite0.h5 --heads svm,logreg,knn",
         "featx compare a.h5 b.h5 --out table.csv --plot table.png",
     ),
+    "tune": (
+        "featx tune photos/ photos.safetensors --backbone resnet18 --layer layer3",
+        "featx tune photos/ photos.safetensors --layer blocks.5 --baselines frozen,whole,scratch",
+    ),
     "predict": (
         "featx predict photos.featx new/ --out labels.csv",
         "featx predict photos.featx one.jpg --out label.jsonl",

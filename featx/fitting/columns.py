@@ -47,8 +47,13 @@ class Columns:
     split: str | None = None
 
 
-def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
+def load_samples(cache: Cache, columns: Columns, head: Head, *, maps: bool = False) -> Samples:
     """Take what a fit needs from a cache; features stay in the file until `Samples.take`.
+
+    Parameters
+    ----------
+    maps
+        Whether rows may be maps; heads take vectors only.
 
     Raises
     ------
@@ -56,6 +61,8 @@ def load_samples(cache: Cache, columns: Columns, head: Head) -> Samples:
         If there are no labels, they do not suit the head, or there is no such column or tap.
     """
     tap, widths = _tap(cache, columns.tap, head)
+    for name in [] if maps else widths:
+        require_vectors(cache, name)
     several = _several(cache, columns.label, head)
     if several is None:
         target = _labels(cache, columns.label, head)
@@ -95,7 +102,6 @@ def _tap(cache: Cache, asked: str | None, head: Head) -> tuple[str, dict[str, in
             )
         if name in names[:k]:
             raise FitError(f"tap {name!r} is named twice")
-        require_vectors(cache, name)
     return ",".join(names), {name: cache.tap(name).shape[1] for name in names}
 
 

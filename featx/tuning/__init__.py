@@ -1,0 +1,1 @@
+"""The layers above a map, trained from cached maps."""

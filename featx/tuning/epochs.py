@@ -1,0 +1,271 @@
+"""The training loop: equal steps for equal seeds, a saved state after each epoch.
+
+A plain loop, and not skorch's: its checkpoints keep parameters and optimizer, but neither the
+random state nor the count of early stopping, so that a run that goes on would not be the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featx.errors import FitError
+from featx.run.progress import duration
+from featx.runtime.exact import true_fp32
+from featx.tuning.options import TuneOptions
+from featx.tuning.rates import rate
+from featx.tuning.resume import Progressed, Resume, State
+from featx.tuning.rows import Positions, Rows, batches_of, n_batches
+
+log = logging.getLogger("featx")
+
+_TELL_SECONDS = 15.0
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Classifier(nn.Module):
+    """What gives vectors, under a new linear top.
+
+    Parameters
+    ----------
+    body
+        Gives vectors (n, n_features), or a tuple that holds them alone.
+    """
+
+    def __init__(self, body: nn.Module, n_features: int, n_classes: int, seed: int) -> None:
+        super().__init__()
+        self.body = body
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.top = nn.Linear(n_features, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits (n, n_classes)."""
+        vectors = self.body(x)
+        logits: Tensor = self.top(vectors[0] if isinstance(vectors, tuple) else vectors)
+        return logits
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learnt from.
+
+    Parameters
+    ----------
+    rows
+        Input of the network by position.
+    y
+        Class numbers of all samples, int64.
+    weights
+        Weight of each sample in the loss, float32.
+    train, validation
+        Positions; without validation rows the last epoch is kept.
+    """
+
+    rows: Rows
+    y: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    train: Positions
+    validation: Positions
+
+
+@dataclass
+class Learned:
+    """What came of it: the model holds the weights of the best epoch.
+
+    Parameters
+    ----------
+    losses
+        Of each step that this process made.
+    """
+
+    done: Progressed
+    losses: list[float] = field(default_factory=list)
+
+
+def learn(
+    model: Classifier,
+    lesson: Lesson,
+    options: TuneOptions,
+    device: torch.device,
+    resume: Resume | None = None,
+) -> Learned:
+    """Train what requires gradients, and leave the model with the weights of the best epoch.
+
+    Raises
+    ------
+    FitError
+        If the loss is not finite; names the epoch and the learning rate.
+    CacheMismatchError
+        If there is a saved state of another run.
+    """
+    model.to(device)
+    optimizer = _optimizer(model, options)
+    done = Progressed() if resume is None else resume.load(model, optimizer)
+    if done.epoch:
+        log.info("tune: goes on after epoch %d of %d", done.epoch, options.epochs)
+    learned = Learned(done)
+    with torch.random.fork_rng(), true_fp32(), _deterministic(device):
+        while done.epoch < options.epochs and not _stops(done, options):
+            start = time.perf_counter()
+            losses = _epoch(model, lesson, options, optimizer, done.epoch)
+            learned.losses += losses
+            _note(model, lesson, options, done, float(np.mean(losses)))
+            done.seconds += time.perf_counter() - start
+            if resume is not None:
+                resume.save(model, optimizer, done)
+            _tell(done, options)
+    if done.best:
+        model.load_state_dict(done.best)
+    return learned
+
+
+def predict(model: Classifier, rows: Rows, at: Positions, options: TuneOptions) -> NDArray[Any]:
+    """Give probabilities of some samples: float64, shape (len(at), n_classes)."""
+    set_mode(model, training=False, options=options)
+    parts = []
+    with torch.inference_mode(), true_fp32():
+        for some in batches_of(at, max(2, options.batch_size)):
+            logits = _forward(model, rows.take(some), options)
+            parts.append(torch.softmax(logits.double(), 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def set_mode(model: nn.Module, *, training: bool, options: TuneOptions) -> None:
+    """Turn dropout on for training, and BatchNorm only where it is to see the batches."""
+    for module in model.modules():  # one by one: a reader refuses to leave eval mode
+        frozen = isinstance(module, _NORMS) and options.batchnorm == "frozen"
+        module.training = training and not frozen
+
+
+def _epoch(
+    model: Classifier,
+    lesson: Lesson,
+    options: TuneOptions,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+) -> list[float]:
+    # Every random number of an epoch follows from the seed and its number.
+    torch.manual_seed(options.seed * 1_000_003 + epoch)
+    rng = np.random.default_rng([options.seed, epoch])
+    set_mode(model, training=True, options=options)
+    n = n_batches(len(lesson.train), options.batch_size)
+    losses: list[float] = []
+    said = time.monotonic()
+    order = rng.permutation(lesson.train)
+    for k, at in enumerate(batches_of(order, options.batch_size)):
+        now = rate(epoch * n + k, options.epochs * n, options.lr, options.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        logits = _forward(model, lesson.rows.take(at, rng), options)
+        loss = _loss(logits, lesson, at, options.label_smoothing)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FitError(
+                f"tune: the loss is {value} in epoch {epoch + 1}, step {k + 1}, at learning rate "
+                f"{now:.1e} (--lr {options.lr:g}); the same command with a smaller --lr goes on "
+                f"from the state after epoch {epoch}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(value)
+        if options.progress and time.monotonic() - said > _TELL_SECONDS:
+            said = time.monotonic()
+            log.info("tune: epoch %d, step %d of %d, loss %.4f", epoch + 1, k + 1, n, value)
+    return losses
+
+
+def _loss(logits: Tensor, lesson: Lesson, at: Positions, smoothing: float) -> Tensor:
+    y = torch.from_numpy(lesson.y[at]).to(logits.device)
+    weights = torch.from_numpy(lesson.weights[at]).to(logits.device)
+    each = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=smoothing)
+    return (each * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+def _forward(model: Classifier, x: Tensor, options: TuneOptions) -> Tensor:
+    device = model.top.weight.device
+    bf16 = options.precision == "bf16" or (
+        options.precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        logits: Tensor = model(x.to(device))
+    return logits
+
+
+def _note(
+    model: Classifier, lesson: Lesson, options: TuneOptions, done: Progressed, loss: float
+) -> None:
+    """Measure the validation rows, and keep the state where they have the lowest loss yet."""
+    found: dict[str, Any] = {"epoch": done.epoch + 1, "loss": loss, "lr": options.lr}
+    if len(lesson.validation):
+        table = predict(model, lesson.rows, lesson.validation, options)
+        y, weights = lesson.y[lesson.validation], lesson.weights[lesson.validation]
+        each = -np.log(np.clip(table[np.arange(len(y)), y], 1e-15, None))
+        found["validation"] = float((each * weights).sum() / max(weights.sum(), 1e-12))
+        found["accuracy"] = float((table.argmax(1) == y).mean())
+    lowest = min((h["validation"] for h in done.history if "validation" in h), default=math.inf)
+    if "validation" not in found or found["validation"] < lowest:
+        done.best_epoch, done.best = done.epoch, _copy(model)
+    done.history.append(found)
+    done.epoch += 1
+
+
+def _copy(model: nn.Module) -> State:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _stops(done: Progressed, options: TuneOptions) -> bool:
+    return done.best_epoch >= 0 and done.epoch - 1 - done.best_epoch >= options.patience
+
+
+def _tell(done: Progressed, options: TuneOptions) -> None:
+    if not options.progress:
+        return
+    last = done.history[-1]
+    left = done.seconds / done.epoch * (options.epochs - done.epoch)
+    beside = ""
+    if "validation" in last:
+        beside = f", validation {last['validation']:.4f} (accuracy {last['accuracy']:.3f})"
+    log.info(
+        "tune: epoch %d of %d: loss %.4f%s, at most %s left",
+        done.epoch,
+        options.epochs,
+        last["loss"],
+        beside,
+        duration(left),
+    )
+
+
+def _optimizer(model: nn.Module, options: TuneOptions) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(trained, options.lr, momentum=0.9, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Let a card compute the same numbers twice; a processor does so by itself."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

@@ -1,0 +1,267 @@
+"""The layers above a map: equal to training from pictures, resumable, and read by extract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from safetensors import safe_open
+from torch.nn import functional as F
+
+import featx
+from featx.backbones import load_backbone
+from featx.errors import (
+    BackboneError,
+    CacheMismatchError,
+    FitError,
+    OptionError,
+    UnknownLayerError,
+    WeightsError,
+)
+from featx.tuning import epochs
+from featx.tuning.epochs import Classifier, Lesson, learn
+from featx.tuning.options import TuneOptions
+from featx.tuning.rows import MapRows, batches_of
+from featx.tuning.upper import cut_network
+
+SMALL = """
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(True))
+        self.side = nn.Conv2d(8, 12, 1, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.unused = nn.Conv2d(3, 3, 1)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.body(x)
+        y += self.side(x)
+        return self.fc(self.avgpool(torch.relu(y)).flatten(1))
+
+
+def build():
+    return Small()
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options that make `tune` use a small network on pictures of 32 pixels."""
+    module = tmp_path_factory.mktemp("net") / "small.py"
+    module.write_text(SMALL)
+    return {
+        "backbone": f"file:{module}:build",
+        "start": "random",
+        "layer": "stem",
+        "input_size": 32,
+        "precision": "fp32",
+        "progress": False,
+        "epochs": 3,
+        "batch_size": 8,
+        "lr": 1e-2,
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures in two classes that differ in colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for k in range(60):
+        name = ("cat", "dog")[k % 2]
+        (folder / name).mkdir(exist_ok=True)
+        pixels = np.asarray(picture(k), np.int64)
+        pixels[..., k % 2] += 40
+        from PIL import Image
+
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{k:03d}.png")
+    return folder
+
+
+def entries(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer"), [("resnet18", "layer3"), ("timm:resnet10t", "layer2")]
+)
+def test_losses_are_those_of_training_on_pictures(backbone: str, layer: str) -> None:
+    options = TuneOptions(epochs=10, batch_size=8, lr=1e-3, validation=0, progress=False, seed=3)
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (40, 32, 32, 3), np.uint8))
+    y = rng.integers(0, 3, 40)
+
+    network = load_backbone(backbone, weights="random")
+    pre = network.preprocess.override(input_size=32)
+    cut = cut_network(network, layer, pre)
+    with torch.inference_mode():
+        flat = network.reader(network.select([layer], "none"), pre)(pixels)[0].numpy()
+    parameters = dict(network.net.named_parameters())
+    for name in cut.trained:
+        parameters[name].requires_grad_(True)
+    model = Classifier(cut.upper, cut.n_features, 3, options.seed)
+    none = np.zeros(0, np.intp)
+    rows: Any = MapRows([flat], cut.map, np.arange(40))  # type: ignore[list-item]
+    lesson = Lesson(rows, y, np.ones(40, np.float32), np.arange(40), none)
+    losses = learn(model, lesson, options, torch.device("cpu")).losses
+
+    other = load_backbone(backbone, weights="random")
+    reader = other.reader((other.default,), pre)
+    trained = [p for n, p in reader.net.named_parameters() if n in cut.trained]
+    top = Classifier(reader, cut.n_features, 3, options.seed).top
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    adam = torch.optim.AdamW([*trained, *top.parameters()], 1e-3, weight_decay=0.01)
+    wanted = []
+    for epoch in range(10):
+        order = np.random.default_rng([3, epoch]).permutation(40)
+        for k, at in enumerate(batches_of(order, 8)):
+            step = epoch * 5 + k
+            adam.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + np.cos(np.pi * step / 50))
+            loss = F.cross_entropy(top(reader(pixels[at])[0]), torch.from_numpy(y[at]))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            wanted.append(loss.item())
+    assert len(losses) == 50
+    np.testing.assert_allclose(losses, wanted, atol=1e-4)
+    assert np.std(wanted) > 1e-3
+    started = load_backbone(backbone, weights="random").net.state_dict()
+    assert all(not torch.equal(started[n], parameters[n]) for n in cut.trained if "conv" in n)
+    for (name, a), b in zip(
+        network.net.state_dict().items(), other.net.state_dict().values(), strict=True
+    ):
+        assert torch.allclose(a.float(), b.float(), atol=1e-3), name
+
+
+def test_extract_reads_the_weights_and_the_features_are_the_tuned_ones(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    target = tmp_path / "w.safetensors"
+    found = featx.tune(pictures, target, **small, baselines="frozen")
+    assert found.test["tuned"]["accuracy"]["value"] >= 0.8
+    assert set(found.paired) == {"frozen"}
+    assert found.seen == found.n_train + found.n_validation == 45
+    assert not (tmp_path / "w.checkpoint").exists()
+    before = load_backbone(small["backbone"], weights="random").net.state_dict()
+    after = entries(target)
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {n.split(".")[0] for n in same} == {"stem", "unused", "body"}
+    assert {n for n in same if n.startswith("body")} == {
+        "body.1.running_mean",
+        "body.1.running_var",
+        "body.1.num_batches_tracked",
+    }
+    options = {n: small[n] for n in ("backbone", "input_size", "precision", "progress")}
+    featx.extract(pictures, tmp_path / "c.h5", weights=target, **options)
+    with featx.open_cache(tmp_path / "c.h5") as cache:
+        assert cache.X.shape == (60, 12)
+        assert int(cache.seen_by_backbone.sum()) == 45
+        assert cache.info()["provenance"]["weights"]["seen"] == 45
+
+
+def test_the_top_takes_the_place_of_a_linear_classifier(pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "w.safetensors"
+    options = {"backbone": "resnet18", "start": "random", "layer": "layer4.0", "input_size": 32}
+    featx.tune(pictures, target, **options, epochs=1, progress=False, validation=0.0)
+    backbone = load_backbone("resnet18", weights=target)
+    assert backbone.net.fc.weight.shape == (2, 512)  # type: ignore[union-attr]
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_backbone("resnet34", weights=target)
+
+
+def test_killed_runs_end_with_the_same_weights(
+    pictures: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**small, "epochs": 4, "views": "hflip", "maps": tmp_path / "m.h5"}
+    featx.tune(pictures, tmp_path / "once.safetensors", **options)
+    plain, stopped = epochs._epoch, []
+
+    def dies(*arguments: Any) -> list[float]:
+        if arguments[-1] not in stopped:
+            stopped.append(arguments[-1])
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(epochs, "_epoch", dies)
+    target = tmp_path / "killed.safetensors"
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            featx.tune(pictures, target, **options)
+    with pytest.raises(CacheMismatchError, match=r"other settings .*weight_decay 0.01 -> 0.5"):
+        featx.tune(pictures, target, **options, weight_decay=0.5)
+    featx.tune(pictures, target, **options)
+    assert stopped == [0, 1, 2, 3]
+    assert target.read_bytes() == (tmp_path / "once.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
+    pictures: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = epochs._loss
+
+    def breaks(*arguments: Any) -> torch.Tensor:
+        return plain(*arguments) * (float("nan") if done else 1)
+
+    done: list[int] = []
+    note = epochs._note
+    monkeypatch.setattr(epochs, "_loss", breaks)
+    monkeypatch.setattr(epochs, "_note", lambda *a: (note(*a), done.append(1)))
+    target = tmp_path / "w.safetensors"
+    with pytest.raises(FitError, match=r"loss is nan in epoch 2, step 1, at learning rate 7.5e-03"):
+        featx.tune(pictures, target, **small)
+    assert not target.exists()
+    assert (tmp_path / "w.checkpoint").exists()
+    monkeypatch.undo()
+    found = featx.tune(pictures, target, **{**small, "lr": 1e-3})
+    assert [h["lr"] for h in found.history] == [1e-2, 1e-3, 1e-3]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layer": "unused"}, UnknownLayerError, "never runs"),
+        ({"layer": "fc"}, BackboneError, "gives a vector"),
+        ({"layer": "avgpool"}, UnknownLayerError, "is the last: no layer above it has weights"),
+        ({"layer": "body"}, BackboneError, "lies on one of several branches"),
+        ({"layer": "stam"}, UnknownLayerError, "did you mean stem"),
+        ({"batch_size": 1, "batchnorm": "train"}, OptionError, "a batch of 1 row"),
+        ({"baselines": "frozzen"}, OptionError, "did you mean frozen"),
+        ({"lr": 0.0}, OptionError, "--lr must be a number above 0"),
+        ({"start": "w.pth"}, WeightsError, "no weights file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    pictures: Path,
+    small: dict[str, Any],
+    tmp_path: Path,
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        featx.tune(pictures, tmp_path / "w.safetensors", **{**small, **change})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_class_without_training_rows_is_named(small: dict[str, Any], tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for k in range(24):
+        picture(k).save(tmp_path / f"{k}.png")
+        label = "eel" if k >= 22 else ("cat", "dog")[k % 2]
+        lines.append(f"{k}.png,{label},{'test' if k >= 18 else 'train'}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(FitError, match=r"1 classes have no training row \(eel\)"):
+        featx.tune(tmp_path / "t.csv", tmp_path / "w.safetensors", **small)
