@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import featx
 from featx.errors import FitError
+from featx.evaluation.conformal import coverage_of
 from featx.model.model import Model
 from featx.model.thresholds import decide
 
@@ -107,7 +108,41 @@ def _worth(model: Model, world: World, seed: int) -> tuple[list[float], float]:
     return [float(right[some].mean()) for some in each if some.any()], float(answered.mean())
 
 
-PARTS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {"thresholds": (thresholds, 40)}
+def sets(repeats: int) -> Iterator[Row]:
+    """Coverage of conformal sets on new rows, overall and in each class; 0.95 is promised."""
+    worlds = {
+        "balanced": World((0.5, 0.5), 2.0),
+        "80/20": World((0.8, 0.2), 2.0),
+        "easy": World((0.5, 0.5), 5.0),
+        "four classes": World((0.4, 0.3, 0.2, 0.1), 2.5),
+        "wide": World((0.5, 0.5), 4.0, width=300),
+    }
+    for (name, world), n, head in product(worlds.items(), (500, 2000), ("logreg", "svm")):
+        found = []
+        for seed in range(repeats if n < 1000 else max(repeats // 2, 1)):
+            model = fitted(world, n, seed, head=head, sets=0.95).model
+            X, y = world.draw(NEW_ROWS, 10_000 + seed)
+            table = model.score(X).probabilities
+            found.append(coverage_of(model.sets["classes"], model.classes, y, table))
+        classes = found[0]["per_class"]
+        yield {
+            "world": name,
+            "rows": n,
+            "head": head,
+            "draws": len(found),
+            "coverage": round(float(np.mean([one["coverage"]["value"] for one in found])), 4),
+            "per_class": [
+                round(float(np.mean([one["per_class"][c]["value"] for one in found])), 4)
+                for c in classes
+            ],
+            "size": round(float(np.mean([one["size"] for one in found])), 3),
+        }
+
+
+PARTS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
+    "thresholds": (thresholds, 40),
+    "sets": (sets, 20),
+}
 """Each part, and how many draws it makes of each case."""
 
 

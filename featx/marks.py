@@ -26,7 +26,7 @@ MODEL_MEMBERS = {"meta.json", "spec.json", "head.skops", "digests.json"}
 _HEAD = 4096  # bytes of a page, picture or graph that are looked at
 _FIRST_LINE = 1 << 24  # bytes at most of a table's header, or of its first line of JSON
 _OLD_REPORT = b"featx report</title>"  # of versions that wrote no generator
-_BESIDE = {"confidence", "unfamiliar", "nearest", "nearest_label", "abstained"}
+_BESIDE = {"confidence", "unfamiliar", "nearest", "nearest_label", "abstained", "set"}
 _COSTS = {"logme", "fit_seconds", "bytes_per_image", "ms_per_image"}
 
 

@@ -206,7 +206,8 @@ def leaderboard_sheet(found: dict[str, Any]) -> Sheet:
 
 def figures_sheet(found: dict[str, Any]) -> Sheet:
     """Lay out metrics with the baseline beside, and the warnings below."""
-    from featx.evaluation.decisions import decision_lines  # loads scipy
+    from featx.evaluation.conformal import set_lines  # loads scipy
+    from featx.evaluation.decisions import decision_lines
 
     listed = found["chosen"].get("params", {}).items()
     params = ", ".join(f"{k}={_short(v)}" for k, v in listed if not isinstance(v, list | dict))
@@ -218,6 +219,7 @@ def figures_sheet(found: dict[str, Any]) -> Sheet:
         base = f"{beside['value']:.4f}" if beside else ""
         rows.append([name, f"{figure['value']:.4f}", interval, base])
     below = list(decision_lines(found["decisions"])) if found.get("decisions") else []
+    below += set_lines(found["sets"]) if found.get("sets") else []
     if "measured_by" in found:
         below.append(f"measured by {found['measured_by']}{_trained_text(found)}")
     else:

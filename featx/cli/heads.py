@@ -84,6 +84,13 @@ def fit(
         float,
         typer.Option(help="How sure a promise is: the share of draws of images that keep it."),
     ] = 0.9,
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            help="Predict sets of classes too, which hold the true one in this share of the new "
+            "images of each class."
+        ),
+    ] = None,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     rare: Annotated[

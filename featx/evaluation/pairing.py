@@ -19,35 +19,65 @@ def baseline(
     task: str = "classification",
     groups: ArrayLike | None = None,
     seed: int = 0,
+    shares: bool = True,
 ) -> dict[str, Any]:
-    """Measure on the test rows what needs no picture: the training rows' majority class.
+    """Measure on the test rows what needs no picture: one answer for all, of the training rows.
 
-    A regression predicts the mean of the training rows.
+    The label is that of the majority (of a regression the mean, of several labels those of most
+    rows), the probabilities are the shares of the training rows.
+
+    Parameters
+    ----------
+    shares
+        Give the metrics of probabilities too; needs training rows, and not their majority only.
 
     Returns
     -------
     baseline : dict
-        ``accuracy`` with its interval and the ``class``; or ``r2``, ``mae`` and ``rmse``.
+        Every metric of `evaluate` that one answer has, with its interval, and the ``class``; the
+        error of calibration is left out, as one answer has none. A metric of ranking is that of
+        rows in no order.
 
     Examples
     --------
-    >>> baseline(["a", "a", "b"], ["a", "b", "b", "b"])["accuracy"]["value"]
-    0.25
+    >>> found = baseline(["a", "a", "b"], ["a", "b", "b", "b"])
+    >>> found["accuracy"]["value"], round(found["log_loss"]["value"], 3), found["class"]
+    (0.25, 0.925, 'a')
     """
     known, test = np.asarray(y_train), np.asarray(y_test)
     if not len(known):
         raise FitError("there is no training row to take a baseline from")
     if task == "regression":
         guess = np.full(len(test), known.mean())
-        return evaluate(test, guess, task=task, groups=groups, seed=seed)
+        return _figures(evaluate(test, guess, task=task, groups=groups, seed=seed))
     if task == "multilabel":
-        guess = np.tile((known.mean(axis=0) >= 0.5).astype(int), (len(test), 1))
-        return evaluate(test, guess, task=task, groups=groups, seed=seed)
-    classes, counts = np.unique(known, return_counts=True)
-    majority = classes[counts.argmax()]
-    right = np.asarray(test == majority)
-    measured = evaluate(np.ones(len(test), int), right.astype(int), groups=groups, seed=seed)
-    return {"accuracy": measured["accuracy"], "class": str(majority)}
+        share = np.asarray(known.mean(axis=0), dtype=np.float64)
+        guess = np.tile((share >= 0.5).astype(int), (len(test), 1))
+        table = np.tile(share, (len(test), 1)) if shares else None
+        given = evaluate(test, guess, probabilities=table, task=task, groups=groups, seed=seed)
+        return _figures(given)
+    names, counts = np.unique(known, return_counts=True)
+    majority = str(names[counts.argmax()])
+    classes = np.union1d(names, test)
+    share = np.array([np.mean(known == name) for name in classes])
+    found = evaluate(
+        test,
+        np.full(len(test), names[counts.argmax()]),
+        probabilities=np.tile(share, (len(test), 1)) if shares else None,
+        classes=classes,
+        groups=groups,
+        seed=seed,
+    )
+    return {**_figures(found), "class": majority}
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Keep what has an interval, but for the error of calibration."""
+    return {
+        name: one
+        for name, one in found.items()
+        if isinstance(one, dict) and "low" in one and name != "calibration_error"
+    }
 
 
 def compare_paired(

@@ -98,15 +98,17 @@ def require_decidable(wanted: Wanted, samples: Samples, nested: bool) -> None:
         For a regression, costs of more than two classes, or a nested measurement.
     """
     if samples.task == "regression":
-        raise FitError("--precision-at, --cost and --abstain are for classes; these are numbers")
+        raise FitError(
+            "--precision-at, --cost, --abstain and --sets are for classes; these are numbers"
+        )
     if samples.task == "multilabel":
-        raise FitError("--precision-at, --cost and --abstain are for one label a row")
+        raise FitError("--precision-at, --cost, --abstain and --sets are for one label a row")
     if wanted.cost is not None and len(samples.classes) != 2:
         raise FitError(f"--cost needs two classes, and there are {len(samples.classes)}")
     if nested:
         raise FitError(
-            "a threshold is measured on rows that did not choose it, and --nested leaves none; "
-            "leave out --nested"
+            "thresholds and sets are measured on rows that did not choose them, and --nested "
+            "leaves none; leave out --nested"
         )
 
 

@@ -13,8 +13,9 @@ from featx.cache.reader import Cache
 from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
+from featx.evaluation.conformal import coverage_of
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.measures import Measures
+from featx.fitting.measures import Measures, worse_notes
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
@@ -40,8 +41,8 @@ class Evaluation(Measures):
     excluded
         Why rows were left out, and how many: without label, seen in training, of a class that the
         model does not know.
-    decisions
-        The model's thresholds, and what they are worth on these rows.
+    decisions, sets
+        The model's thresholds and conformal sets, and what they are worth on these rows.
     """
 
     head: str
@@ -60,6 +61,7 @@ class Evaluation(Measures):
     fingerprint: str
     tap: str
     decisions: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -122,13 +124,24 @@ def evaluate(
             seed=seed,
             groups=codes,
         )
-        known = baseline([chosen.meta["typical"]], samples.y, task=chosen.task, groups=codes)
+        known = constant_answer(chosen, samples.y, codes)
         found = _result(chosen, file, samples, metrics, known)
-        bars = chosen.thresholds
-        if not bars:
-            return found
-        test = worth(bars, chosen.classes, samples.y, scores, codes)
-        return replace(found, decisions={**bars, "test": test})
+        bars, sets = chosen.thresholds, chosen.sets
+        if bars:
+            test = worth(bars, chosen.classes, samples.y, scores, codes)
+            found = replace(found, decisions={**bars, "test": test})
+        if sets and scores.probabilities is not None:
+            held = coverage_of(sets["classes"], chosen.classes, samples.y, scores.probabilities)
+            found = replace(found, sets={**sets, "test": held})
+        return found
+
+
+def constant_answer(model: Model, y: Any, groups: Any) -> dict[str, Any]:
+    """Measure what the model's training rows would answer to everything."""
+    counts = model.meta.get("class_counts")
+    if counts is None:  # another task, or a model of an older version
+        return baseline([model.meta["typical"]], y, task=model.task, groups=groups, shares=False)
+    return baseline(np.repeat(model.classes, counts), y, task=model.task, groups=groups)
 
 
 def _several(samples: Samples) -> bool:
@@ -197,12 +210,13 @@ def _result(
         notes.append(
             warn("few-test-rows", f"{len(samples)} test rows leave every figure uncertain")
         )
+    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
     return Evaluation(
         head=str(model.meta["head"]),
         chosen=dict(model.figures.get("chosen", {})),
-        test={k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v},
+        test=test,
         baseline=known,
-        warnings=notes,
+        warnings=[*notes, *worse_notes(test, known)],
         n_train=int(model.meta["n_train"]),
         n_test=len(samples),
         classes=model.classes,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from featx.errors import nearest
 from featx.printing import figures_sheet
+from featx.selection.checks import Warn, warn
 
 
 class Interval(NamedTuple):
@@ -14,6 +15,27 @@ class Interval(NamedTuple):
     value: float
     low: float | None
     high: float | None
+
+
+_LOSSES = ("log_loss", "brier", "mae", "rmse", "rank_mae")
+
+
+def worse_notes(test: dict[str, Any], baseline: dict[str, Any]) -> list[Warn]:
+    """Warn of metrics that the constant answer has better."""
+    worse = [
+        f"{name} {test[name]['value']:.4f} against {one['value']:.4f}"
+        for name, one in baseline.items()
+        if name in test and isinstance(one, dict) and _is_worse(name, test[name], one)
+    ]
+    if not worse:
+        return []
+    text = f"worse than always giving the same answer: {', '.join(worse)}"
+    return [warn("worse-than-constant", text)]
+
+
+def _is_worse(name: str, one: dict[str, float], other: dict[str, float]) -> bool:
+    gap = one["value"] - other["value"]
+    return (gap if name in _LOSSES else -gap) > 1e-12
 
 
 class Measures:

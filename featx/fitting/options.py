@@ -8,6 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from featx.arguments import require_types
 from featx.cache.reader import Cache
+from featx.errors import FitError
 from featx.evaluation import json_ready
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.deciding import Wanted
@@ -61,6 +62,8 @@ class FitOptions:
         Abstain below the probability that promises at most this share of errors among the answers.
     confidence
         Share of draws of training rows in which `precision_at` or `abstain` is kept on new rows.
+    sets
+        Predict sets of classes too; in each class, this share of the new rows has it in its set.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -91,6 +94,7 @@ class FitOptions:
     cost: str | None = None
     abstain: float | None = None
     confidence: float = 0.9
+    sets: float | None = None
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
     rare: Literal["error", "drop"] = "error"
@@ -100,6 +104,8 @@ class FitOptions:
     def __post_init__(self) -> None:
         require_types("fit", _hints(), vars(self))
         require_seed(self.seed)
+        if self.sets is not None and not 0 < self.sets < 1:
+            raise FitError(f"--sets is {self.sets:g}; expected a share in (0, 1), as 0.9")
 
     @classmethod
     def of(cls, **options: Any) -> FitOptions:
@@ -136,6 +142,11 @@ class FitOptions:
     def wanted(self) -> Wanted:
         """What decisions shall be worth."""
         return Wanted.of(self.precision_at, self.cost, self.abstain, self.confidence)
+
+    @property
+    def promises(self) -> bool:
+        """Whether thresholds or sets are asked for, which test rows of their own measure."""
+        return bool(self.wanted) or self.sets is not None
 
     @property
     def columns(self) -> Columns:
@@ -189,6 +200,8 @@ class FitResult(Measures):
         None where a protocol took the place of a head.
     decisions
         Thresholds, how they were chosen, and what they are worth on the test rows.
+    sets
+        The same of conformal sets.
     """
 
     head: str
@@ -212,6 +225,7 @@ class FitResult(Measures):
     seconds: float
     path: str | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
     head_options: list[dict[str, Any]] = field(default_factory=list)
     model: Model | None = field(default=None, repr=False)
 

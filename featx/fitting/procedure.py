@@ -21,7 +21,7 @@ def settle(options: FitOptions, head: Head, samples: Samples) -> FitOptions:
 
     A head that is chosen among several is measured with the choice inside: nested where rows are
     few, so that each of them counts, and by repeated splits where there are many. A split of the
-    source, a share, or a threshold asked for leaves one split. Only the number of rows decides.
+    source, a share, thresholds or sets leave one split. Only the number of rows decides.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def settle(options: FitOptions, head: Head, samples: Samples) -> FitOptions:
     """
     given = options.nested is not None or options.repeats is not None
     open_ = bool(head.options) and not given and samples.split is None and options.split == "auto"
-    if not open_ or options.wanted:
+    if not open_ or options.promises:
         repeats = 1 if options.repeats is None else options.repeats
         return replace(options, nested=bool(options.nested), repeats=repeats)
     if len(samples) >= NESTED_ROWS:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import FitError
+from featx.evaluation.conformal import coverage_of, rows_for, set_cuts
 from featx.fitting.contenders import Contender
-from featx.fitting.crossfit import held_out
+from featx.fitting.crossfit import Held, held_out
 from featx.fitting.deciding import choose
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions
@@ -16,7 +18,7 @@ from featx.heads import Head, option_of
 from featx.model.model import Model
 from featx.model.thresholds import worth
 from featx.selection import SearchResult
-from featx.selection.checks import Warn, check_groups
+from featx.selection.checks import Warn, check_groups, warn
 
 
 def set_thresholds(
@@ -42,6 +44,36 @@ def set_thresholds(
     return {**bars, "test": test}
 
 
+def set_sets(
+    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+) -> dict[str, Any]:
+    """Choose conformal sets for the head that is kept, and measure how they are chosen."""
+    assert options.sets is not None
+    kept, classes = measured.kept, found[0].samples.classes
+    held = _held(head, found, kept, measured.trained, options)
+    cuts = set_cuts(held.y, held.probabilities, classes, options.sets)
+    told = {
+        "coverage": options.sets,
+        "classes": cuts,
+        "chosen_on": f"out-of-fold predictions of {len(held.y)} training rows",
+    }
+    model.meta["sets"] = told
+    few = [name for name, cut in cuts.items() if cut is None]
+    if few:
+        least = rows_for(options.sets)
+        text = f"{', '.join(few)} is in every set: a cut takes {least} rows of a class"
+        measured.warnings.append(warn("sets-few-rows", text))
+    if kept is not measured.found:
+        held = _held(head, found, measured.found, measured.train, options)
+        try:
+            cuts = set_cuts(held.y, held.probabilities, classes, options.sets)
+        except FitError:
+            cuts = dict.fromkeys(classes)
+    y = found[measured.found.place].samples.y[measured.test]
+    assert measured.scores.probabilities is not None  # as the kept head has them
+    return {**told, "test": coverage_of(cuts, classes, y, measured.scores.probabilities)}
+
+
 def _thresholds(
     head: Head,
     found: list[Contender],
@@ -50,6 +82,16 @@ def _thresholds(
     options: FitOptions,
     must: bool,
 ) -> tuple[dict[str, Any], list[Warn]]:
+    samples = found[searched.place].samples
+    return choose(options.wanted, _held(head, found, searched, rows, options), samples, must)
+
+
+def _held(
+    head: Head,
+    found: list[Contender],
+    searched: SearchResult,
+    rows: NDArray[np.intp],
+    options: FitOptions,
+) -> Held:
     one, samples = option_of(head, searched.head), found[searched.place].samples
-    scores = held_out(one, searched, samples, rows, options.folds, options.seed)
-    return choose(options.wanted, scores, samples, must)
+    return held_out(one, searched, samples, rows, options.folds, options.seed)

@@ -18,11 +18,12 @@ from featx.cache.reader import Cache, open_cache
 from featx.files import require_writable
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
+from featx.fitting.measures import worse_notes
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions, FitResult
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.procedure import settle
-from featx.fitting.promises import set_thresholds
+from featx.fitting.promises import set_sets, set_thresholds
 from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
@@ -63,6 +64,7 @@ def fit(
     cost: str | None = None,
     abstain: float | None = None,
     confidence: float = 0.9,
+    sets: float | None = None,
     memory: Literal["auto", "stream", "ram"] = "auto",
     device: str = "cpu",
     rare: Literal["error", "drop"] = "error",
@@ -120,6 +122,8 @@ def fit(
     confidence
         Share of draws of training rows in which `precision_at`, for all classes, or `abstain` is
         kept on new rows, at least.
+    sets
+        Predict sets of classes too; in each class, this share of the new rows has it in its set.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -201,7 +205,7 @@ def fit_caches(
     found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
     head, options = head_over(head, first), settle(options, head, first)
-    if options.wanted:
+    if options.promises:
         require_decidable(options.wanted, first, bool(options.nested))
     plan = measurement(head, [one.samples for one in found], options, few=rare.few)
     heard: list[dict[str, str]] = []
@@ -214,9 +218,13 @@ def fit_caches(
     if key:
         model.meta["trained_key"] = key
     decided: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
     if options.wanted:
         with waiting("choosing thresholds"):
             decided = set_thresholds(model, head, found, measured, options)
+    if options.sets is not None:
+        with waiting("choosing sets"):
+            sets = set_sets(model, head, found, measured, options)
     if out is not None:
         rows = won.samples.rows[measured.trained]
         with fetching(options.fetch), waiting("reading reference images"):
@@ -227,6 +235,7 @@ def fit_caches(
     result = _result(won, measured, model, options, found, decided)
     result = replace(
         result,
+        sets=sets,
         seconds=time.perf_counter() - start,
         path=None if out is None else os.fspath(out),
     )
@@ -287,6 +296,9 @@ def _model(cache: Cache, samples: Samples, measured: Measured, options: FitOptio
         tap=samples.tap,
         label=options.label,
     )
+    if samples.task == "classification":
+        counted = [int((samples.y[train] == name).sum()) for name in samples.classes]
+        meta["class_counts"] = counted
     meta |= {"n_train": len(train), "train_ids_sha256": names, "typical": _typical(samples, train)}
     scores, test = measured.scores, measured.test
     tested: dict[str, Any] = {
@@ -295,7 +307,7 @@ def _model(cache: Cache, samples: Samples, measured: Measured, options: FitOptio
         "predicted": scores.predicted.tolist(),
     }
     if scores.probabilities is not None:
-        tested["probabilities"] = np.round(scores.probabilities, 6).tolist()
+        tested["probabilities"] = scores.probabilities.tolist()
     return Model(
         estimator=measured.kept.estimator,
         spec=cache.spec,
@@ -326,12 +338,13 @@ def _result(
 ) -> FitResult:
     cache, samples = won.cache, won.samples
     metrics, found = dict(measured.metrics), measured.kept
+    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
     return FitResult(
         head=found.head,
         chosen=found.chosen,
-        test={k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v},
+        test=test,
         baseline=measured.baseline,
-        warnings=measured.warnings,
+        warnings=[*measured.warnings, *worse_notes(test, measured.baseline)],
         n_train=len(measured.train),
         n_test=len(measured.test),
         cv={

@@ -84,6 +84,11 @@ class Model:
         return dict(self.meta.get("thresholds", {}))
 
     @property
+    def sets(self) -> dict[str, Any]:
+        """The conformal sets of `featx.evaluation.conformal`; empty for none."""
+        return dict(self.meta.get("sets", {}))
+
+    @property
     def tap(self) -> str:
         """Name of the tap whose features the head takes; several side by side with commas."""
         return str(self.meta["tap"])

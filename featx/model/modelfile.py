@@ -17,7 +17,7 @@ from featx.model.archive import FORMAT_VERSION, REPORT, dump, load, read_archive
 from featx.model.headfile import dump_head, load_head
 from featx.model.model import SEEN, Model
 from featx.model.scoring import has_several
-from featx.model.thresholds import check_thresholds
+from featx.model.thresholds import check_sets, check_thresholds
 from featx.preprocess import Preprocess
 from featx.provenance import library_versions
 
@@ -135,6 +135,7 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
         if not isinstance(meta.get(name), kinds):
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
     check_thresholds(str(file), meta.get("thresholds", {}), meta["classes"])
+    check_sets(str(file), meta.get("sets", {}), meta["classes"])
     named = {"classes": meta["classes"], "options": [meta["options"].get("backbone")]}
     for name, values in named.items():
         if not all(isinstance(value, str) for value in values):

@@ -20,6 +20,7 @@ from featx.cache.lock import WriterLock
 from featx.cache.reader import Cache, open_cache
 from featx.cache.shards import parts_folder, remove_parts
 from featx.errors import CacheError, ExtractError
+from featx.evaluation.conformal import members
 from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
@@ -230,8 +231,9 @@ def columns_of(model: Model) -> dict[str, type]:
     probable = model.classes and hasattr(model.estimator, "predict_proba")
     scores = {f"p_{name}": float for name in model.classes} if probable else {}
     abstained = {"abstained": bool} if model.thresholds else {}
+    sets = {"set": str} if model.sets else {}
     near = {"unfamiliar": bool, "nearest": str, "nearest_label": label}
-    sure = {"confidence": float, **near, **scores, **abstained}
+    sure = {"confidence": float, **near, **scores, **abstained, **sets}
     return {"id": str, "path": str, "label": label, **sure, "error": str}
 
 
@@ -251,13 +253,18 @@ def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
     labels = joined_labels(decided, model.classes) if several else decided.tolist()
     rows: list[Row] = [{"label": label} for label in labels]
     if found.probabilities is not None:
-        table = np.round(found.probabilities, 6).tolist()
+        table = found.probabilities.tolist()
         for row, line in zip(rows, table, strict=True):
             row["confidence"] = None if several else max(line)
             row.update(zip(scored, line, strict=True))
     if thresholds:
         for row, left in zip(rows, abstained.tolist(), strict=True):
             row["abstained"] = left
+    if model.sets and found.probabilities is not None:
+        inside = members(model.sets["classes"], model.classes, found.probabilities)
+        named = joined_labels(inside.astype(np.int8), model.classes)
+        for row, names in zip(rows, named, strict=True):
+            row["set"] = names
     return rows
 
 

@@ -111,6 +111,22 @@ def check_thresholds(where: str, thresholds: Any, classes: list[str]) -> None:
         raise ModelError(f"{where} is damaged: meta.json has no proper 'thresholds'")
 
 
+def check_sets(where: str, sets: Any, classes: list[str]) -> None:
+    """Refuse sets of a model file that prediction could not apply.
+
+    Raises
+    ------
+    ModelError
+        If a class has no cut that is a number or None.
+    """
+    cuts = sets.get("classes") if isinstance(sets, dict) else None
+    sound = isinstance(cuts, dict) and set(cuts) == set(classes)
+    if sets != {} and not (
+        sound and all(c is None or isinstance(c, _NUMBER) for c in (cuts or {}).values())
+    ):
+        raise ModelError(f"{where} is damaged: meta.json has no proper 'sets'")
+
+
 def _sound(found: dict[str, Any], classes: list[str]) -> bool:
     by = found.get("by")
     if by == "abstain":
