@@ -23,7 +23,7 @@ from featx.run.options import ExtractOptions
 from featx.serve import serve
 
 PUBLIC = [getattr(featx, name) for name in featx.__all__ if name != "FeatxError"]
-METHODS = [Model.predict, Model.export, Model.score, serve]
+METHODS = [Model.predict, Model.explain, Model.export, Model.score, serve]
 ARGUMENTS = (
     "self",
     "source",
@@ -54,6 +54,7 @@ LIBRARY = {
     "compare": featx.compare,
     "report": featx.report,
     "predict": Model.predict,
+    "explain": Model.explain,
     "export": Model.export,
 }
 
@@ -87,8 +88,8 @@ def test_public_functions_name_type_and_describe_every_option(function: Any) -> 
 def test_shell_and_library_have_the_same_options(command: str) -> None:
     shell = {OTHER_NAME.get(k, k): v for k, v in shell_options()[command].items()}
     library = parameters(LIBRARY[command])
-    assert set(shell) - SHELL_ALONE - {"model"} == (
-        set(library) - LIBRARY_ALONE - {"self", "path", "model"} | ({"out"} & set(shell))
+    assert set(shell) - SHELL_ALONE - {"model", "picture"} == (
+        set(library) - LIBRARY_ALONE - {"self", "path", "model", "picture"} | ({"out"} & set(shell))
     )
     for name, default in shell.items():
         if (

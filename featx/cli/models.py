@@ -1,4 +1,4 @@
-"""Commands that use a fitted model: predict, serve, export."""
+"""Commands that use a fitted model: predict, explain, serve, export."""
 
 from __future__ import annotations
 
@@ -91,6 +91,38 @@ def predict(
         raise typer.Exit(ERROR)
     if failures:
         raise typer.Exit(SOME_FAILED)
+
+
+@command
+def explain(
+    model: ModelFile,
+    picture: Annotated[Path, typer.Argument(help="The picture whose answer is explained.")],
+    out: Annotated[Path | None, typer.Option(help="A .png file: the map over the picture.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class that the map speaks for; default: the predicted one.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Class that it speaks against; default: all others.")
+    ] = None,
+    neighbours: Annotated[
+        int, typer.Option(help="Pictures of the training named for the label, and against it.")
+    ] = 3,
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
+    ] = None,
+    force: Force = False,
+    fetch: Fetch = False,
+    as_json: Json = False,
+) -> None:
+    """Show where the answer to PICTURE comes from: exactly, for linear heads on average pooling."""
+    options = {k: v for k, v in locals().items() if k not in ("model", "picture", "as_json")}
+    from featx.model.modelfile import load_model
+
+    found = load_model(model).explain(picture, **options)
+    written = "" if out is None else f"\n  written: {out}"
+    values = {**found.to_dict(), "out": None if out is None else str(out)}
+    show(values, as_json, str(found) + written)
 
 
 @command

@@ -70,6 +70,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx predict photos.featx new/ --out labels.csv",
         "featx predict photos.featx one.jpg --out label.jsonl",
     ),
+    "explain": (
+        "featx explain photos.featx one.jpg --out why.png",
+        "featx explain photos.featx one.jpg --label cat --against dog --json",
+    ),
     "serve": ("featx serve photos.featx", "featx serve photos.featx --port 0 --device cuda"),
     "export": (
         "featx export photos.featx photos.onnx",

@@ -20,6 +20,7 @@ from featx.errors import ModelError
 from featx.model.scoring import Scores, score_rows
 
 if TYPE_CHECKING:
+    from featx.explaining import Explanation
     from featx.exporting import Exported
     from featx.model.prediction import Prediction
 
@@ -257,6 +258,70 @@ class Model:
         asked = fetch or weights is not None or backbone is not None
         with named_by("" if asked else self.name):
             return export(self, path, weights=weights, backbone=backbone, force=force)
+
+    @typed
+    def explain(
+        self,
+        picture: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        label: str | None = None,
+        against: str | None = None,
+        neighbours: int = 3,
+        weights: str | os.PathLike[str] | None = None,
+        backbone: str | None = None,
+        force: bool = False,
+        fetch: bool = False,
+    ) -> Explanation:
+        """Say where the answer to one picture comes from.
+
+        A linear head on the mean of a map is explained exactly: the head is applied at each place
+        of the map, and the mean of that plus the bias is its decision (Zhou et al. 2016, arXiv
+        1512.04150). This is checked on every call. Any other model gets an approximation that is
+        called one. The network runs on the CPU in float32.
+
+        Parameters
+        ----------
+        picture
+            A path, a picture of Pillow, or pixels (height, width, 3).
+        out
+            A ``.png`` file of the picture with the map over it.
+        label
+            The class that the map speaks for; the predicted one when None.
+        against
+            The class that it speaks against; every other class when None, or the closest rival
+            where the head compares classes in pairs (``svm``).
+        neighbours
+            How many pictures of the training are named for the label, and against it.
+        weights, backbone
+            Where the file of the weights, or the code of the network, lies now.
+        force
+            Replace a file at `out` that featx did not write.
+        fetch
+            Fetch the weights that the model names, where they are not on this machine.
+
+        Raises
+        ------
+        ModelError
+            If the picture cannot be found, a class is unknown, or the features would be others.
+        ImageError
+            If the picture cannot be decoded.
+
+        Examples
+        --------
+        >>> found = model.explain("one.jpg", out="why.png")  # doctest: +SKIP
+        >>> found.method, found.label  # doctest: +SKIP
+        ('exact', 'cat')
+        """
+        from featx.backbones.fetch import named_by
+        from featx.explaining import explain
+
+        asked = fetch or weights is not None or backbone is not None
+        options: dict[str, Any] = {"label": label, "against": against, "neighbours": neighbours}
+        with named_by("" if asked else self.name):
+            return explain(
+                self, picture, out=out, weights=weights, backbone=backbone, force=force, **options
+            )
 
     def saw(
         self, ids: list[str], contents: NDArray[np.bytes_], *, by_name: bool = True
