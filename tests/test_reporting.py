@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -220,7 +221,7 @@ def test_names_are_text_wherever_they_stand(where: str) -> None:
     assert HOSTILE not in text
     assert html.escape(HOSTILE) in text.replace("&#39;", "'")
     page = Page(text)
-    assert [s for s in page.scripts] == ["featx-report", "featx-pictures", "code"]
+    assert [s for s in page.scripts] == ["featx-report", "featx-pictures", "featx-table", "code"]
     assert not any("onerror" in attrs for _, attrs in page.tags)
     assert "alert" not in page.scripts["code"]
 
@@ -302,7 +303,13 @@ def test_bins_make_up_the_calibration_error() -> None:
 def test_many_classes_have_no_tangle_of_curves() -> None:
     page = Page(render(make_data(tuple(f"k{k:02d}" for k in range(24)), 240)))
     assert "Most frequent mistakes" in page.words
-    assert page.numbers["curves"] == []
+    assert len(page.numbers["curves"]) == 24
+    worst = sorted(page.numbers["curves"], key=lambda one: one["average_precision"])[:6]
+    assert "In colour the 6 classes that are ranked worst" in page.words
+    for one in worst:
+        assert f"{one['class']} ({one['average_precision']:.3f})" in page.words
+    lines = [str(a.get("class")) for a in page.all("path") if "line" in str(a.get("class"))]
+    assert lines.count("line rest") == 2 * 18  # ROC, precision and recall
     assert "grey: 14 further classes" in page.words
     assert not any(a.get("class") == "confusion" for a in page.all("table"))
 
@@ -435,6 +442,7 @@ def test_pictures_that_are_shown() -> None:
     assert worst_mistakes(true, called, table).tolist() == [0, 1, 3]
     assert worst_mistakes(true, called, None, n=1).tolist() == [0]
     assert least_certain(table, n=2).tolist() == [3, 1]
+    assert least_certain(table, n=2, leave_out=[3]).tolist() == [1, 2]
     assert worst_mistakes(np.array([1.0, 2.0]), np.array([1.5, 9.0]), None).tolist() == [1, 0]
 
 
@@ -505,6 +513,110 @@ def test_models_without_test_rows_or_with_other_parts(fitted: Path, tmp_path: Pa
         report_data(replace(model, kept={"points": {"ids": ["a"]}}))
     with pytest.raises(ModelError, match="never saved"):
         report(replace(model, path=None))
+
+
+def test_the_least_certain_are_not_the_worst_mistakes_again() -> None:
+    data = make_data()
+    text = render(data)
+    galleries = [one.split("</ul>")[0] for one in text.split('<ul class="gallery">')[1:]]
+    first, second = ({name for name in data.ids if name in one} for one in galleries)
+    assert len(first) > 3
+    assert len(second) > 3
+    assert not first & second
+
+
+def test_candidates_stand_in_the_order_of_their_strength() -> None:
+    rng = np.random.default_rng(0)
+    tried = [
+        {"params": {"clf__C": c, "scale": scale}, "mean": float(rng.random()), "std": 0.0}
+        for c in (100.0, 0.01, 1.0)
+        for scale in ("l2", "columns")
+    ]
+    text = render(replace(make_data(), search=tried))
+    rows = text.split('<table class="search">')[1].split("</table>")[0].split("<tr")[2:]
+    shown = [re.findall(r'<td class="num">([^<]*)</td>', row)[:2] for row in rows]
+    assert shown == [[s, c] for s in ("columns", "l2") for c in ("0.01", "1", "100")]
+
+
+def test_the_table_holds_every_prediction() -> None:
+    data = make_data()
+    table = json.loads(Page(render(data)).scripts["featx-table"])
+    assert table["columns"] == ["Image", "True", "Predicted", "Confidence"]
+    assert [row[0] for row in table["rows"]] == data.ids
+    assert [row[5] for row in table["rows"]] == (data.y_true != data.y_pred).tolist()
+    numbers = json.loads(Page(render(make_regression())).scripts["featx-table"])
+    assert numbers["columns"][-1] == "Error"
+    assert len(numbers["rows"]) == 100
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("/usr/bin/chromium is not installed")
+    with sync.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("n_classes", [2, 10, 30])
+def test_nothing_is_clipped_or_too_small_to_read(
+    browser: Any, tmp_path: Path, n_classes: int, width: int
+) -> None:
+    names = tuple(
+        f"a long name of class {k}" if n_classes == 2 else f"c{k}" for k in range(n_classes)
+    )
+    place = write_report(tmp_path / "r.html", make_data(names, max(60, 8 * n_classes)))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(place.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll("svg.chart")].flatMap((svg) => {
+          const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+          return [...svg.querySelectorAll("text")].map(
+            (text) => scale * parseFloat(getComputedStyle(text).fontSize));
+        })"""
+    )
+    assert min(sizes) >= 10
+    # No word of a table's heading column is broken: each is as wide as its longest word at least.
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll("tbody th")].filter((cell) =>
+          cell.scrollWidth > cell.clientWidth + 1).length"""
+    )
+    assert broken == 0
+    page.close()
+
+
+def test_the_table_is_sorted_searched_and_a_click_enlarges(browser: Any, tmp_path: Path) -> None:
+    data = make_data()
+    place = write_report(tmp_path / "r.html", replace(data, paths=[HOSTILE, *data.ids[1:]]))
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(place.as_uri())
+    rows = page.locator("table.rows tbody tr")
+    assert rows.count() == 25
+    assert page.locator("table.rows tbody td.name").first.inner_text() == HOSTILE
+    page.get_by_role("button", name="Show more").click()
+    assert rows.count() == 50
+    page.get_by_role("button", name="Confidence").click()
+    assert data.probabilities is not None
+    least = f"{100 * data.probabilities.max(axis=1).min():.1f}"
+    assert rows.first.locator("td.num").inner_text().startswith(least)
+    page.get_by_label("only mistakes").check()
+    n_wrong = int((data.y_true != data.y_pred).sum())
+    assert page.locator("#table-count").inner_text() == f"{n_wrong} of 60 test images."
+    page.get_by_label("only mistakes").uncheck()
+    page.get_by_label("Search").fill("059 dog")
+    assert rows.count() == 1
+    page.get_by_role("button", name="Enlarge 059.png").last.click()
+    assert page.locator("dialog.large[open] img").get_attribute("alt").startswith("059.png")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog.large[open]").count() == 0
+    assert said == []
+    page.close()
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="/usr/bin/chromium is not installed")

@@ -39,7 +39,7 @@ from featx.reporting import (
     write_report,
 )
 from featx.reporting.data import labels_text
-from featx.reporting.pictures import GALLERY_SIDE, MAP_SIDE
+from featx.reporting.pictures import GALLERY_SIDE, MOST_PICTURES, SMALL_SIDE
 from featx.run.progress import Progress
 from featx.selection import SplitPlan, make_split
 from featx.selection.steps import Step
@@ -227,11 +227,11 @@ def _shown(samples: Samples, measured: Measured, points: Rows) -> dict[int, int]
     """Give the test rows whose pictures are shown, each with the side of its picture."""
     scores = measured.scores
     y = samples.y[measured.test]
-    sides = dict.fromkeys(points.tolist(), MAP_SIDE)
-    large = (
-        *worst_mistakes(y, scores.predicted, scores.probabilities).tolist(),
-        *least_certain(scores.probabilities, several=bool(samples.names)).tolist(),
-    )
+    sides = dict.fromkeys([*points.tolist(), *range(min(len(y), MOST_PICTURES))], SMALL_SIDE)
+    worst = worst_mistakes(y, scores.predicted, scores.probabilities)
+    several = bool(samples.names)
+    unsure = least_certain(scores.probabilities, several=several, leave_out=worst)
+    large = (*worst.tolist(), *unsure.tolist())
     return sides | dict.fromkeys(large, GALLERY_SIDE)
 
 

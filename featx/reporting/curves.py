@@ -16,9 +16,9 @@ from sklearn.metrics import (
 from featx.evaluation.metrics import BINS
 from featx.evaluation.resampling import wilson
 
-MOST_CURVES = 10
-"""Beyond so many classes, curves of each against the rest are a tangle and are left out."""
-_MOST_POINTS = 300
+WORST_CURVES = 6
+"""Of more classes, the curves of so many are told apart: those that are ranked worst."""
+_MOST_POINTS, _FEW_POINTS = 300, 120  # of each curve; of each of more than ten
 
 
 def ranking_curves(
@@ -39,10 +39,9 @@ def ranking_curves(
     ('b', 1.0)
     """
     true, table = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
-    if len(classes) > MOST_CURVES:
-        return []
     several = true.ndim == 2
     columns = [1] if len(classes) == 2 and not several else range(len(classes))
+    most = _MOST_POINTS if len(classes) <= 10 else _FEW_POINTS
     found = []
     for k in columns:
         positive = true[:, k] == 1 if several else true == classes[k]
@@ -57,15 +56,29 @@ def ranking_curves(
                 "prevalence": float(positive.mean()),
                 "auc": float(roc_auc_score(positive, scores)),
                 "average_precision": float(average_precision_score(positive, scores)),
-                "roc": _thin(fpr, tpr),
-                "pr": _thin(recall[::-1], precision[::-1]),
+                "roc": _thin(fpr, tpr, most),
+                "pr": _thin(recall[::-1], precision[::-1], most),
             }
         )
     return found
 
 
-def _thin(xs: NDArray[Any], ys: NDArray[Any]) -> list[list[float]]:
-    at = np.unique(np.linspace(0, len(xs) - 1, _MOST_POINTS).astype(int))
+def told_apart(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give the curves that are drawn in colour: all of a few, else those that are ranked worst.
+
+    Examples
+    --------
+    >>> curves = [{"class": str(k), "average_precision": k / 10} for k in range(9)]
+    >>> [one["class"] for one in told_apart(curves)]
+    ['0', '1', '2', '3', '4', '5']
+    """
+    if len(curves) <= WORST_CURVES:
+        return curves
+    return sorted(curves, key=lambda one: float(one["average_precision"]))[:WORST_CURVES]
+
+
+def _thin(xs: NDArray[Any], ys: NDArray[Any], most: int) -> list[list[float]]:
+    at = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
     return [np.round(xs[at], 4).tolist(), np.round(ys[at], 4).tolist()]
 
 

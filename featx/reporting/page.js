@@ -3,9 +3,117 @@
   addEventListener("beforeprint", () => {
     for (const folded of document.querySelectorAll("details")) folded.open = true;
   });
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const kept = read("featx-pictures");
+  const address = (name) => Object.hasOwn(kept.images, name) ? "data:image/jpeg;base64," + kept.images[name] : "";
+
+  // A click enlarges a picture.
+  const large = document.querySelector("dialog.large");
+  addEventListener("click", (e) => {
+    const button = e.target.closest && e.target.closest(".zoom");
+    if (button) {
+      const small = button.querySelector("img");
+      const into = large.querySelector("img");
+      into.src = small.src;
+      into.alt = small.alt;
+      large.querySelector("p").textContent = small.alt;
+      large.showModal();
+    } else if (e.target === large) large.close();
+  });
+
+  // Every prediction: sorted, searched, and laid out a part at a time.
+  const table = read("featx-table");
+  const section = document.getElementById("predictions");
+  const body = section.querySelector("tbody");
+  const find = document.getElementById("table-find");
+  const onlyWrong = document.getElementById("table-wrong");
+  const more = document.getElementById("table-more");
+  const STEP = 25;
+  let by = -1;
+  let down = false;
+  let found = table.rows;
+  let laid = 0;
+  const make = (tag, text, kind) => {
+    const element = document.createElement(tag);
+    if (text !== undefined) element.textContent = text;
+    if (kind) element.className = kind;
+    return element;
+  };
+  const figure = (value) => value === null ? "" : table.numeric ? value.toPrecision(4) : (100 * value).toFixed(1) + "\u202f%";
+  const line = ([id, name, truth, called, value, wrong]) => {
+    const tr = make("tr");
+    const cell = make("td", undefined, "pic");
+    const source = address(id);
+    if (source) {
+      const button = make("button", undefined, "zoom");
+      button.type = "button";
+      button.setAttribute("aria-label", "Enlarge " + name);
+      const image = make("img");
+      image.src = source;
+      image.alt = name + ": " + truth + (wrong ? ", called " + called : "");
+      button.append(image);
+      cell.append(button);
+    }
+    tr.append(cell, make("td", name, "name"), make("td", truth), make("td"));
+    tr.lastChild.append(make(wrong ? "b" : "span", called, wrong ? "no" : ""));
+    if (table.columns.length > 3) tr.append(make("td", figure(value), "num"));
+    return tr;
+  };
+  const lay = () => {
+    body.append(...found.slice(laid, laid + STEP).map(line));
+    laid = Math.min(found.length, laid + STEP);
+    more.hidden = laid >= found.length;
+    const all = table.rows.length.toLocaleString("en");
+    document.getElementById("table-count").textContent =
+      found.length === table.rows.length ? all + " test images." : found.length.toLocaleString("en") + " of " + all + " test images.";
+  };
+  const compare = (a, b) => {
+    const [x, y] = [a[by + 1], b[by + 1]];
+    if (typeof x === "number" && typeof y === "number") return x - y;
+    return String(x).localeCompare(String(y), "en", { numeric: true });
+  };
+  const again = () => {
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    found = table.rows.filter((row) => {
+      if (onlyWrong && onlyWrong.checked && !row[5]) return false;
+      const text = (row[1] + " " + row[2] + " " + row[3]).toLowerCase();
+      return words.every((word) => text.includes(word));
+    });
+    if (by >= 0) found.sort((a, b) => (down ? -1 : 1) * compare(a, b));
+    body.replaceChildren();
+    laid = 0;
+    lay();
+  };
+  const head = make("tr");
+  head.append(make("td"));
+  table.columns.forEach((title, k) => {
+    const th = make("th", undefined, k > 2 ? "num" : "");
+    th.scope = "col";
+    const button = make("button", title);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      down = by === k && !down;
+      by = k;
+      for (const other of head.querySelectorAll("th")) {
+        other.removeAttribute("aria-sort");
+        other.firstChild.textContent = other.firstChild.textContent.replace(/ [\u2191\u2193]$/, "");
+      }
+      th.setAttribute("aria-sort", down ? "descending" : "ascending");
+      button.textContent = title + (down ? " \u2193" : " \u2191");
+      again();
+    });
+    th.append(button);
+    head.append(th);
+  });
+  section.querySelector("thead").append(head);
+  find.addEventListener("input", again);
+  if (onlyWrong) onlyWrong.addEventListener("change", again);
+  more.addEventListener("click", lay);
+  section.hidden = false;
+  lay();
+
   const map = document.querySelector(".map");
   if (!map) return;
-  const pictures = JSON.parse(document.getElementById("featx-pictures").textContent);
   const tip = document.querySelector(".tip");
   const image = tip.querySelector("img");
   const box = tip.parentElement;
@@ -29,9 +137,9 @@
     hide();
     shown = p;
     p.classList.add("on");
-    const picture = pictures[Number(p.dataset.k)];
-    image.hidden = !picture;
-    if (picture) image.src = "data:image/jpeg;base64," + picture;
+    const source = address(kept.points[Number(p.dataset.k)]);
+    image.hidden = !source;
+    if (source) image.src = source;
     image.alt = titles.get(p);
     tip.querySelector("p").textContent = titles.get(p);
     tip.hidden = false;

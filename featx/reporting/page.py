@@ -20,6 +20,8 @@ from featx.reporting.charts import SHAPES, shape
 from featx.reporting.curves import calibration_bins, ranking_curves
 from featx.reporting.data import ReportData
 from featx.reporting.pictures import least_certain, worst_mistakes
+from featx.reporting.rows import prediction_rows
+from featx.selection.candidates import STRENGTHS
 
 _MOST_ROWS = 5000
 """Predictions of more test images than these are not repeated in the page's JSON."""
@@ -91,7 +93,8 @@ def render(data: ReportData) -> str:
         search=_search(data),
         provenance=_flat({**data.provenance, "spec": data.spec}),
         numbers=numbers(data),
-        pictures=_map_pictures(data),
+        pictures=_kept_pictures(data),
+        table=prediction_rows(data),
     )
 
 
@@ -166,8 +169,20 @@ def _curves(data: ReportData) -> dict[str, Any] | None:
         "pr": plots.precision_recall_chart(found, data.classes) if found else None,
         "calibration": plots.calibration_chart(bins, error),
         "error": error,
-        "legend": _legend([c["class"] for c in found], data.classes) if len(found) > 1 else [],
+        "legend": _curve_legend(found, data.classes) if len(found) > 1 else [],
+        "apart": len(plots.curve_kinds(found, data.classes)),
     }
+
+
+def _curve_legend(found: list[dict[str, Any]], classes: list[str]) -> list[dict[str, str]]:
+    """Entries of the legend of the curves, the worst ranked with its average precision."""
+    kinds = plots.curve_kinds(found, classes)
+    value = {one["class"]: f"{one['average_precision']:.3f}" for one in found}
+    few = len(kinds) == len(found)
+    return [
+        {"name": name if few else f"{name} ({value[name]})", "kind": kind}
+        for name, kind in kinds.items()
+    ]
 
 
 def _legend(names: list[str], classes: list[str]) -> list[dict[str, str]]:
@@ -197,16 +212,21 @@ def _map(data: ReportData) -> dict[str, Any] | None:
         "what": "combinations" if data.several else "classes",
         "n": len(points.ids),
         "method": points.method,
+        "axes": plots.map_axes(points),
         "share": sum(points.explained) if points.explained else None,
     }
 
 
-def _map_pictures(data: ReportData) -> list[str | None]:
-    """Give the picture of each point of the map as base64, in its order."""
-    if data.points is None:
-        return []
-    found = (data.pictures.get(name) for name in data.points.ids)
-    return [None if one is None else base64.b64encode(one).decode() for one in found]
+def _kept_pictures(data: ReportData) -> dict[str, Any]:
+    """Give the id of each point of the map, and the small pictures by id as base64."""
+    points = [] if data.points is None else data.points.ids
+    listed = {*points, *data.ids}
+    images = {
+        name: base64.b64encode(picture).decode()
+        for name, picture in data.pictures.items()
+        if name in listed
+    }
+    return {"points": points, "images": images}
 
 
 def _galleries(data: ReportData) -> list[dict[str, Any]]:
@@ -218,12 +238,14 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
         most = "most confident first" if sure else "in no order"
         if data.several:
             most = f"those that are wrong by most {'probability' if sure else 'labels'} first"
+        but = ", but for those above" if len(worst) else ""
         made = [
             ("Worst mistakes", f"Test images that are labelled wrong, {most}.", worst),
             (
                 "Least certain",
-                f"Test images {_unsure(data)}: worth a second look, as some may be labelled wrong.",
-                least_certain(data.probabilities, several=data.several),
+                f"Test images {_unsure(data)}{but}: worth a second look, as some "
+                "may be labelled wrong.",
+                least_certain(data.probabilities, several=data.several, leave_out=worst),
             ),
         ]
     return [
@@ -263,11 +285,23 @@ def _search(data: ReportData) -> dict[str, Any] | None:
         return None
     chosen = data.figures.get("chosen", {}).get("params")
     best = sorted(data.search, key=lambda row: -row["mean"])
-    names = sorted({name for row in data.search for name in row["params"]})
+    names = _by_strength({name for row in data.search for name in row["params"]})
     rows = [{**row, "chosen": row["params"] == chosen} for row in best]
     top = rows[:_MOST_CANDIDATES]
     top += [row for row in rows[_MOST_CANDIDATES:] if row["chosen"]]
+    top.sort(key=lambda row: [_rank(row["params"].get(name)) for name in names])
     return {"names": names, "rows": top, "n": len(rows), "hidden": len(rows) - len(top)}
+
+
+def _by_strength(names: set[str]) -> list[str]:
+    """Put the strength of the penalty last, so that its values follow each other."""
+    return sorted(names, key=lambda name: (name.split("__")[-1] in STRENGTHS, name))
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Order values of a parameter: numbers by size, then text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
 def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, str]]:

@@ -9,10 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 N_GALLERY = 24
-GALLERY_SIDE, MAP_SIDE = 96, 64
+GALLERY_SIDE, SMALL_SIDE = 224, 80
+"""Longer sides of the pictures of a gallery, which a click enlarges, and of all others."""
+MOST_PICTURES = 800
+"""Test images whose picture is kept, galleries and map apart."""
 
 
-def thumbnail(pixels: NDArray[np.uint8], side: int = GALLERY_SIDE) -> bytes:
+def thumbnail(pixels: NDArray[np.uint8], side: int = SMALL_SIDE) -> bytes:
     r"""Make a small JPEG.
 
     Parameters
@@ -71,7 +74,10 @@ def worst_mistakes(
 
 
 def least_certain(
-    probabilities: ArrayLike | None, n: int = N_GALLERY, several: bool = False
+    probabilities: ArrayLike | None,
+    n: int = N_GALLERY,
+    several: bool = False,
+    leave_out: ArrayLike = (),
 ) -> NDArray[np.intp]:
     """Find the rows whose two highest probabilities are closest.
 
@@ -79,6 +85,8 @@ def least_certain(
     ----------
     several
         Whether each column is a label of its own; then the one closest to a half counts.
+    leave_out
+        Rows that are shown elsewhere, such as the worst mistakes.
 
     Examples
     --------
@@ -89,8 +97,12 @@ def least_certain(
         return np.empty(0, dtype=np.intp)
     if several:
         unsure = np.abs(np.asarray(probabilities, dtype=np.float64) - 0.5).min(axis=1)
-        return np.argsort(unsure, kind="stable")[:n]
+        return _others(np.argsort(unsure, kind="stable"), leave_out)[:n]
     table = np.sort(np.asarray(probabilities, dtype=np.float64), axis=1)
     if table.shape[1] < 2:
         return np.empty(0, dtype=np.intp)
-    return np.argsort(table[:, -1] - table[:, -2], kind="stable")[:n]
+    return _others(np.argsort(table[:, -1] - table[:, -2], kind="stable"), leave_out)[:n]
+
+
+def _others(rows: NDArray[np.intp], leave_out: ArrayLike) -> NDArray[np.intp]:
+    return rows[~np.isin(rows, np.asarray(leave_out, dtype=np.intp))]

@@ -15,12 +15,12 @@ from featx.reporting.charts import (
     curve,
     dot,
     draw,
-    label_at,
     make_axis,
     shape,
     unit_axis,
     whisker,
 )
+from featx.reporting.curves import told_apart
 from featx.reporting.data import FeatureMap, ReportData
 from featx.reporting.words import ends, figure_text
 
@@ -48,8 +48,7 @@ def interval_chart(figure: dict[str, Any], beside: float | None, text: str) -> M
 def roc_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
     """Draw false against true positive rate."""
     frame = Frame(unit_axis("False positive rate"), unit_axis("True positive rate"))
-    marks = [curve(frame, [0, 1], [0, 1], "chance")]
-    marks += [_traced(frame, one, "roc", _kind(one, curves, classes)) for one in curves]
+    marks = [curve(frame, [0, 1], [0, 1], "chance"), *_traced(frame, curves, "roc", classes)]
     said = ", ".join(f"{one['class']}: area {one['auc']:.3f}" for one in curves)
     return draw(frame, "ROC curve", said, marks)
 
@@ -60,20 +59,33 @@ def precision_recall_chart(curves: list[dict[str, Any]], classes: list[str]) -> 
     marks = []
     if len(curves) == 1:
         marks.append(curve(frame, [0, 1], [curves[0]["prevalence"]] * 2, "chance"))
-    marks += [_traced(frame, one, "pr", _kind(one, curves, classes)) for one in curves]
+    marks += _traced(frame, curves, "pr", classes)
     said = ", ".join(
         f"{c['class']}: average precision {c['average_precision']:.3f}" for c in curves
     )
     return draw(frame, "Precision and recall", said, marks)
 
 
-def _traced(frame: Frame, one: dict[str, Any], name: str, kind: str) -> Markup:
-    xs, ys = one[name]
-    return curve(frame, xs, ys, kind)
+def _traced(
+    frame: Frame, curves: list[dict[str, Any]], name: str, classes: list[str]
+) -> list[Markup]:
+    """Draw the curves that are told apart above the others, which are thin and grey."""
+    kinds = curve_kinds(curves, classes)
+    grey = [curve(frame, *one[name], "rest") for one in curves if one["class"] not in kinds]
+    apart = [one for one in curves if one["class"] in kinds]
+    return grey + [curve(frame, *one[name], kinds[one["class"]]) for one in apart]
 
 
-def _kind(one: dict[str, Any], curves: list[dict[str, Any]], classes: list[str]) -> str:
-    return colour(0 if len(curves) == 1 else classes.index(one["class"]))
+def curve_kinds(curves: list[dict[str, Any]], classes: list[str]) -> dict[str, str]:
+    """Name the colour of each class whose curve is told apart, in the order of the legend.
+
+    Where there are more classes than colours, a colour stands for another class than on the map.
+    """
+    if len(curves) == 1:
+        return {curves[0]["class"]: colour(0)}
+    apart = [one["class"] for one in told_apart(curves)]
+    few = len(classes) <= MOST_COLOURS
+    return {name: colour(classes.index(name) if few else k) for k, name in enumerate(apart)}
 
 
 def calibration_chart(bins: list[dict[str, float]], error: float) -> Markup:
@@ -106,8 +118,8 @@ def learning_chart(found: dict[str, Any]) -> Markup:
             every[0]["n"] * 0.85, every[-1]["n"] * 1.15, "Training labels (log scale)", ticks, True
         ),
         make_axis(low - pad, top, title, percent=name == "accuracy"),
-        width=460,
-        left=62,
+        width=380,
+        left=56,
     )
     marks = [curve(frame, [p["n"] for p in points], [p["value"] for p in points], "c0")]
     if ahead:
@@ -126,7 +138,7 @@ def map_chart(points: FeatureMap, kinds: list[str]) -> Markup:
     """Draw the map; a point carries its number, by which the page finds its picture."""
     ends = [(float(c.min()), float(c.max())) for c in points.xy.T]
     x, y = (Axis(low - (high - low) * 0.03, high + (high - low) * 0.03) for low, high in ends)
-    frame = Frame(x, y, 860, 560, 14, 14, 14, 34)
+    frame = Frame(x, y, 860, 540, 14, 14, 14, 14)
     ranks = _ranks(points.labels)
     marks = []
     for k, (place, label) in enumerate(zip(points.xy, points.labels, strict=True)):
@@ -139,30 +151,28 @@ def map_chart(points: FeatureMap, kinds: list[str]) -> Markup:
                 kind, " wrong" if wrong else "", k, drawn, _point_text(points, k, wrong)
             )
         )
-    names = _map_axes(points)
-    marks.append(label_at(430, 552, names[0], "name mid"))
     said = (
         f"{len(points.ids)} images. Focus the map and use the arrow keys to go from one to the next"
     )
     return Markup('<div class="map" tabindex="0" role="group" aria-label="{}">{}</div>').format(
-        f"Map of the features. {said}", _plain(frame, marks, names[1])
+        f"Map of the features. {said}", _plain(frame, marks)
     )
 
 
-def _plain(frame: Frame, marks: list[Markup], ylabel: str) -> Markup:
-    """A chart without axes: the coordinates of a map mean nothing by themselves."""
-    box = Markup('<rect class="frame" x="14" y="4" width="832" height="530" rx="6"/>')
-    side = Markup('<text class="name mid" transform="translate(8 270) rotate(-90)">{}</text>')
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true">{}{}{}</svg>').format(
-        frame.width, frame.height, box, side.format(ylabel), Markup("").join(marks)
+def _plain(frame: Frame, marks: list[Markup]) -> Markup:
+    """Draw a chart without axes: the coordinates of a map mean nothing by themselves."""
+    box = Markup('<rect class="frame" x="4" y="4" width="852" height="532" rx="6"/>')
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true">{}{}</svg>').format(
+        frame.width, frame.height, box, Markup("").join(marks)
     )
 
 
-def _map_axes(points: FeatureMap) -> tuple[str, str]:
+def map_axes(points: FeatureMap) -> str:
+    """Say what lies across a map and what upwards."""
     if len(points.explained) == 2:
         first, second = (f"{100 * share:.0f} %" for share in points.explained)
-        return f"First component ({first} of the variance)", f"Second component ({second})"
-    return f"{points.method}, first axis", f"{points.method}, second axis"
+        return f"Across: first component ({first} of the variance); upwards: second ({second})."
+    return f"Across and upwards: the two axes of {points.method}."
 
 
 def _at(frame: Frame, place: Any) -> tuple[float, float]:
