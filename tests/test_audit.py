@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import featx
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
+from featx.fitting.searchindex import open_index
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -206,3 +207,32 @@ def test_searches_that_cannot_be(planted: Path) -> None:
     told = json.loads(done.output.splitlines()[-1])
     assert [len(m["matches"]) for m in told] == [2]
     assert set(told[0]["matches"][0]) == {"id", "label", "similarity"}
+
+
+def test_an_index_finds_what_comparing_every_row_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("usearch")
+    monkeypatch.setenv("FEATX_CACHE_HOME", str(tmp_path / "home"))
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 32))
+    X = (centres[np.arange(2000) % 40] + 0.3 * rng.normal(size=(2000, 32))).astype(np.float32)
+    X[7] = X[3]  # one content twice
+    path = featx.write_cache(tmp_path / "c.h5", X, encoder="e")
+    asked: dict[str, Any] = {"ids": [str(k) for k in range(0, 2000, 40)], "k": 10}
+    exact = featx.search(path, index="exact", **asked)
+    near = featx.search(path, index="approximate", **asked)
+    shared = [
+        len({n.id for n in a.matches} & {n.id for n in b.matches})
+        for a, b in zip(exact, near, strict=True)
+    ]
+    assert sum(shared) / (10 * len(shared)) >= 0.99
+    assert featx.search(path, X[3], index="approximate", k=2)[0].matches[1].similarity > 0.9999
+    with featx.open_cache(path) as cache:
+        assert (open_index(cache, "vectors").added, open_index(cache, "vectors").removed) == (0, 0)
+    featx.write_cache(path, np.concatenate([X[100:], rng.normal(size=(5, 32))]), encoder="e")
+    with featx.open_cache(path) as cache:
+        found = open_index(cache, "vectors")
+        assert (found.added, found.removed) == (5, 99)
+    with pytest.raises(FeatxError, match="cosine without filters"):
+        featx.search(path, X[3], index="approximate", metric="euclidean")

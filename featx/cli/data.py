@@ -67,6 +67,10 @@ def search(
     metric: Annotated[str, typer.Option(help="cosine or euclidean.")] = "cosine",
     label: Annotated[str | None, typer.Option(help="Only rows of this class.")] = None,
     split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
+    index: Annotated[
+        str,
+        typer.Option(help="exact, approximate (by an index), auto: approximate past 1M rows."),
+    ] = "auto",
     html: Annotated[Path | None, typer.Option(help="HTML contact sheet of what is found.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     backbone: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +18,17 @@ from featx.cache.reader import Cache, open_cache
 from featx.errors import CacheError, FeatxError
 from featx.files import require_writable, scratch_folder
 from featx.fitting.columns import require_vectors
+from featx.fitting.searchindex import open_index
 from featx.fitting.training import opened
 
 if TYPE_CHECKING:
     from PIL import Image
 
     Query = str | os.PathLike[str] | NDArray[Any] | Image.Image
+
+
+MOST_EXACT = 1_000_000
+"""Rows up to which every row is compared without being asked to."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ def search(
     metric: Literal["cosine", "euclidean"] = "cosine",
     label: str | None = None,
     split: str | None = None,
+    index: Literal["auto", "exact", "approximate"] = "auto",
     html: str | os.PathLike[str] | None = None,
     device: str = "auto",
     backbone: str | None = None,
@@ -65,7 +72,7 @@ def search(
 ) -> list[Match]:
     """Find the rows of a cache that are nearest to pictures, to its own rows, or to vectors.
 
-    Exact: every row is compared, read by blocks.
+    Exact up to a million rows: every row is compared, read by blocks.
 
     Parameters
     ----------
@@ -84,6 +91,10 @@ def search(
         ``cosine``, or ``euclidean``, whose similarity is the negative distance.
     label, split
         Only rows of this class, or of this split.
+    index
+        ``exact`` compares every row; ``approximate`` asks an index for candidates, which is built
+        once and follows the cache, and ranks them exactly (extra ``search``; cosine, without
+        filters); ``auto`` does so from a million rows on.
     html
         Contact sheet of what was found.
     device
@@ -124,14 +135,14 @@ def search(
         own = file.rows(names)
         queries += [np.asarray(X[own], np.float32)] if names else []
         exclude = np.concatenate([np.full(len(asked), -1), own]).astype(np.int64)
-        rows, similarity = nearest_rows(
-            X,
-            np.concatenate(queries),
-            k,
-            metric=metric,
-            exclude=exclude,
-            allowed=_allowed(file, label, split),
-        )
+        allowed = _allowed(file, label, split)
+        if _indexed(index, len(file), metric, allowed is not None):
+            wanted = np.concatenate(queries)
+            rows, similarity = open_index(file, name).nearest(file, name, wanted, k, exclude)
+        else:
+            rows, similarity = nearest_rows(
+                X, np.concatenate(queries), k, metric=metric, exclude=exclude, allowed=allowed
+            )
         shown = [_shown(query, i) for i, query in enumerate(asked)] + names
         labels = file.labels
         found = [
@@ -143,6 +154,16 @@ def search(
 
             search_sheet(Path(html), file, found)
     return found
+
+
+def _indexed(index: str, n_rows: int, metric: str, filtered: bool) -> bool:
+    """Tell whether an index is asked, and refuse one that cannot serve."""
+    if index == "approximate" and (metric != "cosine" or filtered):
+        raise FeatxError("an index serves cosine without filters; pass index='exact'")
+    large = n_rows > MOST_EXACT and metric == "cosine" and not filtered
+    return index == "approximate" or (
+        index == "auto" and large and find_spec("usearch") is not None
+    )
 
 
 def _listed(pictures: Any) -> list[Any]:
