@@ -82,6 +82,7 @@ def load_samples(cache: Cache, columns: Columns, head: Head, *, maps: bool = Fal
         names=() if several is None else several[1],
         widths=widths,
         notes=target.notes,
+        seen=cache.seen_by_backbone if cache.seen_by_backbone.any() else None,
     )
     found = every.keep(~target.missing, "without label").checked()
     if not len(found):

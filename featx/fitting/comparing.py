@@ -23,6 +23,7 @@ from featx.fitting.leaderboard import Comparison, Entry, pareto_front
 from featx.fitting.options import FitOptions
 from featx.fitting.plotting import draw_leaderboard, require_png
 from featx.fitting.samples import Samples
+from featx.fitting.seen import SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
@@ -101,7 +102,7 @@ def compare(
     if plot is not None:
         require_png(plot, out, force=force)
     chosen = [get_head(head) for head in heads]
-    shared, excluded = _shared(caches, options.columns, chosen[0])
+    shared, excluded, notes = _shared(caches, options.columns, chosen[0])
     taps = 0
     for given in caches:
         with opened(given) as cache:
@@ -121,7 +122,7 @@ def compare(
                     _require_same_labels(first, samples, cache)
                     lines += _lines(cache, samples, chosen, plan[0], options, show)
     assert plan is not None
-    found = _comparison(first, lines, (plan[0], plan[1] + heard), excluded, seed)
+    found = _comparison(first, lines, (plan[0], notes + plan[1] + heard), excluded, seed)
     if out is not None:
         write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
     if plot is not None:
@@ -131,17 +132,27 @@ def compare(
 
 def _shared(
     caches: Sequence[Any], columns: Columns, head: Head
-) -> tuple[list[str], dict[str, int]]:
-    """Names of the labelled rows that every cache has, in the order of the first."""
+) -> tuple[list[str], dict[str, int], list[Warn]]:
+    """Names of the labelled rows that every cache has and no network saw, as the first has them."""
     names: list[list[str]] = []
+    seen: set[str] = set()
     for given in caches:
         with opened(given) as cache:
-            names.append(load_samples(cache, columns, head).ids.tolist())
+            samples = load_samples(cache, columns, head)
+            names.append(samples.ids.tolist())
+            seen.update(samples.ids[barred_rows(samples)].tolist())
     common = set(names[0]).intersection(*names[1:])
     if not common:
         raise FitError("the caches share no labelled row; compare caches of the same images")
     left = len(set().union(*names)) - len(common)
-    return [n for n in names[0] if n in common], {"not in every cache": left} if left else {}
+    excluded = {"not in every cache": left} if left else {}
+    if not (barred := common & seen):
+        return [n for n in names[0] if n in common], excluded, []
+    if not common - seen:
+        raise refuse_seen(len(common))
+    note = seen_note(len(barred), len(common), "they are left out, for every cache")
+    excluded[SEEN] = len(barred)
+    return [n for n in names[0] if n in common - seen], excluded, [note]
 
 
 def _ordered(cache: Cache, columns: Columns, head: Head, names: list[str]) -> Samples:

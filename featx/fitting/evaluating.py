@@ -17,6 +17,7 @@ from featx.evaluation.conformal import coverage_of
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.measures import Measures, worse_notes
 from featx.fitting.samples import Samples, require_seed
+from featx.fitting.seen import CODE, SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
@@ -156,6 +157,13 @@ def _head(model: Model) -> Head:
 
 def _unseen(model: Model, samples: Samples, *, by_name: bool) -> Samples:
     """Leave out rows that the model learnt from, and those of a class that it cannot name."""
+    barred = barred_rows(samples)
+    if barred.any():
+        samples = samples.keep(~barred, SEEN)
+        if not len(samples):
+            raise refuse_seen(len(barred))
+        note = seen_note(int(barred.sum()), len(barred), "they are left out")
+        samples = replace(samples, notes=(*samples.notes, note))
     known = model.saw(samples.ids.tolist(), samples.digests, by_name=by_name)
     found = samples.keep(~known, "seen in training")
     if not len(found):
@@ -202,7 +210,7 @@ def _same_columns(samples: Samples, model: Model) -> Samples:
 def _result(
     model: Model, cache: Cache, samples: Samples, metrics: dict[str, Any], known: dict[str, Any]
 ) -> Evaluation:
-    notes = []
+    notes = [note for note in samples.notes if note["code"] == CODE]
     if unknown := samples.excluded.get("of unknown class"):
         text = f"{unknown} rows have a class that the model does not know, and are left out"
         notes.append(warn("unknown-classes", text))

@@ -13,6 +13,7 @@ from featx.errors import FitError
 from featx.evaluation import baseline
 from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.samples import Samples
+from featx.fitting.seen import CODE, without_seen
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
 from featx.selection import Split, leak_warnings, make_split
@@ -69,6 +70,7 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
     # Classes are read as any classifier reads them; errors name the protocol.
     reader = replace(get_head("logreg"), name=protocol.name)
     samples = usable_samples(cache, reader, options)
+    samples = without_seen(samples, options.plan.test_size, options.seed)
     split = _split(samples, protocol, options)
     X = samples.take(np.arange(len(samples)))
     found = run_protocol(protocol.name, X, samples.y, split, seed=options.seed)
@@ -134,7 +136,8 @@ def _baseline(samples: Samples, split: Split, seed: int) -> dict[str, Any]:
 
 
 def _leaks(samples: Samples, split: Split) -> list[Warn]:
-    return leak_warnings(
+    notes = [note for note in samples.notes if note["code"] == CODE]
+    return notes + leak_warnings(
         _learnt(split), split.test, digests=samples.digests, groups=samples.groups, y=samples.y
     )
 

@@ -41,6 +41,8 @@ class Samples:
         Features of each tap, in the order in which they stand side by side.
     notes
         What was assumed in reading the labels, and what looks like a mistake in them.
+    seen
+        Whether the network was trained on each row (`featx.tune`); None where it saw none.
     """
 
     rows: NDArray[np.int64]
@@ -57,6 +59,7 @@ class Samples:
     names: tuple[str, ...] = ()
     widths: dict[str, int] = field(default_factory=dict)
     notes: tuple[Warn, ...] = ()
+    seen: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,7 +117,7 @@ class Samples:
         """Give some of these samples, in the order of the positions `at`."""
         values: dict[str, Any] = {
             name: None if (given := getattr(self, name)) is None else given[at]
-            for name in ("rows", "y", "ids", "digests", "groups", "split", "weights")
+            for name in ("rows", "y", "ids", "digests", "groups", "split", "weights", "seen")
         }
         return replace(self, **values)
 

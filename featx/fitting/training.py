@@ -27,6 +27,7 @@ from featx.fitting.promises import set_sets, set_thresholds
 from featx.fitting.publishing import fit_command, keep_for_report, report_data
 from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
+from featx.fitting.seen import guard
 from featx.fitting.streamed import measurement
 from featx.heads import Head, get_head
 from featx.labels import joined_labels
@@ -200,7 +201,7 @@ def fit_caches(
     key
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     """
-    start, found = time.perf_counter(), find_contenders(caches, head, options)
+    start, found = time.perf_counter(), guard(find_contenders(caches, head, options), options)
     rare = settle_rare(found, head, options)
     found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
@@ -398,6 +399,8 @@ def _how(samples: Samples, options: FitOptions) -> str:
     kept = ", groups kept together" if samples.groups is not None else ""
     if options.nested:
         return f"nested: {options.folds} outer folds{kept}"
+    if samples.seen is not None and samples.seen.any():
+        return f"rows that the network was not trained on{kept}"
     if samples.split is not None:
         return "the split of the source"
     share = f"{options.plan.test_size:.0%} of the rows held out{kept}"

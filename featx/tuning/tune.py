@@ -23,6 +23,7 @@ from featx.extraction import extract
 from featx.files import require_writable
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.samples import Samples
+from featx.fitting.seen import without_seen
 from featx.heads import get_head
 from featx.manifest import Source
 from featx.provenance import library_versions
@@ -366,6 +367,7 @@ def split_rows(samples: Samples, options: TuneOptions) -> tuple[Split, list[dict
         If rows do not suffice, or a class has no training row.
     """
     groups, plan = samples.groups, SplitPlan(split=options.split, seed=options.seed)
+    samples = without_seen(samples, plan.test_size, options.seed)
     split = make_split(
         samples.y, split=samples.split, groups=groups, test_size=plan.test_size, seed=options.seed
     )
