@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -178,6 +179,40 @@ def test_ids_labels_and_columns_of_a_tar(tmp_path: Path, photos: Path) -> None:
     assert list(found.columns["txt"]) == ["", "ein schöner Vogel"]
     assert found.ignored == 3
     assert found.read(1)[0] == two
+
+
+def test_names_with_several_dots_keep_their_labels(
+    tmp_path: Path, photos: Path, home: Path
+) -> None:
+    images = [data for _, _, data in pictures_of(photos)]
+    members = [
+        ("IMG.001.png", images[0]),
+        ("IMG.001.cls", b"owl"),
+        ("IMG.002.PNG", images[1]),
+        ("IMG.002.cls", b"cat"),
+        ("v1.0.png", images[2]),
+        ("v1.cls", b"dog"),
+        ("x.png", images[3]),
+        ("x.cls", b"cat"),
+        ("x.b.png", images[4]),
+        ("x.b.cls", b"owl"),
+        ("x.seg.png", images[5]),
+        ("y.png", images[6]),
+        ("y.png.cls", b"dog"),
+        ("y.boxes.json", b" " * (2 << 20)),
+    ]
+    write_tar(tmp_path / "x.tar", members)
+    for _ in range(3):  # the last time from the index that was kept
+        found = load_manifest(tmp_path / "x.tar")
+        names = ["IMG.001.png", "IMG.002.PNG", "v1.0.png", "x.png", "x.b.png", "y.png"]
+        assert found.ids == [f"x.tar/{name}" for name in names]
+        assert found.labels == ["owl", "cat", "dog", "cat", "owl", None]
+        assert not found.refused
+        assert found.ignored == 3
+        said = {entry["code"]: entry["message"] for entry in found.notes}
+        assert said["tar-pictures-beside"].startswith("1 pictures, the first 'x.seg.png', ")
+        assert said["tar-labels-unused"].startswith("1 labels, the first 'y.png.cls', are of no")
+        os.utime(tmp_path / "x.tar", ns=(10**18, 10**18))
 
 
 def test_names_of_shards_tell_the_split(photos: Path, tmp_path: Path) -> None:

@@ -13,16 +13,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featx.errors import SourceError
-from featx.manifest import Manifest, SourceOptions, Stamp
+from featx.manifest import Manifest, Note, SourceOptions, Stamp, note
 from featx.portion import Dealing
 from featx.sources.classfolders import FirstFolders, labels_and_split
 from featx.sources.columns import named_splits, table_columns, table_labels, table_split, without
 from featx.sources.places import Parts
 from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
-from featx.sources.tarindex import NOTES, TarIndex, index_tar
+from featx.sources.tarindex import BESIDE, NOTES, UNUSED, TarIndex, index_tar
 from featx.sources.text import Prefixed, Text
 
 _AS_WRITTEN: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
+_ODD = {
+    BESIDE: "{count} pictures, the first {first}, are passed over: what stands before the first "
+    "dot of a name is its key, and each is taken to be about the picture of the same key; write no "
+    "second dot, or a label beside it, if it is an image of its own",
+    UNUSED: "{count} labels, the first {first}, are of no picture: name each as its picture, but "
+    "for the extension",
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,21 @@ def from_tars(
         ignored_by_extension=dict(
             sum((index.ignored for _, index in found.pairs), ignored or Counter())
         ),
+        notes=_odd([index for _, index in found.pairs]),
         dealt=dealing.dealt,
+    )
+
+
+def _odd(indices: Sequence[TarIndex]) -> tuple[Note, ...]:
+    """Say of names with several dots whose pictures or labels were passed over."""
+    found: dict[str, tuple[int, str]] = {}
+    for index in indices:
+        for code, (count, first) in index.odd.items():
+            before, name = found.get(code, (0, first))
+            found[code] = (before + count, name)
+    return tuple(
+        note(code, _ODD[code].format(count=count, first=ascii(first)))
+        for code, (count, first) in found.items()
     )
 
 

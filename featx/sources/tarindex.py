@@ -29,6 +29,11 @@ log = logging.getLogger("featx")
 NOTES = ("cls", "txt", "json")
 """Members that say something of the image with the same key."""
 
+BESIDE = "tar-pictures-beside"
+"""Pictures such as ``x.seg.png`` beside ``x.jpg``, of which no other member says something."""
+UNUSED = "tar-labels-unused"
+"""Members such as ``x.y.cls`` without a picture ``x.y.png``."""
+
 _BLOCK = 512  # bytes; what headers and contents of a tar are rounded to
 _MAX_NOTE = 1 << 20
 _MAX_HEADER = 1 << 20  # of the name, or of the PAX records, of one member
@@ -36,7 +41,7 @@ _MAX_GLOBAL = 1000  # PAX records that hold for all members; each member gets a 
 _EXTENDED = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names, PAX records
 _MAX_PICTURE = 1 << 30
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
-_VERSION = "2"  # raised with what an index holds
+_VERSION = "3"  # raised with what an index holds
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
@@ -55,11 +60,15 @@ class TarIndex:
         ``name -> reason`` of members that are no readable image.
     ignored
         Number of other members passed over.
+    odd
+        ``code -> (number, first name)`` of members whose names have several dots and that were
+        passed over, although they may be meant: ``BESIDE`` and ``UNUSED``.
     """
 
     table: pa.Table
     refused: dict[str, str]
     ignored: PassedOver
+    odd: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def index_tar(place: str, stamp: Stamp) -> TarIndex:
@@ -83,10 +92,38 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
 
 @dataclass
 class _Found:
-    """What the members of one key have told so far."""
+    """What the members of one key have told so far.
+
+    Of each it is known what stands between the first dot of its name and the last: nothing in a
+    plain name.
+    """
 
     images: list[tuple[str, str, int, int]] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[tuple[str, int, int, list[str | None] | None]]:
+        """Give the images with their notes; None for one that is about a plainly named one."""
+        plain = any(not middle for _, middle, _, _ in self.images)
+        for name, middle, offset, size in self.images:
+            own = [self.notes.get((middle, note)) for note in NOTES]
+            if not plain:
+                all_of_key = (self.notes.get(("", note)) for note in NOTES)
+                own = [
+                    one if one is not None else of for one, of in zip(own, all_of_key, strict=True)
+                ]
+            elif middle and not any(text is not None for text in own):
+                yield name, offset, size, None
+                continue
+            yield name, offset, size, own
+
+    def unused(self) -> list[tuple[str, str]]:
+        """Notes that no image goes with."""
+        middles = {middle for _, middle, _, _ in self.images}
+        return [
+            (middle, note)
+            for middle, note in self.notes
+            if middle not in middles and (middle or not self.images)
+        ]
 
 
 class _Member(tarfile.TarInfo):
@@ -108,23 +145,29 @@ class _Pass:
         self.seen: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         self.ignored = PassedOver()
+        self.odd: dict[str, tuple[int, str]] = {}
         self.cut = False
 
     def index(self) -> TarIndex:
         for member in self._members():
             self._take(member)
         rows: list[tuple[Any, ...]] = []
-        for found in self.keys.values():
-            for note in () if found.images else found.notes:
+        for key, found in self.keys.items():
+            for middle, note in found.unused():
                 self.ignored.take(f".{note}")
-            plain = any("." not in extension for _, extension, _, _ in found.images)
-            for name, extension, offset, size in found.images:
-                # x.seg.png beside x.jpg is about that image and none of its own.
-                if plain and "." in extension:
+                if middle and note == "cls":
+                    self._say(UNUSED, f"{key}.{middle}.{note}".removeprefix("/"))
+            for name, offset, size, notes in found.rows():
+                if notes is None:
                     self.ignored.take(name)
-                    continue
-                rows.append((name, offset, size, *(found.notes.get(note) for note in NOTES)))
-        return TarIndex(_table(rows), self.refused, self.ignored)
+                    self._say(BESIDE, name)
+                else:
+                    rows.append((name, offset, size, *notes))
+        return TarIndex(_table(rows), self.refused, self.ignored, self.odd)
+
+    def _say(self, code: str, name: str) -> None:
+        count, first = self.odd.get(code, (0, name))
+        self.odd[code] = (count + 1, first)
 
     def _members(self) -> Iterator[tarfile.TarInfo]:
         """Yield members until the end, or until what is left cannot be read."""
@@ -176,14 +219,18 @@ class _Pass:
     def _take(self, member: tarfile.TarInfo) -> None:
         name = printable(member.name).removeprefix("./")
         folder, _, base = name.rpartition("/")
-        stem, _, extension = base.partition(".")
+        stem, _, rest = base.partition(".")
+        middle, _, kind = rest.rpartition(".")
+        kind = kind.lower()
         is_image = os.path.splitext(base)[1].lower() in self.extensions  # noqa: PTH122
         if member.isdir():
             return
         if any(part.startswith(".") for part in name.split("/")):
             self.ignored.take(name, hidden=True)
-        elif is_image or extension.lower() in NOTES:
-            if reason := self._reason_against(member):
+        elif is_image or kind in NOTES:
+            if middle and not is_image and (name in self.seen or self._reason_against(member)):
+                self.ignored.take(name)  # it may be anything: x.boxes.json of ten megabytes
+            elif reason := self._reason_against(member):
                 self._refuse(name, reason)
             elif name in self.seen:
                 self.seen[name] += 1
@@ -192,20 +239,17 @@ class _Pass:
                 )
             else:
                 self.seen[name] = 1
-                self._add(f"{folder}/{stem}", name, extension.lower(), member, is_image)
+                found = self.keys.setdefault(f"{folder}/{stem}", _Found())
+                if is_image:
+                    found.images.append((name, middle, member.offset_data, member.size))
+                else:
+                    found.notes[middle, kind] = self._text(member)
         else:
             self.ignored.take(name)
 
-    def _add(
-        self, key: str, name: str, extension: str, member: tarfile.TarInfo, is_image: bool
-    ) -> None:
-        found = self.keys.setdefault(key, _Found())
-        if is_image:
-            found.images.append((name, extension, member.offset_data, member.size))
-            return
+    def _text(self, member: tarfile.TarInfo) -> str:
         self.file.seek(member.offset_data)
-        text = self.file.read(member.size).decode("utf-8", "replace").strip()
-        found.notes[extension] = text
+        return self.file.read(member.size).decode("utf-8", "replace").strip()
 
     def _reason_against(self, member: tarfile.TarInfo) -> str | None:
         if member.issym() or member.islnk():
@@ -249,7 +293,8 @@ def _load(path: Path) -> TarIndex | None:
         ignored = PassedOver({str(kind): int(n) for kind, n in said["ignored"].items()})
         if table.schema.names != ["name", "offset", "size", *NOTES]:
             return None
-        return TarIndex(table.replace_schema_metadata(None), said["refused"], ignored)
+        odd = {str(code): (int(n), str(first)) for code, (n, first) in said["odd"].items()}
+        return TarIndex(table.replace_schema_metadata(None), said["refused"], ignored, odd)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -259,10 +304,10 @@ def _load(path: Path) -> TarIndex | None:
 
 def _keep(index: TarIndex, path: Path) -> None:
     """Write an index whole or not at all; without a place for it the next run makes it again."""
-    said = json.dumps({"refused": index.refused, "ignored": index.ignored})
+    told = {"refused": index.refused, "ignored": index.ignored, "odd": index.odd}
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        table = index.table.replace_schema_metadata({"featx": said})
+        table = index.table.replace_schema_metadata({"featx": json.dumps(told)})
         with writing(path, mode=0o600) as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
     except OSError as error:
