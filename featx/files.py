@@ -384,6 +384,26 @@ def no_space(path: Path, needed: int, limit: str = "") -> NoSpaceError:
     )
 
 
+def full_text(error: OSError) -> str:
+    """Say of a full disk, where nothing says what was being written, how much is free.
+
+    Parameters
+    ----------
+    error
+        One that `is_full` is true of; with the name of a file, its disk is meant, else those of
+        the current folder and of temporary files.
+    """
+    if error.filename:
+        path = Path(os.fsdecode(error.filename))
+        return str(no_space(path, _size(path) + 1)).replace(" needed", " needed at the least", 1)
+    folders = dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir())))
+    free = ", ".join(f"{size_text(shutil.disk_usage(f).free)} free in {f}" for f in folders)
+    return (
+        f"{error.strerror or error}: what was to be written needs more than is free ({free}); make "
+        "room and run the same command again, or set TMPDIR to a folder on a larger disk"
+    )
+
+
 def require_space(path: Path, folder: Path, needed: int) -> None:
     """Refuse to begin a file that `folder` has no room for.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -16,6 +17,7 @@ import pytest
 from featx import files
 from featx.errors import CacheError, NoSpaceError
 from featx.files import (
+    full_text,
     no_space,
     remove_dead,
     replacing,
@@ -202,3 +204,17 @@ def test_a_full_disk_names_what_is_needed_and_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "text"), [(999, "999 B"), (1000, "1 kB"), (2.5e12, "2.5 TB")])
 def test_sizes_for_a_person(n: float, text: str) -> None:
     assert size_text(n) == text
+
+
+def test_a_full_disk_is_said_with_what_is_free(tmp_path: Path) -> None:
+    named = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x.h5"))
+    assert re.fullmatch(
+        r"no space to write .*x\.h5: 1 \w+ needed at the least, [\d.]+ \w+ free; make room .*",
+        full_text(named),
+    )
+    nameless = OSError(errno.ENOSPC, "No space left on device")
+    said = full_text(nameless)
+    assert said.startswith(
+        "No space left on device: what was to be written needs more than is free"
+    )
+    assert f"free in {Path.cwd()}" in said

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import featx
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
+from featx.fitting.trainable import require_trainable
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +119,16 @@ def test_what_cannot_be_learnt_is_said_before_anything_is_embedded(tmp_path: Pat
         (pair / name).mkdir(parents=True)
         for path in sorted((photos / name).iterdir())[:2]:
             shutil.copy(path, pair / name)
+    uneven = tmp_path / "uneven"
+    shutil.copytree(photos, uneven)
+    shutil.copytree(pair / "red", uneven / "green")
+    require_trainable(uneven, drop_rare=True, missing=())
     for source, message in (
         (bare, "10 images and no labels.*folder of its own.*featx extract"),
         (single, "all 5 labelled images are of class 'red'"),
         (pair, r"fewer than 3 images in class 'blue' \(2\), 'red' \(2\)"),
         ([str(p) for p in pictures], "a list of images has no labels"),
+        (uneven, r"in class 'green' \(2\).*pass --rare drop to leave such classes out"),
     ):
         with pytest.raises(FitError, match=message) as caught:
             featx.train(source, tmp_path / "none")

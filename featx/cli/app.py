@@ -18,6 +18,7 @@ from featx import __version__
 from featx.cli.colours import print_lines
 from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
+from featx.files import full_text, is_full
 from featx.run.progress import close_bars
 
 log = logging.getLogger("featx")
@@ -76,7 +77,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if error.errno == errno.EPIPE:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            print_lines(f"featx: {one_line(f'{where}{error.strerror or error}')}", sys.stderr)
+            text = full_text(error) if is_full(error) else f"{where}{error.strerror or error}"
+            print_lines(f"featx: {one_line(text)}", sys.stderr)
             raise typer.Exit(ERROR) from None
         except MemoryError as error:
             asked = f" ({one_line(str(error))})" if str(error) else ""

@@ -77,6 +77,9 @@ def train(
             "rows that the source marks itself."
         ),
     ] = "auto",
+    rare: Annotated[
+        str, typer.Option(help="Classes with too few rows: error names them, drop omits them.")
+    ] = "error",
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",

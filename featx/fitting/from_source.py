@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ def train(
     repeats: int | None = None,
     nested: bool | None = None,
     fit_on: Literal["auto", "all", "train"] = "auto",
+    rare: Literal["error", "drop"] = "error",
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
@@ -88,7 +89,7 @@ def train(
         One network, or several that compete inside the measurement, each with a cache of its own.
     weights, layers, pool, input_size, missing
         As in `featx.extract`.
-    head, label, groups, split, folds, repeats, nested, fit_on, seed
+    head, label, groups, split, folds, repeats, nested, fit_on, rare, seed
         As in `featx.fit`.
     device, precision, batch_size, compile, threads, on_error, max_failed, progress
         As in `featx.extract`.
@@ -129,18 +130,8 @@ def train(
     require_writable(model, "model", read, *caches, force=force)
     require_writable(page, "report", read, *caches, model, force=force)
     if label is None:
-        require_trainable(source)
-    shared: tuple[str, ...] = (
-        "weights",
-        "layers",
-        "pool",
-        "input_size",
-        "missing",
-        "device",
-        "precision",
-    )
-    shared += ("batch_size", "compile", "threads", "on_error", "max_failed", "force", "progress")
-    options = {name: given[name] for name in shared}
+        require_trainable(source, drop_rare=rare == "drop", missing=several(missing))
+    options = {name: given[name] for name in _SHARED}
     extracted = [
         _embedded(source, place, name, options) for name, place in zip(names, caches, strict=True)
     ]
@@ -151,7 +142,11 @@ def train(
         reused = fitted is not None
         if fitted is None:
             line = _command(source, base if out is not None else None, names, head, asked)
-            fitted = fit_caches(opened, found, asked, out=model, report=page, command=line, key=key)
+            # The user named the source himself: its pictures may be fetched for the report.
+            followed = replace(asked, fetch=True)
+            fitted = fit_caches(
+                opened, found, followed, out=model, report=page, command=line, key=key
+            )
         won = [os.fspath(place) for place in caches].index(fitted.cache)
         audit = _audited(opened[won], fitted, reused=reused, progress=progress)
         example = str(opened[won].paths[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from featx.errors import FitError
@@ -14,10 +15,17 @@ LEAST = 3
 """Images of a class: one to learn from, one to choose by, one to measure with."""
 
 
-def require_trainable(source: Source) -> None:
+def require_trainable(source: Source, *, drop_rare: bool, missing: Sequence[str]) -> None:
     """Refuse a local folder or table whose labels cannot make a classifier.
 
     Other sources are listed once, by the extraction; their labels are checked after it.
+
+    Parameters
+    ----------
+    drop_rare
+        Whether classes of too few images are left out later.
+    missing
+        Texts that mean an empty field of a table.
 
     Raises
     ------
@@ -31,10 +39,10 @@ def require_trainable(source: Source) -> None:
         )
     path = Path(source)
     if path.is_dir() or path.suffix.lower() == ".csv":
-        check_labels(load_manifest(source))
+        check_labels(load_manifest(source, missing=tuple(missing)), drop_rare=drop_rare)
 
 
-def check_labels(manifest: Manifest) -> None:
+def check_labels(manifest: Manifest, *, drop_rare: bool = False) -> None:
     """Check the labels of a list of images."""
     names = _names(manifest.labels)
     if names is None:
@@ -55,13 +63,15 @@ def check_labels(manifest: Manifest) -> None:
             f"class: `featx extract {where} features.h5`"
         )
     few = {name: n for name, n in counts.items() if n < LEAST}
-    if few:
+    large = len(counts) - len(few)
+    if few and not (drop_rare and large >= 2):
         named = ", ".join(f"{name!r} ({n})" for name, n in sorted(few.items())[:5])
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
         raise FitError(
             f"{where}: fewer than {LEAST} images in class {named}{more}. A class needs {LEAST}: "
             "one to learn from, one to choose by and one to measure with; from 10 on the figures "
-            "say something. Add images, or move such classes out of the folder"
+            "say something. Add images, or "
+            + ("pass --rare drop to leave such classes out" if large >= 2 else "merge classes")
         )
 
 
