@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 import featx
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
+from featx.fitting.findings import COLUMNS
+from featx.fitting.review import write_table
 from featx.fitting.searchindex import open_index
 
 
@@ -236,3 +239,13 @@ def test_an_index_finds_what_comparing_every_row_finds(
         assert (found.added, found.removed) == (5, 99)
     with pytest.raises(FeatxError, match="cosine without filters"):
         featx.search(path, X[3], index="approximate", metric="euclidean")
+
+
+def test_a_table_of_findings_may_be_kept_from_being_formulas(tmp_path: Path) -> None:
+    finding = {c: None for c in COLUMNS} | {"id": "=A1.png", "kind": "failed", "score": -0.5}
+    found = SimpleNamespace(findings=[finding])
+    for safe, name in ((False, "=A1.png"), (True, "'=A1.png")):
+        write_table(tmp_path / "a.csv", found, safe=safe)  # type: ignore[arg-type]
+        with (tmp_path / "a.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert (row["id"], row["score"], row["label"]) == (name, "-0.5", "")

@@ -190,3 +190,24 @@ def test_it_shows_its_rows(model: Model, folder: Path) -> None:
         found = model.predict(cache)
     assert "red/000.png (red)" in repr(found)
     assert "<table>" in found._repr_html_()
+
+
+def test_text_of_a_table_is_no_formula_where_that_is_asked_for(
+    folder: Path, tmp_path: Path, model: Model, how: dict[str, Any]
+) -> None:
+    names = ["=1+1.png", "'quoted.png", "plain=.png"]
+    for name in names:
+        (tmp_path / "new").mkdir(exist_ok=True)
+        shutil.copy(pictures(folder)[0], tmp_path / "new" / name)
+    (tmp_path / "new" / "-bad.png").write_bytes(b"no picture")
+    for safe in (False, True):
+        out = tmp_path / f"{safe}.csv"
+        model.predict(tmp_path / "new", out=out, excel_safe=safe, **how)
+        read = pd.read_csv(out, dtype=str, keep_default_na=False)
+        ids = [name.removeprefix("'") if safe else name for name in read["id"]]
+        assert sorted(ids) == sorted([*names, "-bad.png"])
+        assert ("'=1+1.png" in set(read["id"])) is safe
+        assert "plain=.png" in set(read["id"])
+        assert (read["p_red"] != "").sum() == 3
+    with pytest.raises(ModelError, match=r"--excel-safe is for \.csv"):
+        model.predict(tmp_path / "new", out=tmp_path / "p.jsonl", excel_safe=True, **how)

@@ -50,6 +50,12 @@ AllowHosts = Annotated[
 Fetch = Annotated[
     bool, typer.Option("--fetch", help="Follow the addresses that the cache or model names.")
 ]
+ExcelSafe = Annotated[
+    bool,
+    typer.Option(
+        "--excel-safe", help="Put ' before text of a .csv that a spreadsheet would compute."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import CacheFile, Json, command, show
-
-Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
+from featx.cli.app import CacheFile, ExcelSafe, Force, Json, command, show
 
 
 @command
@@ -44,6 +42,7 @@ def audit(
         typer.Option(help="CSV file of corrected labels, for `featx extract --labels`."),
     ] = None,
     force: Force = False,
+    excel_safe: ExcelSafe = False,
     as_json: Json = False,
 ) -> None:
     """Name conflicting labels, copies, likely label errors, outliers and failed files of CACHE."""

@@ -11,6 +11,7 @@ from featx.cli.app import (
     ERROR,
     SOME_FAILED,
     AllowHosts,
+    ExcelSafe,
     Fetch,
     Force,
     Json,
@@ -59,6 +60,7 @@ def predict(
         int | None, typer.Option(help="Stop once more images than this have failed.")
     ] = None,
     force: Force = False,
+    excel_safe: ExcelSafe = False,
     fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +81,13 @@ def predict(
 
     given = source[0] if len(source) == 1 else source
     result = load_model(model).predict(
-        given, out=out, cache=cache, force=force, fetch=fetch, **options
+        given,
+        out=out,
+        cache=cache,
+        force=force,
+        fetch=fetch,
+        excel_safe=excel_safe,
+        **options,
     )
     say_failures(result.failures, "the table" if out is None else str(out))
     found = result.to_dict()

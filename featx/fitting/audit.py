@@ -61,6 +61,7 @@ def audit(
     reviewed: str | os.PathLike[str] | None = None,
     apply: str | os.PathLike[str] | None = None,
     force: bool = False,
+    excel_safe: bool = False,
     progress: bool = True,
 ) -> Audit:
     """Name what is wrong with the data of a cache, and estimate how many labels are wrong.
@@ -99,6 +100,8 @@ def audit(
         `reviewed` what a person said, else the suggestions, which nobody has looked at.
     force
         Replace files that featx did not write.
+    excel_safe
+        As in `featx.model.Model.predict`, for `out`.
     progress
         Whether to show progress on stderr.
 
@@ -138,7 +141,7 @@ def audit(
         if apply is not None:
             reviews.write_labels(Path(apply), found, reviewed)
         if out is not None:
-            reviews.write_table(Path(out), found)
+            reviews.write_table(Path(out), found, safe=excel_safe)
         if page is not None:
             from featx.fitting.sheet import audit_sheet
 

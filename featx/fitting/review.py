@@ -14,6 +14,7 @@ import numpy as np
 from featx.auditing import Stratum, estimate_rate, review_sample
 from featx.errors import FitError
 from featx.files import write_bytes
+from featx.formulas import excel_safe
 
 if TYPE_CHECKING:
     import os
@@ -41,8 +42,13 @@ class ReviewedRow:
         return self.answer != _OK and self.answer != self.label
 
 
-def write_table(path: Path, found: Audit) -> None:
+def write_table(path: Path, found: Audit, *, safe: bool = False) -> None:
     """Write the findings as CSV or Parquet.
+
+    Parameters
+    ----------
+    safe
+        Whether text of a CSV file is kept from being a formula: `featx.formulas.excel_safe`.
 
     Raises
     ------
@@ -56,7 +62,9 @@ def write_table(path: Path, found: Audit) -> None:
 
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        write_bytes(path, _csv(COLUMNS, ([one[c] for c in COLUMNS] for one in found.findings)))
+        lines = ([one[c] for c in COLUMNS] for one in found.findings)
+        kept = (map(excel_safe, line) for line in lines) if safe else lines
+        write_bytes(path, _csv(COLUMNS, kept))
     elif suffix in (".parquet", ".pq"):
         import pyarrow as pa
         import pyarrow.parquet as parquet

@@ -158,6 +158,7 @@ class Model:
         max_failed: int | None = None,
         progress: bool = True,
         force: bool = False,
+        excel_safe: bool = False,
         fetch: bool = False,
     ) -> Prediction:
         """Label every image of `source`.
@@ -183,6 +184,9 @@ class Model:
             As in `featx.extract`.
         force
             Replace a file at `out` that featx did not write.
+        excel_safe
+            Put an apostrophe before text of a ``.csv`` that a spreadsheet would take for a formula,
+            or that begins with an apostrophe; without it ids and labels are letter for letter.
         fetch
             Fetch the weights that the model names, where they are not on this machine.
 
@@ -202,14 +206,16 @@ class Model:
         >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
         >>> found = model.predict("new/", out="new.csv")  # doctest: +SKIP
         """
-        own = ("self", "source", "out", "cache", "force", "fetch")
+        own = ("self", "source", "out", "cache", "force", "fetch", "excel_safe")
         options = {name: value for name, value in locals().items() if name not in (*own, "own")}
         from featx.backbones.fetch import named_by
         from featx.model.prediction import predict
 
         asked = fetch or weights is not None or backbone is not None
         with named_by("" if asked else self.name):
-            return predict(self, source, out=out, cache=cache, force=force, options=options)
+            return predict(
+                self, source, out=out, cache=cache, force=force, safe=excel_safe, options=options
+            )
 
     @typed
     def export(

@@ -106,28 +106,31 @@ def predict(
     out: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
+    safe: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Prediction:
     """Label every image of `source`; see `featx.model.Model.predict`.
 
     Parameters
     ----------
+    safe
+        Whether text of a CSV file is kept from being a formula.
     options
         Fields of `featx.run.options.ExtractOptions` that change no value, and `weights` or
         `backbone` where they are not None.
     """
     target = None if out is None else Path(out)
     if target is not None:
-        require_rows_target(target, source, model.path, force=force)
+        require_rows_target(target, source, model.path, force=force, safe=safe)
     given = as_source(source, model)
     if isinstance(given, np.ndarray):
-        return _label(model, Vectors(given), target)
+        return _label(model, Vectors(given), target, safe)
     if isinstance(given, Cache):
         model.require_cache(given)
-        return _label(model, given, target)
+        return _label(model, given, target, safe)
     if cache is None and (few := _few(given, target, model)) is not None:
         network = ModelNetwork(model, same_options(model, options or {}), few)
-        return _label(model, network.embed(), target)
+        return _label(model, network.embed(), target, safe)
     chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
         from featx.extraction import extract
@@ -137,10 +140,10 @@ def predict(
         except ExtractError as error:
             if not error.failures or chosen.get("on_error") == "fail":
                 raise
-            return _label(model, Vectors.none(model, error.failures), target)
+            return _label(model, Vectors.none(model, error.failures), target, safe)
         with open_cache(place) as found:
             model.require_cache(found, precision=False)
-            return _label(model, found, target)
+            return _label(model, found, target, safe)
 
 
 def _few(given: Any, target: Path | None, model: Model) -> Any:
@@ -199,7 +202,9 @@ def _remove_features(place: Path) -> None:
         remove_parts(place)
 
 
-def _label(model: Model, cache: Cache | Vectors, target: Path | None) -> Prediction:
+def _label(
+    model: Model, cache: Cache | Vectors, target: Path | None, safe: bool = False
+) -> Prediction:
     counts: Counter[str] = Counter()
     near = likeness_of(model)
     kept: list[Row] = []
@@ -209,7 +214,7 @@ def _label(model: Model, cache: Cache | Vectors, target: Path | None) -> Predict
                 kept += rows
                 show.step(len(rows))
         else:
-            with open_rows(target, columns_of(model)) as writer:
+            with open_rows(target, columns_of(model), safe=safe) as writer:
                 for rows in _rows(model, cache, counts, near):
                     writer.write(rows)
                     show.step(len(rows))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from featx.errors import ModelError
 from featx.files import Sequential, require_writable, writing
+from featx.formulas import excel_safe
 from featx.marks import GENERATOR
 
 Row = dict[str, Any]
@@ -30,13 +31,13 @@ class RowWriter(Protocol):
         """Write what is left."""
 
 
-def require_rows_target(path: Path, *read: object, force: bool = False) -> None:
+def require_rows_target(path: Path, *read: object, force: bool = False, safe: bool = False) -> None:
     """Refuse a target that cannot be written, or is the source, before any work is done for it.
 
     Raises
     ------
     ModelError
-        For a suffix that names no format.
+        For a suffix that names no format, or one other than CSV where formulas are to be escaped.
     CacheError
         If it cannot be written.
     """
@@ -44,11 +45,15 @@ def require_rows_target(path: Path, *read: object, force: bool = False) -> None:
         raise ModelError(
             f"predictions {path}: the suffix names no format; use one of {', '.join(SUFFIXES)}"
         )
+    if safe and path.suffix.lower() != ".csv":
+        raise ModelError(
+            f"predictions {path}: --excel-safe is for .csv; in other formats text is text"
+        )
     require_writable(path, "predictions", *read, force=force)
 
 
 @contextmanager
-def open_rows(path: Path, columns: dict[str, type]) -> Iterator[RowWriter]:
+def open_rows(path: Path, columns: dict[str, type], *, safe: bool = False) -> Iterator[RowWriter]:
     """Write rows into a file that appears under its name complete, or not at all.
 
     Parameters
@@ -57,31 +62,36 @@ def open_rows(path: Path, columns: dict[str, type]) -> Iterator[RowWriter]:
         Its suffix is the format.
     columns
         Name and type (``str``, ``float`` or ``bool``) of each column.
+    safe
+        Whether text of a CSV file is kept from being a formula: `featx.formulas.excel_safe`.
     """
     with writing(path) as file:
-        writer = _writer(path.suffix.lower(), file, columns)
+        writer = _writer(path.suffix.lower(), file, columns, safe)
         try:
             yield writer
         finally:
             writer.close()
 
 
-def _writer(suffix: str, file: Sequential, columns: dict[str, type]) -> RowWriter:
+def _writer(suffix: str, file: Sequential, columns: dict[str, type], safe: bool) -> RowWriter:
     if suffix == ".csv":
-        return _Csv(file, list(columns))
+        return _Csv(file, list(columns), safe)
     if suffix in (".parquet", ".pq"):
         return _Parquet(file, columns)
     return _Lines(file)
 
 
 class _Csv:
-    def __init__(self, file: Sequential, columns: list[str]) -> None:
+    def __init__(self, file: Sequential, columns: list[str], safe: bool) -> None:
+        self.safe = safe
         self.file, self.text = file, io.StringIO(newline="")
         self.writer = csv.DictWriter(self.text, columns)
         self.writer.writeheader()
         self._pass_on()
 
     def write(self, rows: list[Row]) -> None:
+        if self.safe:
+            rows = [{name: excel_safe(value) for name, value in row.items()} for row in rows]
         self.writer.writerows(rows)
         self._pass_on()
 

@@ -343,8 +343,10 @@ function csv() {
     name, result?.label, ...scored.map((c) => result?.probabilities?.[c]), ...(decided ? [result?.abstained] : []),
     ...(near ? [result?.nearest[0]?.distance, result?.unfamiliar] : []), error,
   ]);
+  // Text that a spreadsheet would compute gets an apostrophe, as `featx predict --excel-safe` does.
+  const safe = (value) => typeof value === "string" && /^[=+\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]/.test(value) ? "'" + value : value;
   const field = (value) => value == null ? "" : /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
-  return [header, ...lines].map((line) => line.map(field).join(",") + "\r\n").join("");
+  return [header, ...lines].map((line) => line.map(safe).map(field).join(",") + "\r\n").join("");
 }
 
 function download() {
