@@ -71,9 +71,11 @@ def _traced(
 ) -> list[Markup]:
     """Draw the curves that are told apart above the others, which are thin and grey."""
     kinds = curve_kinds(curves, classes)
-    grey = [curve(frame, *one[name], "rest") for one in curves if one["class"] not in kinds]
-    apart = [one for one in curves if one["class"] in kinds]
-    return grey + [curve(frame, *one[name], kinds[one["class"]]) for one in apart]
+    found = []
+    for one in sorted(curves, key=lambda one: one["class"] in kinds):
+        xs, ys = one[name]
+        found.append(curve(frame, xs, ys, kinds.get(one["class"], "rest")))
+    return found
 
 
 def curve_kinds(curves: list[dict[str, Any]], classes: list[str]) -> dict[str, str]:

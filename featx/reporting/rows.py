@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.reporting.data import ReportData
 
@@ -48,11 +49,12 @@ def prediction_rows(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _wrong(data: ReportData) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _wrong(data: ReportData) -> NDArray[np.bool_]:
     if data.task == "regression":
         return np.zeros(len(data.ids), dtype=bool)
-    differ = np.asarray(data.y_true != data.y_pred)
-    return differ.any(axis=1) if differ.ndim == 2 else differ
+    both = (data.y_true.reshape(len(data.ids), -1), data.y_pred.reshape(len(data.ids), -1))
+    found: NDArray[np.bool_] = np.not_equal(*both).any(axis=1)
+    return found
 
 
 def _figures(data: ReportData) -> Any:
