@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from featx.tuning import epochs
 from featx.tuning.epochs import Classifier, Lesson, learn
 from featx.tuning.options import TuneOptions
 from featx.tuning.rows import MapRows, batches_of
+from featx.tuning.tune import labelled, row_weights, split_rows
 from featx.tuning.upper import cut_network
 
 SMALL = """
@@ -37,7 +39,7 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(True))
+        self.body = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12))
         self.side = nn.Conv2d(8, 12, 1, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.unused = nn.Conv2d(3, 3, 1)
@@ -265,3 +267,106 @@ def test_a_class_without_training_rows_is_named(small: dict[str, Any], tmp_path:
     (tmp_path / "t.csv").write_text("\n".join(lines))
     with pytest.raises(FitError, match=r"1 classes have no training row \(eel\)"):
         featx.tune(tmp_path / "t.csv", tmp_path / "w.safetensors", **small)
+
+
+def test_all_ways_on_the_same_rows_in_the_shell(
+    pictures: Path, small: dict[str, Any], tmp_path: Path, shell: Any
+) -> None:
+    flags = [*("--backbone", small["backbone"], "--start", "random", "--layer", "stem")]
+    flags += [*("--input-size", 32, "--epochs", 2, "--batch-size", 16, "--lr", 0.01)]
+    flags += ["--baselines", "frozen,whole,scratch", "--json"]
+    done = shell("tune", pictures, tmp_path / "w.safetensors", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 of 2: loss" in done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found["test"]) == ["tuned", "frozen", "whole", "scratch"]
+    for figures in found["test"].values():
+        assert {"accuracy", "roc_auc", "seconds", "multiply_adds"} <= set(figures)
+        assert set(figures["accuracy"]) == {"value", "low", "high"}
+    for way in ("frozen", "whole", "scratch"):
+        gain = found["paired"][way]["difference"]
+        both = (found["test"][name]["accuracy"]["value"] for name in ("tuned", way))
+        ours, theirs = both
+        assert gain["value"] == pytest.approx(ours - theirs)
+        assert gain["low"] <= gain["value"] <= gain["high"]
+    above, whole = (found["test"][way]["multiply_adds"] for way in ("tuned", "whole"))
+    assert 0 < above < whole
+    assert found["seen"] == 45
+
+
+def test_a_network_that_gradients_cannot_pass_is_refused_in_one_line(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    module = tmp_path / "odd.py"
+    module.write_text(SMALL.replace("x = self.stem(x)", "x = self.stem(x)\n        x += 1"))
+    options = {**small, "backbone": f"file:{module}:build", "epochs": 1, "baselines": "whole"}
+    with pytest.raises(FitError, match="cannot be trained: one of the variables") as caught:
+        featx.tune(pictures, tmp_path / "w.safetensors", **options)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "w.safetensors").exists()  # the tuned weights were written before
+
+
+def test_a_related_task_first_keeps_what_it_saw(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    first = featx.tune(pictures, tmp_path / "a.safetensors", **{**small, "epochs": 1})
+    options = {**small, "epochs": 1, "start": tmp_path / "a.safetensors", "seed": 5}
+    second = featx.tune(pictures, tmp_path / "b.safetensors", **options)
+    assert (first.n_test, second.n_test) == (15, 15)
+    assert "seen-by-backbone" in [note["code"] for note in second.warnings]
+    kept = {n: small[n] for n in ("backbone", "input_size", "precision", "progress")}
+    featx.extract(pictures, tmp_path / "c.h5", weights=tmp_path / "b.safetensors", **kept)
+    with featx.open_cache(tmp_path / "c.h5") as cache:
+        assert int(cache.seen_by_backbone.sum()) == 45  # another seed, yet the same test rows
+
+
+def test_groups_stay_on_one_side_of_both_splits(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    lines = ["path,label,patient,weight"]
+    for k, path in enumerate(sorted(pictures.rglob("*.png"))):
+        lines.append(f"{path},{path.parent.name},p{k // 3},{1 + k % 2}")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(lines))
+    featx.tune(
+        table,
+        tmp_path / "w.safetensors",
+        **{**small, "epochs": 1},
+        groups="patient",
+        weights_column="weight",
+        class_weights="balanced",
+        maps=tmp_path / "m.h5",
+    )
+    options = TuneOptions(groups="patient", weights_column="weight", class_weights="balanced")
+    with featx.open_cache(tmp_path / "m.h5") as cache:
+        samples = labelled(cache, options)
+        split, _ = split_rows(samples, options)
+        assert split.validation is not None
+        sides = [set(samples.groups[at]) for at in split]  # type: ignore[index]
+        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+        y = (samples.y == "dog").astype(np.int64)
+        weights = row_weights(samples, y, split.train, options)
+        assert set((weights[y == 1] / weights[y == 1].min()).round(4)) == {1, 2}
+        share = [len(split.train) / (2 * (y[split.train] == c).sum()) for c in (0, 1)]
+        ours = samples.weights * np.array(share)[y]  # type: ignore[operator]
+        np.testing.assert_allclose(weights, ours, rtol=1e-6)
+
+
+def test_maps_in_memory_and_on_disk_give_the_same_batches(
+    pictures: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {n: small[n] for n in ("backbone", "input_size", "precision", "progress")}
+    options |= {"layers": "stem", "pool": "none", "views": "hflip", "view_merge": "apart"}
+    featx.extract(pictures, tmp_path / "m.h5", weights="random", **options)
+    with featx.open_cache(tmp_path / "m.h5") as cache:
+        views = [cache.tap(name) for name in cache.taps]
+        made = []
+        for free in (1 << 40, 0):
+            monkeypatch.setattr("featx.tuning.rows.free_bytes", lambda free=free: free)
+            made.append(MapRows(views, (8, 16, 16), np.arange(60)))
+        order = np.random.default_rng(0).permutation(60)
+        some = [rows.take(order, np.random.default_rng(1)) for rows in made]
+        assert torch.equal(*some)
+        plain = made[0].take(order)
+        drawn = [bool(torch.equal(a, b)) for a, b in zip(some[0], plain, strict=True)]
+        assert 10 < sum(drawn) < 50  # both views are seen

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featx.errors import FitError
+from featx.errors import FeatxError, FitError, words_of
 from featx.run.progress import duration
 from featx.runtime.exact import true_fp32
 from featx.tuning.options import TuneOptions
@@ -116,7 +118,7 @@ def learn(
     if done.epoch:
         log.info("tune: goes on after epoch %d of %d", done.epoch, options.epochs)
     learned = Learned(done)
-    with torch.random.fork_rng(), true_fp32(), _deterministic(device):
+    with _in_one_line(), torch.random.fork_rng(), true_fp32(), _deterministic(device):
         while done.epoch < options.epochs and not _stops(done, options):
             start = time.perf_counter()
             losses = _epoch(model, lesson, options, optimizer, done.epoch)
@@ -164,11 +166,12 @@ def _epoch(
     losses: list[float] = []
     said = time.monotonic()
     order = rng.permutation(lesson.train)
-    for k, at in enumerate(batches_of(order, options.batch_size)):
+    ahead = _ahead(lesson.rows, batches_of(order, options.batch_size), rng)
+    for k, (at, x) in enumerate(ahead):
         now = rate(epoch * n + k, options.epochs * n, options.lr, options.schedule)
         for group in optimizer.param_groups:
             group["lr"] = now
-        logits = _forward(model, lesson.rows.take(at, rng), options)
+        logits = _forward(model, x, options)
         loss = _loss(logits, lesson, at, options.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -185,6 +188,22 @@ def _epoch(
             said = time.monotonic()
             log.info("tune: epoch %d, step %d of %d, loss %.4f", epoch + 1, k + 1, n, value)
     return losses
+
+
+def _ahead(
+    rows: Rows, batches: Iterator[Positions], rng: np.random.Generator
+) -> Iterator[tuple[Positions, Tensor]]:
+    """Read each batch while the one before is computed; one thread, so that draws keep order."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[tuple[Positions, Future[Tensor]]] = deque()
+        for at in batches:
+            waiting.append((at, reader.submit(rows.take, at, rng)))
+            if len(waiting) > 1:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        while waiting:
+            first, found = waiting.popleft()
+            yield first, found.result()
 
 
 def _loss(logits: Tensor, lesson: Lesson, at: Positions, smoothing: float) -> Tensor:
@@ -255,6 +274,17 @@ def _optimizer(model: nn.Module, options: TuneOptions) -> torch.optim.Optimizer:
     if options.optimizer == "sgd":
         return torch.optim.SGD(trained, options.lr, momentum=0.9, weight_decay=options.weight_decay)
     return torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Say in one line what torch refuses: code that changes a value that gradients need."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, FeatxError):
+            raise
+        raise FitError(f"tune: the network cannot be trained: {words_of(error)}") from error
 
 
 @contextmanager
