@@ -17,7 +17,15 @@ from scipy.special import softmax
 from featx.evaluation import evaluate
 
 RESULTS = Path(__file__).parent / "results"
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss")
+METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "roc_auc",
+    "average_precision",
+    "log_loss",
+    "brier",
+)
 
 CASES: dict[str, tuple[int, tuple[float, ...], float]] = {
     "plain": (200, (0.5, 0.5), 1.5),
@@ -26,6 +34,11 @@ CASES: dict[str, tuple[int, tuple[float, ...], float]] = {
     "few rows": (50, (0.5, 0.5), 1.5),
     "rare class": (200, (0.9, 0.1), 2.0),
     "rare class, nearly separate": (200, (0.9, 0.1), 3.0),
+    "rare class, few rows": (60, (0.9, 0.1), 2.0),
+    "easy, 30 rows": (30, (0.5, 0.5), 4.0),
+    "easy, 60 rows": (60, (0.5, 0.5), 4.0),
+    "four classes, easy": (60, (0.25, 0.25, 0.25, 0.25), 4.0),
+    "four classes, uneven": (200, (0.55, 0.25, 0.15, 0.05), 2.0),
 }
 """Rows, share of each class, distance of the classes in standard deviations."""
 

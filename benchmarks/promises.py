@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 
 import featx
 from featx.errors import FitError
 from featx.evaluation.conformal import coverage_of
 from featx.model.model import Model
 from featx.model.thresholds import decide
+from featx.reporting import Part, learning_curve
 
 RESULTS = Path(__file__).parent / "results"
 NEW_ROWS = 20_000
@@ -139,9 +142,51 @@ def sets(repeats: int) -> Iterator[Row]:
         }
 
 
+def learning(repeats: int) -> Iterator[Row]:
+    """How often the interval of "would twice the labels help?" holds the true gain; 0.95 is meant.
+
+    ``flat`` gains a tenth of a point: there the verdict must not be yes.
+    """
+    cases: dict[str, tuple[World, int, int, Callable[[], Any]]] = {
+        "grows": (World((0.5, 0.5), 2.6, 40), 120, 100, LogisticRegression),
+        "flat": (World((0.5, 0.5), 2.6, 5), 600, 200, LogisticRegression),
+        "kernel": (World((0.5, 0.5), 3.0, 30), 200, 150, SVC),
+        "wide": (World((0.5, 0.5), 3.5, 200), 160, 100, lambda: SVC(kernel="linear", C=0.01)),
+    }
+    for name, (world, n, n_test, make) in cases.items():
+        new = world.draw(NEW_ROWS, 1)
+        truth = _accuracy(world, 2 * n, new, make) - _accuracy(world, n, new, make)
+        found = [
+            learning_curve(
+                make(),
+                Part(*world.draw(n, 100 + seed)),
+                Part(*world.draw(n_test, 5_000 + seed)),
+                seed=seed,
+            )
+            for seed in range(repeats)
+        ]
+        gains = [one["doubled"]["gain"] for one in found]
+        yield {
+            "case": name,
+            "rows": n,
+            "test_rows": n_test,
+            "draws": repeats,
+            "true_gain": round(truth, 4),
+            "held": float(np.mean([g["low"] <= truth <= g["high"] for g in gains])),
+            "width": round(float(np.mean([g["high"] - g["low"] for g in gains])), 4),
+            "yes": float(np.mean([one["verdict"] == "yes" for one in found])),
+        }
+
+
+def _accuracy(world: World, n: int, new: tuple[Any, Any], make: Callable[[], Any]) -> float:
+    drawn = (world.draw(n, 20_000 + k) for k in range(40))
+    return float(np.mean([make().fit(X, y).score(*new) for X, y in drawn]))
+
+
 PARTS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
     "thresholds": (thresholds, 40),
     "sets": (sets, 20),
+    "learning": (learning, 60),
 }
 """Each part, and how many draws it makes of each case."""
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
 from featx.errors import FitError
@@ -220,3 +220,26 @@ def test_bad_input_is_one_line(call, reason):
     with pytest.raises(FitError, match=reason) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_few_rows_without_a_mistake_do_not_promise_a_small_loss():
+    """Of easy rows, thirty are often all right: the loss of a wrong one shows in no sample."""
+    rng = np.random.default_rng(0)
+    corners = np.eye(2) * 4 / np.sqrt(2)
+
+    def easy(n):
+        true = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+        return true, softmax((corners[true] + rng.normal(size=(n, 2))) @ corners.T, axis=1)
+
+    true, table = easy(100_000)
+    truth = evaluate(true, table.argmax(axis=1), probabilities=table, n_boot=2)
+    held = {"log_loss": 0, "brier": 0}
+    for seed in range(100):
+        true, table = easy(30)
+        found = evaluate(
+            true, table.argmax(axis=1), probabilities=table, n_boot=200, seed=seed, classes=[0, 1]
+        )
+        for name in held:
+            one = found[name]
+            held[name] += one["low"] <= truth[name]["value"] <= one["high"]
+    assert min(held.values()) >= 93

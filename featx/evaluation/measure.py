@@ -80,7 +80,7 @@ def evaluate(
         raise FitError(f"label {str(true[row])!r} of row {row} is not among the classes given")
     made = m.counted(codes, called, len(names))
     each = {k: made.pop(k) for k in ("precision", "recall")}
-    made |= _ranking(codes, probabilities, scores, len(names))
+    made |= _ranking(codes, probabilities, scores, len(names), sampled.units)
     support = np.bincount(codes, minlength=len(names))
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
     found = sampled.measure(made, _biases(probabilities), rows)
@@ -126,7 +126,7 @@ def _classes(
 
 
 def _ranking(
-    codes: m.Codes, probabilities: Any, scores: Any, n_classes: int
+    codes: m.Codes, probabilities: Any, scores: Any, n_classes: int, units: int
 ) -> dict[str, m.Metric]:
     """Make what needs more than labels; empty where there is one class only."""
     if probabilities is None and scores is None:
@@ -142,7 +142,7 @@ def _ranking(
                 found[name] = m.over_classes(make, codes, ranked)
     if probabilities is not None:
         table = np.asarray(probabilities, dtype=np.float64)
-        found |= m.losses(codes, table)
+        found |= m.losses(codes, table, units)
         found["calibration_error"] = m.calibration_error(codes, table)
     return found
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import betaincinv  # the quantile of beta
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -127,10 +128,18 @@ def over_classes(make: Callable[..., Metric], true: Codes, scores: Floats) -> Me
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of a loss that each row has, and is `most` at most; it knows its standard error."""
+    """The mean of a loss that each row has, and is `most` at most; it knows its standard error.
+
+    Parameters
+    ----------
+    unseen
+        The mean if as many rows were wrong as their number allows: the upper end of the interval is
+        not below it, because rows without a wrong one show nothing of its loss.
+    """
 
     losses: Floats
     most: float = np.inf
+    unseen: float = 0.0
 
     def __call__(self, w: Floats) -> Floats:
         """Give the mean for each weighting."""
@@ -143,19 +152,53 @@ class Mean:
         return np.asarray(np.sqrt(np.maximum(spread, 0) / n))
 
 
-def losses(true: Codes, probabilities: Floats) -> dict[str, Mean]:
+def losses(true: Codes, probabilities: Floats, units: int | None = None) -> dict[str, Mean]:
     """Make the mean log loss and Brier score.
 
     The Brier score is that of the second class for two classes, and the sum over classes for more.
+
+    Parameters
+    ----------
+    units
+        Independent rows (or groups); as many as rows when None.
     """
-    rows = np.arange(len(true))
-    least = np.finfo(np.float64).eps
-    certain = np.clip(probabilities[rows, true], least, 1.0)
-    wanted = np.zeros_like(probabilities)
-    wanted[rows, true] = 1
-    squares = ((probabilities - wanted) ** 2).sum(axis=1)
-    brier = Mean(squares / 2, 1.0) if probabilities.shape[1] == 2 else Mean(squares, 2.0)
-    return {"log_loss": Mean(-np.log(certain), float(-np.log(least))), "brier": brier}
+    rows, least = np.arange(len(true)), np.finfo(np.float64).eps
+    logs = -np.log(np.clip(probabilities, least, 1.0))
+    # For each label that a row could have: (1 - p)^2 and the squares of the other columns.
+    squares = (probabilities**2).sum(axis=1, keepdims=True) + 1 - 2 * probabilities
+    if probabilities.shape[1] == 2:
+        squares = squares / 2
+    found = {}
+    for name, each, most in (
+        ("log_loss", logs, float(-np.log(least))),
+        ("brier", squares, 1.0 if probabilities.shape[1] == 2 else 2.0),
+    ):
+        unseen = _with_more_wrong(each, true, probabilities, units or len(true))
+        found[name] = Mean(each[rows, true], most, unseen)
+    return found
+
+
+def _with_more_wrong(each: Floats, true: Codes, probabilities: Floats, units: int) -> float:
+    """Give the mean loss with the share of wrong rows at its upper end (Clopper and Pearson 1934).
+
+    A wrong row costs the mean over the labels that rows are not given, by their probabilities, or
+    as much as those that are wrong, if that is more.
+
+    Parameters
+    ----------
+    each
+        Loss of each row for each label, shape (n_samples, n_classes).
+    """
+    rows, called = np.arange(len(true)), probabilities.argmax(axis=1)
+    wrong = called != true
+    n_wrong = wrong.mean() * units
+    share = float(betaincinv(n_wrong + 1, max(units - n_wrong, 1e-9), 0.975))
+    others = probabilities.copy()
+    others[rows, called] = 0
+    cost = float((others * each).sum() / max(others.sum(), 1e-300))
+    if wrong.any():
+        cost = max(cost, float(each[rows, true][wrong].mean()))
+    return (1 - share) * float(each[rows, called].mean()) + share * cost
 
 
 def calibration_error(true: Codes, probabilities: Floats) -> Metric:

@@ -114,7 +114,12 @@ def balanced_rows(support: NDArray[Any]) -> float:
 
 
 def mean_interval(
-    value: float, samples: Floats, error: float, errors: Floats, most: float = math.inf
+    value: float,
+    samples: Floats,
+    error: float,
+    errors: Floats,
+    most: float = math.inf,
+    unseen: float = 0.0,
 ) -> dict[str, float]:
     """Make a mean loss with its 95 % interval: the studentised bootstrap, on a log scale.
 
@@ -127,17 +132,19 @@ def mean_interval(
         The mean and its standard error on bootstrap samples.
     most
         What the loss of a row is at most; on few rows the studentised bootstrap may pass it.
+    unseen
+        The upper end is not below this; see `featx.evaluation.metrics.Mean`.
     """
     usable = np.isfinite(samples) & (errors > 0) & (samples > 0)
     if value <= 0 or error <= 0 or usable.sum() < 2:
-        return {"value": value, "low": value, "high": value}
+        return {"value": value, "low": value, "high": max(value, unseen)}
     ratio = errors[usable] / samples[usable]
     t = (np.log(samples[usable]) - np.log(value)) / ratio
     low, high = np.percentile(t, [2.5, 97.5]) * error / value
     return {
         "value": value,
         "low": value * float(np.exp(-high)),
-        "high": max(value, min(most, value * float(np.exp(min(-low, _LARGEST))))),
+        "high": max(value, unseen, min(most, value * float(np.exp(min(-low, _LARGEST))))),
     }
 
 

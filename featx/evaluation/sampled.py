@@ -62,7 +62,8 @@ class Sampled:
         found = {}
         for name, (value, samples) in self.arrays(made).items():
             if name in means:
-                found[name] = mean_interval(float(value), samples, *errors[name], means[name].most)
+                ends = means[name].most, means[name].unseen
+                found[name] = mean_interval(float(value), samples, *errors[name], *ends)
             elif np.isfinite(value):
                 kind, extra = KINDS.get(name, "share"), bias.get(name, 0.0)
                 worth = most.get(name, float(self.n))

@@ -55,7 +55,7 @@ def learning_curve(
     *,
     task: str = "classification",
     fractions: tuple[float, ...] = FRACTIONS,
-    repeats: int = 3,
+    repeats: int = 4,
     seed: int = 0,
     step: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def learning_curve(
     fractions
         Shares of the training rows, the last one 1.
     repeats
-        Random subsets a share, whose scores are averaged.
+        Subsets a share at most, without a common row, whose scores are averaged.
     step
         Told of each fit, of `fits_of_curve` in all.
 
@@ -81,7 +81,9 @@ def learning_curve(
         ``metric`` (``accuracy`` or ``mae``); ``points``: ``{"n", "value", "low", "high"}`` each;
         ``gain``: what the last doubling brought, positive for better; ``doubled``: what a power
         law gives for twice the labels; ``verdict`` (``yes``, ``little``, ``unclear``) and
-        ``answer``, a sentence. Intervals are of the test rows: 95 %, bootstrap.
+        ``answer``, a sentence. Intervals (95 %) allow for other test rows, by the bootstrap, and
+        for other training rows, by the spread over subsets without a common row. They do not allow
+        for a curve that is not a power law.
 
     Raises
     ------
@@ -107,32 +109,32 @@ def learning_curve(
     errors: list[Floats] = []
     for share in fractions:
         done = []
-        for _ in range(_drawn(share, repeats)):
-            one = _errors(plain, train, test, _subset(train, share, task, rng), task)
+        for at in _subsets(train, share, task, rng, repeats):
+            one = _errors(plain, train, test, at, task)
             done += [] if one is None else [one]
             if step is not None:
                 step(1)
         if done:
             sizes.append(round(float(np.mean([n for n, _ in done]))))
-            errors.append(np.mean([row for _, row in done], axis=0))
+            errors.append(np.array([row for _, row in done]))
     if len(sizes) < 2:
         raise FitError(f"{len(train.y)} training rows are too few for a learning curve")
-    return _summary(np.array(sizes), np.array(errors), test, task, seed)
+    return _summary(np.array(sizes), errors, test, task, seed)
 
 
-def fits_of_curve(fractions: tuple[float, ...] = FRACTIONS, repeats: int = 3) -> int:
+def fits_of_curve(fractions: tuple[float, ...] = FRACTIONS, repeats: int = 4) -> int:
     """Count the fits of a learning curve.
 
     Examples
     --------
     >>> fits_of_curve((0.5, 1.0), repeats=3)
-    4
+    3
     """
     return sum(_drawn(share, repeats) for share in fractions)
 
 
 def _drawn(share: float, repeats: int) -> int:
-    return 1 if share >= 1 else repeats
+    return 1 if share >= 1 else max(1, min(repeats, int(1 / share)))
 
 
 def _uncalibrated(estimator: Any) -> Any:
@@ -145,24 +147,36 @@ def _uncalibrated(estimator: Any) -> Any:
     return estimator
 
 
-def _subset(train: Part, share: float, task: str, rng: np.random.Generator) -> NDArray[np.intp]:
-    n = len(train.y)
+def _subsets(
+    train: Part, share: float, task: str, rng: np.random.Generator, repeats: int
+) -> list[NDArray[np.intp]]:
+    """Deal training rows into subsets without a common row."""
+    n, many = len(train.y), _drawn(share, repeats)
     if share >= 1:
-        return np.arange(n)
+        return [np.arange(n)]
     if train.groups is not None:
         codes = np.unique(train.groups, return_inverse=True)[1]
         units = rng.permutation(int(codes.max()) + 1)
-        return np.flatnonzero(np.isin(codes, units[: max(1, round(share * len(units)))]))
+        each = max(1, round(share * len(units)))
+        dealt = [units[k * each : (k + 1) * each] for k in range(many)]
+        return [np.flatnonzero(np.isin(codes, some)) for some in dealt if len(some)]
     order = rng.permutation(n)
-    if task == "regression":
-        return order[: max(2, int(share * n))]
-    # Every class keeps its share: the k-th of n_c rows is taken at (k + u) / n_c.
-    codes = np.unique(strata_of(train.y, task), return_inverse=True)[1][order]
-    rank = np.empty(n)
+    if task != "regression":
+        order = order[
+            _in_shares(np.unique(strata_of(train.y, task), return_inverse=True)[1][order])
+        ]
+    each = max(2, int(share * n))
+    return [some for k in range(many) if len(some := order[k * each : (k + 1) * each]) >= 2]
+
+
+def _in_shares(codes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Order rows so that every stretch of them has about the shares of the classes."""
+    # The k-th of the n_c rows of a class stands at k / n_c.
+    rank = np.empty(len(codes))
     for code in np.unique(codes):
         at = np.flatnonzero(codes == code)
-        rank[at] = (np.arange(len(at)) + rng.random()) / len(at)
-    return order[np.argsort(rank, kind="stable")[: max(2, int(share * n))]]
+        rank[at] = (np.arange(len(at)) + 0.5) / len(at)
+    return np.argsort(rank, kind="stable")
 
 
 def _errors(
@@ -219,15 +233,17 @@ def _as_many_folds(estimator: Any, y: NDArray[Any], task: str) -> bool:
 
 
 def _summary(
-    sizes: NDArray[np.int_], errors: Floats, test: Part, task: str, seed: int
+    sizes: NDArray[np.int_], several: list[Floats], test: Part, task: str, seed: int
 ) -> dict[str, Any]:
     metric = "mae" if task == "regression" else "accuracy"
+    errors = np.array([one.mean(axis=0) for one in several])
     drawn = np.concatenate(
         [
             (w @ errors.T) / w.sum(axis=1, keepdims=True)
             for w in draw_weights(len(test.y), _N_BOOT, seed, test.groups)
         ]
     )
+    drawn = np.maximum(drawn + _of_training(sizes, several, seed), 0)
     means = errors.mean(axis=1)
     last, samples = _step(means), _step(drawn)
     found: dict[str, Any] = {
@@ -249,6 +265,27 @@ def _summary(
         }
     verdict, answer = _answer(found, means[-1])
     return found | {"verdict": verdict, "answer": answer}
+
+
+def _of_training(sizes: NDArray[np.int_], several: list[Floats], seed: int) -> Floats:
+    """Draw how far the mean error of each size lies from that of other training rows.
+
+    Fits on subsets without a common row are independent, and their variance is taken to fall as
+    one over the number of rows. Few fits tell the variance poorly, so the draws are Student's t.
+
+    Returns
+    -------
+    shifts : shape (n_boot, n_sizes)
+    """
+    means = [one.mean(axis=1) for one in several]
+    freedom = sum(len(one) - 1 for one in means)
+    if not freedom:
+        return np.zeros((_N_BOOT, len(sizes)))
+    each = [n * ((one - one.mean()) ** 2).sum() for n, one in zip(sizes, means, strict=True)]
+    errors = np.sqrt(sum(each) / freedom / sizes / [len(one) for one in means])
+    rng = np.random.default_rng([seed, 1])
+    wider = np.sqrt(freedom / rng.chisquare(freedom, size=(_N_BOOT, 1)))
+    return np.asarray(rng.normal(size=(_N_BOOT, len(sizes))) * errors * wider)
 
 
 def _shown(error: Any, metric: str) -> Any:
