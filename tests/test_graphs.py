@@ -83,6 +83,22 @@ def test_a_settled_run_takes_the_network_of_the_run_before() -> None:
         runner(pixels)
 
 
+@needs_bf16
+def test_where_bf16_is_given_up_the_network_is_kept_in_float32() -> None:
+    pixels, exact = images().numpy(), reader("depthwise")(images())
+    rough = reader("depthwise")
+    with torch.no_grad():  # an output that cancels: rounding is all that is left of it
+        rough.net[-1].bias -= rough(images())[0].mean(0)
+    plan = plan_runtime(device="cpu", batch_size=SHAPE[0], threads=1, compile="off")
+    with Runner(rough, plan, SHAPE[1:], "key") as runner:
+        first = runner(pixels)
+    assert runner.precision == "fp32"
+    with Runner(never, settled_plan("fp32"), SHAPE[1:], "key") as runner:
+        second = runner(pixels)
+    size = float(np.abs(exact[0].numpy()).max())
+    np.testing.assert_allclose(first[0], second[0], atol=1e-5 * size)
+
+
 def test_a_settled_run_in_float32_is_the_network_as_it_is() -> None:
     pixels = images().numpy()
     with Runner(lambda: reader("residual"), settled_plan("fp32"), SHAPE[1:], "key") as runner:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
+from sklearn import get_config
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
@@ -70,5 +72,17 @@ def norm_name(step: Any) -> str | None:
     >>> norm_name(make_norm("l2")), norm_name(make_norm("l2", then="nothing"))
     ('l2', 'l2')
     """
-    made = ((name, make_norm(name, then)) for name in NORMS for then in get_args(Then))
-    return next((name for name, other in made if repr(other) == repr(step)), None)
+    return _names(get_config()["print_changed_only"]).get(repr(step))
+
+
+@cache
+def _names(changed_only: bool) -> dict[str, str]:
+    """The name of each normalisation by how scikit-learn writes it; that takes milliseconds each.
+
+    Parameters
+    ----------
+    changed_only
+        scikit-learn's setting, on which the text depends.
+    """
+    made = [(name, make_norm(name, then)) for name in NORMS for then in get_args(Then)]
+    return {repr(step): name for name, step in reversed(made)}

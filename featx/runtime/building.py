@@ -116,6 +116,7 @@ class Builder:
         if self._use_package(reference):
             return
         module, check = self._choose_precision(exact, reference)
+        self._forms.forget_trace()
         changed = self.precision != self._plan.precision or check is not reference
         if changed and self._use_package(check):
             return
@@ -132,6 +133,7 @@ class Builder:
         if forward is None:
             exact = self._forms.copy(opened(network), "fp32")
             _, forward = self._forms.in_precision(exact, self.precision, sample)
+            self._forms.forget_trace()
         self._pieces.set(forward)
 
     def _exact(self, reader: nn.Module, sample: Pixels) -> tuple[nn.Module, Check]:

@@ -67,11 +67,17 @@ class Forms:
         self.channels_last = plan.channels_last
         self.device = torch.device(plan.device) if card is None else card.device
         self._on = None if card is None else OnCard(card, plan.device)
+        self._program: torch.export.ExportedProgram | None = None
 
     def close(self) -> None:
         """End what runs beside the network."""
+        self.forget_trace()
         if self._on is not None:
             self._on.close()
+
+    def forget_trace(self) -> None:
+        """Let go of the traced network once the precision is chosen: it holds the weights."""
+        self._program = None
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
@@ -97,6 +103,7 @@ class Forms:
         float32 may be further from each other, and a later run has to give the same features.
         """
         if precision == "fp32":
+            self._keep_exact()
             return exact, self._uncompiled(exact, exact, precision, sample)
         graph = self._lowered(exact, precision) if has_depthwise(exact) else None
         if graph is not None:
@@ -119,7 +126,7 @@ class Forms:
         return Rescuing(forward, rescue)
 
     def kept(self, precision: Precision) -> Forward | None:
-        """What runs the lowered network of an earlier run, or None."""
+        """What runs the network that an earlier run has kept, or None."""
         graph = self._kept_graph(precision)
         return None if graph is None else GraphForward(graph, self._pieces.size)
 
@@ -138,20 +145,33 @@ class Forms:
             return None
         if (kept := self._kept_graph(precision)) is not None:
             return kept
-        from featx.runtime.lowering import lowered  # loads much of torch that exports
+        from featx.runtime.lowering import lowered_program, traced  # loads much of torch
 
         try:
-            graph = lowered(exact, self.batch_shape)
+            self._program = traced(exact, self.batch_shape)
+            graph = lowered_program(self._program)
         except Exception as error:  # export raises what it likes; there is another way
             log.debug("the network cannot be lowered to a graph (%s)", brief(error))
             return None
         self._keep(graph, precision)
         return graph
 
+    def _keep_exact(self) -> None:
+        """Keep the network in float32 too, where it was traced and the lowered one is given up."""
+        program, self._program = self._program, None
+        if program is None:
+            return
+        from featx.runtime.lowering import lowered_program
+
+        try:
+            self._keep(lowered_program(program, torch.float32), "fp32")
+        except Exception as error:  # as above; only a later run would have been faster
+            log.debug("the network cannot be kept (%s)", brief(error))
+
     def _kept_graph(self, precision: Precision) -> fx.GraphModule | None:
         from featx.runtime.graphs import read_graph
 
-        if not self._key or self._plan.kind != "cpu" or precision != "bf16":
+        if not self._key or self._plan.kind != "cpu":
             return None
         path = self._graph_path(precision)
         if not is_sound(path):

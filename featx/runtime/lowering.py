@@ -64,8 +64,21 @@ def lowered(
     Exception
         Whatever export raises for a network that cannot be traced.
     """
+    return lowered_program(traced(module, batch_shape), dtype)
+
+
+def traced(module: nn.Module, batch_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """Trace a reader once, for any number of `lowered_program`; arguments as of `lowered`."""
     with quiet(), torch.no_grad():
-        program = exported(module, batch_shape).run_decompositions({})
+        program: torch.export.ExportedProgram = exported(module, batch_shape).run_decompositions({})
+    return program
+
+
+def lowered_program(
+    program: torch.export.ExportedProgram, dtype: torch.dtype = torch.bfloat16
+) -> fx.GraphModule:
+    """Make a graph that multiplies in `dtype` of what `traced` gave; see `lowered`."""
+    with quiet(), torch.no_grad():
         graph_module: fx.GraphModule = program.module()
         _Lowering(graph_module, dtype).run()
     return graph_module
