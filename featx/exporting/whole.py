@@ -21,8 +21,8 @@ from featx.images import decode, draw_pixels
 from featx.marks import GENERATOR
 from featx.model import Model
 from featx.model.archive import REFERENCES
+from featx.model.network import require_same_features
 from featx.model.prediction import predict
-from featx.model.references import require_same_features
 from featx.preprocess import Preprocess, View
 from featx.provenance import library_versions
 from featx.run.progress import Progress

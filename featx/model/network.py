@@ -18,7 +18,12 @@ from featx.images import Pixels, decode, draw_pixels
 from featx.manifest import Source
 from featx.model import Model
 from featx.model.given import Vectors
-from featx.model.references import plain_image, reference_images, require_same_vectors
+from featx.model.references import (
+    plain_image,
+    reference_images,
+    require_same_vectors,
+    same_options,
+)
 from featx.preprocess import Preprocess
 from featx.run import records
 from featx.run.notices import say_of_pages, say_of_pictures
@@ -28,6 +33,37 @@ from featx.run.progress import Progress
 
 if TYPE_CHECKING:
     from featx.runtime import Runner, RuntimePlan
+
+
+def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Check, before anything is extracted, that features are those of the training.
+
+    The reference images take the way that the new images will take, from their bytes to their
+    vectors. Each `Model` is checked once for a device, a precision and a file of weights.
+
+    Parameters
+    ----------
+    options
+        Fields of `featx.run.options.ExtractOptions` that the user gave.
+
+    Returns
+    -------
+    options : all that `featx.extract` needs for the same features
+
+    Raises
+    ------
+    ModelError
+        If the weights, the taps, the preprocessing or the decoder are others, or the backbone is
+        code of a file and the user did not name it.
+    DriftError
+        If a vector's cosine with the one in the model is below 0.999.
+    """
+    chosen = same_options(model, options)
+    key = "{device} {precision} {weights}".format(**chosen)
+    if key not in model.checked:
+        ModelNetwork(model, {**chosen, "compile": "off", "progress": False}).check()
+        model.checked.add(key)
+    return chosen
 
 
 class ModelNetwork(Run):
@@ -127,19 +163,35 @@ class ModelNetwork(Run):
         ExtractError
             If a picture cannot be read and the options say that this ends the run.
         """
-        from featx.runtime import enter_worker_thread
-
         self.list_images()
         with self.runner(self.plan) as runner:
-            with ThreadPoolExecutor(1, initializer=enter_worker_thread) as pool:
-                pool.submit(self._check, runner).result()
+            self._check(runner)
             return self._embed(runner)
 
+    def check(self) -> None:
+        """Compare the reference images, and no more.
+
+        Raises
+        ------
+        ModelError, DriftError
+            If features would be others.
+        """
+        with self.runner(self.plan) as runner:
+            self._check(runner)
+
     def _check(self, runner: Runner) -> None:
-        drawn = self.drawn_references()
-        sample = np.concatenate(drawn)
-        runner.prepare(sample, len(sample))
-        self.require_same(runner, drawn)
+        from featx.runtime import enter_worker_thread
+
+        def compare() -> None:
+            drawn = self.drawn_references()
+            sample = np.concatenate(drawn)
+            runner.prepare(sample, len(sample))
+            self.require_same(runner, drawn)
+
+        with ThreadPoolExecutor(1, initializer=enter_worker_thread) as pool:
+            pool.submit(compare).result()
+        # Without a pace, which would tell nothing of a large run.
+        self.remember(Outcome(np.zeros(0, KEY_DTYPE)), self.spec(runner.precision))
 
     def _embed(self, runner: Runner) -> Vectors:
         manifest, found = self.manifest, dict[str, NDArray[np.float32]]()
@@ -158,8 +210,6 @@ class ModelNetwork(Run):
         finally:
             show.close()
         say_of_pages(outcome.pages_left)
-        # Without the pace, which tells nothing of a large run.
-        self.remember(Outcome(outcome.content), self.spec(runner.precision))
         failed = self.failures(outcome)
         rows = [k for k in items.tolist() if manifest.ids[k] in found]
         if not rows:

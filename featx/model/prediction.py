@@ -26,8 +26,8 @@ from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.given import Vectors, as_source
 from featx.model.likeness import Likeness, likeness_of
-from featx.model.network import ModelNetwork
-from featx.model.references import require_same_features, same_options
+from featx.model.network import ModelNetwork, require_same_features
+from featx.model.references import same_options
 from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
 from featx.printing import prediction_sheet

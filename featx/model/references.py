@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.fingerprint import ExtractSpec, as_trained, spec_difference
-from featx.cache.reader import Cache, open_cache
+from featx.cache.reader import Cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
-from featx.files import scratch_folder
 from featx.model import Model
 from featx.model.archive import N_REFERENCES, REFERENCES
 from featx.portion import WHOLE, Dealt
@@ -22,50 +21,6 @@ from featx.provenance import library_versions
 
 LEAST_COSINE = 0.999
 _VECTORS = "references.npy"
-
-
-def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, Any]:
-    """Check, before anything else is extracted, that features are those of the training.
-
-    The reference images take the way that the new images will take, from their bytes to their
-    vectors.
-
-    Parameters
-    ----------
-    options
-        Fields of `featx.run.options.ExtractOptions` that the user gave.
-
-    Returns
-    -------
-    options : all that `featx.extract` needs for the same features
-
-    Raises
-    ------
-    ModelError
-        If the weights, the taps, the preprocessing or the decoder are others, or the backbone is
-        code of a file and the user did not name it.
-    DriftError
-        If a vector's cosine with the one in the model is below 0.999.
-    """
-    chosen = same_options(model, options)
-    key = "{device} {precision} {weights}".format(**chosen)
-    if key not in model.checked:
-        # Reference images hold the bands that were chosen, and no others.
-        plain = {**chosen, "compile": "off", "progress": False, "force": False, "bands": None}
-        spec, vectors = _embed(model, plain)
-        require_same_vectors(model, with_bands(spec, chosen.get("bands")), vectors)
-        model.checked.add(key)
-    return chosen
-
-
-def with_bands(spec: ExtractSpec, bands: str | Sequence[int] | None) -> ExtractSpec:
-    """Say of a spec that bands were chosen."""
-    if bands is None:
-        return spec
-    from featx.images import decoder_spec, parse_bands, policy_of
-
-    policy = replace(policy_of(spec.decode), bands=parse_bands(bands))
-    return replace(spec, decode={**spec.decode, **decoder_spec(policy)})
 
 
 def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +61,8 @@ def require_same_vectors(
     Raises
     ------
     ModelError, DriftError
-        As `require_same_features` says.
+        If the weights, the taps, the preprocessing or the decoder are others; if a vector's cosine
+        with the one in the model is below 0.999.
     """
     _require_spec(model, spec)
     if vectors is not None:
@@ -134,26 +90,6 @@ def _same(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     mode = model.spec.decode["mode"]
     weights = model.meta["options"].get("weights")
     return {"device": device, "precision": precision, "decode": mode, "weights": weights}
-
-
-def _embed(model: Model, options: dict[str, Any]) -> tuple[ExtractSpec, NDArray[np.float32] | None]:
-    from featx.extraction import extract
-
-    images = reference_images(model)
-    with scratch_folder() as folder:
-        files = []
-        for k, data in enumerate(images or [plain_image(model)]):
-            files.append(folder / f"{k}.png")
-            files[-1].write_bytes(data)
-        place = folder / "references.h5"
-        extract([str(f) for f in files], place, **options)
-        with open_cache(place) as found:
-            if not images:
-                return found.spec, None
-            # The order of the rows is that of the list; a failed one would have been said.
-            there = {*model.taps} <= {*found.taps}
-            tap = model.tap if there else found.taps[0]
-            return found.spec, np.asarray(found.tap(tap), dtype=np.float32)
 
 
 def reference_images(model: Model) -> list[bytes]:

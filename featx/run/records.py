@@ -27,7 +27,7 @@ from featx.run.options import ExtractOptions
 _FORMAT = 2
 _NO_PART = (
     *("dry_run", "force", "progress", "on_error", "max_failed", "shard", "pages", "labels"),
-    *("missing", "allow_hosts", "precision"),
+    *("missing", "allow_hosts", "precision", "compile"),
 )
 """Options that play no part in what loading finds at a precision."""
 _PLACES = ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH")
