@@ -370,3 +370,25 @@ def test_maps_in_memory_and_on_disk_give_the_same_batches(
         plain = made[0].take(order)
         drawn = [bool(torch.equal(a, b)) for a, b in zip(some[0], plain, strict=True)]
         assert 10 < sum(drawn) < 50  # both views are seen
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "message"),
+    [
+        (["cat"] * 24, {}, "hold only class 'cat'"),
+        ([f"{k / 7:.3f}" for k in range(24)], {}, "head tune predicts classes"),
+        (["a|b", "b|c", "a"] * 8, {}, "one label a row"),
+        (["cat", "dog"] * 12, {"validation": 0.05}, "0 to train for all epochs"),
+    ],
+)
+def test_labels_that_cannot_be_learnt_are_refused(
+    small: dict[str, Any], tmp_path: Path, labels: list[str], change: dict[str, Any], message: str
+) -> None:
+    lines = ["path,label"]
+    for k, label in enumerate(labels):
+        picture(k).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{label}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(FitError, match=message) as caught:
+        featx.tune(tmp_path / "t.csv", tmp_path / "w.safetensors", **{**small, **change})
+    assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from featx.run.options import DEFAULT_BACKBONE
 from featx.runtime.devices import choose_device
 from featx.seen import short_digests
 from featx.selection import SplitPlan, leak_warnings, make_split
-from featx.selection.checks import check_groups
+from featx.selection.checks import check_classes, check_groups
 from featx.selection.splits import Split
 from featx.tuning.epochs import Classifier, Learned, Lesson, learn, predict
 from featx.tuning.options import TuneOptions, TuneResult
@@ -348,9 +348,11 @@ def labelled(cache: Cache, options: TuneOptions) -> Samples:
     plan = SplitPlan(split=options.split)
     column = None if plan.split == "auto" else str(plan.split)
     columns = Columns(None, options.label, options.groups, options.weights_column, column)
-    samples = load_samples(cache, columns, get_head("logreg"), maps=True)
+    reader = replace(get_head("logreg"), name="tune")  # errors name it
+    samples = load_samples(cache, columns, reader, maps=True)
     if samples.task != "classification":
         raise FitError("tune takes one label a row, and these rows have several")
+    check_classes(samples.y)
     if plan.split == "auto" and options.split != "auto":
         return samples.overruled()
     if samples.split is None:
@@ -373,13 +375,7 @@ def split_rows(samples: Samples, options: TuneOptions) -> tuple[Split, list[dict
     )
     train, validation = split.train, split.validation
     if validation is None and options.validation:
-        inner = make_split(
-            samples.y[train],
-            groups=None if groups is None else groups[train],
-            test_size=options.validation,
-            seed=options.seed,
-        )
-        train, validation = train[inner.train], train[inner.test]
+        train, validation = _divided(samples, train, options)
     missing = np.setdiff1d(samples.classes, samples.y[train])
     if len(missing):
         raise FitError(
@@ -391,6 +387,22 @@ def split_rows(samples: Samples, options: TuneOptions) -> tuple[Split, list[dict
     known = train if validation is None else np.concatenate([train, validation])
     leaks = leak_warnings(known, split.test, digests=samples.digests, groups=groups, y=samples.y)
     return Split(np.sort(train), validation, split.test), [*samples.notes, *leaks]
+
+
+def _divided(
+    samples: Samples, train: NDArray[np.intp], options: TuneOptions
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw the validation rows from the training rows."""
+    groups = None if samples.groups is None else samples.groups[train]
+    share, seed = options.validation, options.seed
+    try:
+        inner = make_split(samples.y[train], groups=groups, test_size=share, seed=seed)
+    except FitError as error:
+        raise FitError(
+            f"tune: {share:.0%} of the {len(train)} training rows cannot decide when to stop "
+            f"({error}); pass another --validation, or 0 to train for all epochs"
+        ) from None
+    return train[inner.train], train[inner.test]
 
 
 def row_weights(
