@@ -27,7 +27,7 @@ from featx.tuning import epochs
 from featx.tuning.epochs import Classifier, Lesson, learn
 from featx.tuning.options import TuneOptions
 from featx.tuning.rows import MapRows, batches_of
-from featx.tuning.tune import labelled, row_weights, split_rows
+from featx.tuning.sides import labelled, row_weights, split_rows
 from featx.tuning.upper import cut_network
 
 SMALL = """
