@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featx.extraction import extract
     from featx.fitting.audit import audit
     from featx.fitting.comparing import compare
+    from featx.fitting.drift import drift
     from featx.fitting.evaluating import evaluate
     from featx.fitting.from_source import train
     from featx.fitting.publishing import report
@@ -35,6 +36,7 @@ _PUBLIC = {
     "FeatureExtractor": "featx.transformer",
     "audit": "featx.fitting.audit",
     "compare": "featx.fitting.comparing",
+    "drift": "featx.fitting.drift",
     "evaluate": "featx.fitting.evaluating",
     "extract": "featx.extraction",
     "fit": "featx.fitting.training",
@@ -54,6 +56,7 @@ __all__ = [
     "FeatxError",
     "audit",
     "compare",
+    "drift",
     "evaluate",
     "extract",
     "fit",

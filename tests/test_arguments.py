@@ -55,6 +55,7 @@ LIBRARY = {
     "report": featx.report,
     "predict": Model.predict,
     "explain": Model.explain,
+    "drift": featx.drift,
     "export": Model.export,
 }
 

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import featx
 from featx.cli import app
-from featx.errors import ModelError
+from featx.errors import ModelError, OptionError
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS, read_archive, write_archive
-from featx.model.likeness import likeness_of, usual_distance
+from featx.model.likeness import likeness_of, unit_length, usual_distance
 
 NEAR = ["confidence", "unfamiliar", "nearest", "nearest_label"]
 
@@ -211,3 +211,33 @@ def test_text_of_a_table_is_no_formula_where_that_is_asked_for(
         assert (read["p_red"] != "").sum() == 3
     with pytest.raises(ModelError, match=r"--excel-safe is for \.csv"):
         model.predict(tmp_path / "new", out=tmp_path / "p.jsonl", excel_safe=True, **how)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_false_alarms_of_unfamiliar_are_what_is_asked(rate: float) -> None:
+    """Over training sets, new rows of the same kind exceed the limit at no more than the rate."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(60):
+        X = unit_length(rng.standard_t(4, size=(520, 6)).astype(np.float32))
+        limit = usual_distance(X[:120], rate)
+        shares.append(np.mean((1 - X[120:] @ X[:120].T).min(axis=1) > limit))
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert rate / 2 - 3 * error < np.mean(shares) < rate + 3 * error
+
+
+def test_the_rate_of_unfamiliar_can_be_chosen(model: Model, folder: Path) -> None:
+    own = likeness_of(model)
+    assert own is not None
+    loose = own.at(0.5)
+    assert (loose.rate, own.at(0.01) is own) == (0.5, True)
+    assert loose.limit < own.limit
+    with featx.open_cache(folder / "c.h5") as cache:
+        X = np.asarray(cache.X)
+    rng = np.random.default_rng(0)
+    moved = X + rng.normal(scale=np.median(np.abs(X)) / 4, size=X.shape).astype(np.float32)
+    rates = [model.predict(moved, unfamiliar_at=rate).unfamiliar for rate in (0.01, 0.5, 0.9)]
+    assert rates == sorted(rates)  # type: ignore[type-var]
+    assert rates[0] < rates[-1]
+    with pytest.raises(OptionError, match="between 0 and 1; got 2"):
+        model.predict(X, unfamiliar_at=2.0)

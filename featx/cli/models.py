@@ -1,4 +1,4 @@
-"""Commands that use a fitted model: predict, explain, serve, export."""
+"""Commands that use a fitted model: predict, explain, drift, serve, export."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ def predict(
     max_failed: Annotated[
         int | None, typer.Option(help="Stop once more images than this have failed.")
     ] = None,
+    unfamiliar_at: Annotated[
+        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
+    ] = 0.01,
     force: Force = False,
     excel_safe: ExcelSafe = False,
     fetch: Fetch = False,
@@ -76,6 +79,7 @@ def predict(
         "compile": compile,
         "weights": weights,
         "backbone": backbone,
+        "unfamiliar_at": unfamiliar_at,
     }
     from featx.model.modelfile import load_model
 
@@ -134,6 +138,33 @@ def explain(
 
 
 @command
+def drift(
+    model: ModelFile,
+    source: Annotated[
+        str, typer.Argument(metavar="CACHE|SOURCE", help="A cache, or pictures as for predict.")
+    ],
+    level: Annotated[float, typer.Option(help="Share of false alarms.")] = 0.05,
+    unfamiliar_at: Annotated[
+        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
+    ] = 0.01,
+    cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Random seed of the permutations.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Test whether pictures have changed since the training of MODEL, and say what changed."""
+    options = {k: v for k, v in locals().items() if k not in ("model", "source", "as_json")}
+    from featx.fitting.drift import drift as run
+
+    found = run(model, source, **options)
+    show(found.to_dict(), as_json, str(found))
+
+
+@command
 def serve(
     model: ModelFile,
     host: Annotated[str, typer.Option(help="0.0.0.0 for every network.")] = "127.0.0.1",
@@ -159,6 +190,9 @@ def serve(
         str, typer.Option(help="on compiles at the start; auto takes what was compiled before.")
     ] = "auto",
     fetch: Fetch = False,
+    unfamiliar_at: Annotated[
+        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
+    ] = 0.01,
     max_file_mb: Annotated[float, typer.Option(help="Size of one picture.")] = 32,
     max_request_mb: Annotated[float, typer.Option(help="Size of one request.")] = 128,
     max_held_mb: Annotated[float, typer.Option(help="Size of all requests at a time.")] = 512,
@@ -197,6 +231,7 @@ def serve(
         token=token,
         names=name or (),
         cache=cache,
+        unfamiliar_at=unfamiliar_at,
         limits=limits,
         ready=ready,
         fetch=fetch,

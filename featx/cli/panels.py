@@ -74,6 +74,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx explain photos.featx one.jpg --out why.png",
         "featx explain photos.featx one.jpg --label cat --against dog --json",
     ),
+    "drift": (
+        "featx drift photos.featx june/",
+        "featx drift photos.featx june.h5 --level 0.01 --json",
+    ),
     "serve": ("featx serve photos.featx", "featx serve photos.featx --port 0 --device cuda"),
     "export": (
         "featx export photos.featx photos.onnx",

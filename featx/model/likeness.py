@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 
 from featx.cache.folder import holds_cache
 from featx.cache.reader import Cache, open_cache
-from featx.errors import FeatxError, ModelError
+from featx.errors import FeatxError, ModelError, OptionError
 from featx.labels import joined_labels
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS
 
 METRIC = "cosine distance between features"
-QUANTILE = 0.99
+RATE = 0.01
+"""Share of new pictures like those of the training that are called unfamiliar all the same."""
 _MOST_BYTES = 32 << 20  # of the vectors in a model file
 _MOST_PRODUCTS = 1e11  # multiplications that the quantile may cost: about a second
 _BLOCK = 256
+_LEAST = 1e-4  # below, float16 tells nothing apart: copies would be unlike each other
 
 Vectors = NDArray[np.float32]
 
@@ -39,10 +42,11 @@ class Likeness:
     names, labels
         Of each row.
     limit
-        99th percentile of the training rows' own distances to their nearest other row: a picture
-        beyond it resembles nothing seen in training.
+        A picture whose nearest training row is farther away is unfamiliar (`usual_distance`).
     n_all
         Rows that the model was trained on; `unit` may be an even part of them.
+    rate
+        Share of new pictures like those of the training that lie beyond `limit`.
 
     Examples
     --------
@@ -55,6 +59,13 @@ class Likeness:
     labels: list[Any] = field(repr=False)
     limit: float
     n_all: int
+    rate: float = RATE
+
+    def at(self, rate: float) -> Likeness:
+        """Return this with the limit of another rate of false alarms."""
+        if rate == self.rate:
+            return self
+        return replace(self, limit=max(_LEAST, usual_distance(self.unit, rate)), rate=rate)
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -106,8 +117,7 @@ def make_likeness(
     about = {
         "ids": [str(ids[k]) for k in at],
         "labels": [labels[k] for k in at],
-        # Below, float16 tells nothing apart: copies would be unlike each other.
-        "limit": max(1e-4, usual_distance(unit_length(unit.astype(np.float32)))),
+        "limit": max(_LEAST, usual_distance(unit_length(unit.astype(np.float32)))),
         "n_all": n,
     }
     return {VECTORS: file.getvalue(), TRAINING: json.dumps(about).encode()}
@@ -184,10 +194,25 @@ def _labels(cache: Cache, column: str | None) -> list[Any]:
     return [cache.classes[code] if code >= 0 else "" for code in cache.y]
 
 
-def usual_distance(unit: Vectors) -> float:
-    """Give the 99th percentile of the distances from each row to the nearest of the others.
+def usual_distance(unit: Vectors, rate: float = RATE) -> float:
+    """Give the distance that only `rate` of new rows like these exceed, to their nearest of these.
+
+    The distance of each row to the nearest of the others is a sample of what a new row's would be;
+    the limit is the ``ceil((n + 1) * (1 - rate))``-th smallest, so that the rate holds for any
+    distribution and number of rows, on average over training sets (leave-one-out conformal
+    prediction: Vovk et al. 2005; Barber et al. 2021, arXiv 1905.02928). Where fewer than
+    ``1 / rate - 1`` rows are asked it is the largest, and the rate at most ``1 / (n + 1)``. It is
+    for rows that are new in the way that these are new to each other: where one patient gives many
+    pictures, those of a new patient are farther away.
 
     Of very many rows an even part is asked, each against all.
+
+    Parameters
+    ----------
+    unit
+        Rows at unit length, shape (n, n_features).
+    rate
+        Between 0 and 1.
 
     Examples
     --------
@@ -205,7 +230,9 @@ def usual_distance(unit: Vectors) -> float:
         cosine = unit[block] @ unit.T
         cosine[np.arange(len(block)), block] = -2  # not itself
         found.append(1 - cosine.max(axis=1))
-    return float(np.quantile(np.concatenate(found), QUANTILE))
+    distances = np.sort(np.concatenate(found))
+    rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
+    return float(distances[min(max(rank, 1), len(distances)) - 1])
 
 
 def unit_length(X: Vectors) -> Vectors:
@@ -213,3 +240,15 @@ def unit_length(X: Vectors) -> Vectors:
     lengths = np.linalg.norm(X, axis=1, keepdims=True)
     unit: Vectors = X / np.maximum(lengths, np.finfo(np.float32).tiny)
     return unit
+
+
+def require_rate(rate: float) -> None:
+    """Refuse a rate of false alarms that is none.
+
+    Raises
+    ------
+    OptionError
+        If it is not between 0 and 1.
+    """
+    if not 0 < rate < 1:
+        raise OptionError(f"unfamiliar_at must lie between 0 and 1; got {rate:g}")

@@ -157,6 +157,7 @@ class Model:
         on_error: Literal["skip", "fail"] = "skip",
         max_failed: int | None = None,
         progress: bool = True,
+        unfamiliar_at: float = 0.01,
         force: bool = False,
         excel_safe: bool = False,
         fetch: bool = False,
@@ -171,10 +172,10 @@ class Model:
             float array of shape (n, n_features).
         out
             A ``.csv``, ``.parquet`` or ``.jsonl`` file: ``id``, ``path``, ``label`` (several as
-            ``a|b``), ``confidence``, ``unfamiliar`` (farther from the training images than their
-            own 99th percentile), ``nearest`` training image and its ``nearest_label``, a
-            probability for each class (``p_<class>``), with thresholds whether it is ``abstained``
-            from, and for an image that cannot be read the reason in ``error``.
+            ``a|b``), ``confidence``, ``unfamiliar`` (farther from the training images than all
+            but 1 % of these are from each other), ``nearest`` training image and its
+            ``nearest_label``, a probability for each class (``p_<class>``), with thresholds whether
+            it is ``abstained`` from, and for an image that cannot be read the reason in ``error``.
         cache
             Where the features are kept and reused. Without it they are removed afterwards; what an
             interrupted run has done stays beside `out`, and the same command goes on from there.
@@ -182,6 +183,8 @@ class Model:
             Where the file of the weights, or the code of the network, lies now.
         pages, device, batch_size, compile, threads, allow_hosts, on_error, max_failed, progress
             As in `featx.extract`.
+        unfamiliar_at
+            Share of pictures like those of the training that may be called ``unfamiliar``.
         force
             Replace a file at `out` that featx did not write.
         excel_safe
@@ -206,7 +209,7 @@ class Model:
         >>> model = featx.load_model("cells.featx")  # doctest: +SKIP
         >>> found = model.predict("new/", out="new.csv")  # doctest: +SKIP
         """
-        own = ("self", "source", "out", "cache", "force", "fetch", "excel_safe")
+        own = ("self", "source", "out", "cache", "force", "fetch", "excel_safe", "unfamiliar_at")
         options = {name: value for name, value in locals().items() if name not in (*own, "own")}
         from featx.backbones.fetch import named_by
         from featx.model.prediction import predict
@@ -214,7 +217,14 @@ class Model:
         asked = fetch or weights is not None or backbone is not None
         with named_by("" if asked else self.name):
             return predict(
-                self, source, out=out, cache=cache, force=force, safe=excel_safe, options=options
+                self,
+                source,
+                out=out,
+                cache=cache,
+                force=force,
+                safe=excel_safe,
+                unfamiliar_at=unfamiliar_at,
+                options=options,
             )
 
     @typed

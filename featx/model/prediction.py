@@ -25,7 +25,7 @@ from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
 from featx.model.given import Vectors, as_source
-from featx.model.likeness import Likeness, likeness_of
+from featx.model.likeness import RATE, Likeness, likeness_of, require_rate
 from featx.model.network import ModelNetwork, require_same_features
 from featx.model.references import same_options
 from featx.model.rowfile import Row, open_rows, require_rows_target
@@ -58,8 +58,8 @@ class Prediction:
     failures
         ``id -> reason``.
     unfamiliar
-        How many images lie farther from the training images than their own 99th percentile; None
-        where nothing is known of these.
+        How many images lie farther from the training images than all but a share of them
+        (`unfamiliar_at`) lie from each other; None where nothing is known of these.
     out
         The file with a row for each image, if one was asked for.
     rows
@@ -107,6 +107,7 @@ def predict(
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
     safe: bool = False,
+    unfamiliar_at: float = RATE,
     options: dict[str, Any] | None = None,
 ) -> Prediction:
     """Label every image of `source`; see `featx.model.Model.predict`.
@@ -115,22 +116,27 @@ def predict(
     ----------
     safe
         Whether text of a CSV file is kept from being a formula.
+    unfamiliar_at
+        Share of pictures like those of the training that may be called unfamiliar.
     options
         Fields of `featx.run.options.ExtractOptions` that change no value, and `weights` or
         `backbone` where they are not None.
     """
+    require_rate(unfamiliar_at)
+    near = likeness_of(model)
+    near = None if near is None else near.at(unfamiliar_at)
     target = None if out is None else Path(out)
     if target is not None:
         require_rows_target(target, source, model.path, force=force, safe=safe)
     given = as_source(source, model)
     if isinstance(given, np.ndarray):
-        return _label(model, Vectors(given), target, safe)
+        return _label(model, Vectors(given), target, near, safe)
     if isinstance(given, Cache):
         model.require_cache(given)
-        return _label(model, given, target, safe)
+        return _label(model, given, target, near, safe)
     if cache is None and (few := _few(given, target, model)) is not None:
         network = ModelNetwork(model, same_options(model, options or {}), few)
-        return _label(model, network.embed(), target, safe)
+        return _label(model, network.embed(), target, near, safe)
     chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
         from featx.extraction import extract
@@ -140,10 +146,10 @@ def predict(
         except ExtractError as error:
             if not error.failures or chosen.get("on_error") == "fail":
                 raise
-            return _label(model, Vectors.none(model, error.failures), target, safe)
+            return _label(model, Vectors.none(model, error.failures), target, near, safe)
         with open_cache(place) as found:
             model.require_cache(found, precision=False)
-            return _label(model, found, target, safe)
+            return _label(model, found, target, near, safe)
 
 
 def _few(given: Any, target: Path | None, model: Model) -> Any:
@@ -203,10 +209,13 @@ def _remove_features(place: Path) -> None:
 
 
 def _label(
-    model: Model, cache: Cache | Vectors, target: Path | None, safe: bool = False
+    model: Model,
+    cache: Cache | Vectors,
+    target: Path | None,
+    near: Likeness | None,
+    safe: bool = False,
 ) -> Prediction:
     counts: Counter[str] = Counter()
-    near = likeness_of(model)
     kept: list[Row] = []
     with Progress(len(cache), "predict", unit="rows") as show:
         if target is None:

@@ -128,8 +128,8 @@ def _require_vectors(model: Model, vectors: NDArray[np.float32], spec: ExtractSp
     if not cosines[worst] >= LEAST_COSINE:
         how = f", {spec.precision} in place of {model.spec.precision}"
         raise DriftError(
-            f"{model.name}: features have drifted: reference image {worst} has cosine "
-            f"{cosines[worst]:.4f} with its vector of the training (at least {LEAST_COSINE} is "
+            f"{model.name}: features are computed otherwise than in the training: reference image "
+            f"{worst} has cosine {cosines[worst]:.4f} with its vector of the training (at least {LEAST_COSINE} is "
             f"needed), weights {spec.weights_digest[:12]}"
             f"{how if spec.precision != model.spec.precision else ''}{_libraries(model)}"
         )

@@ -32,6 +32,7 @@ def serve(
     device: str = "auto",
     threads: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
+    unfamiliar_at: float = 0.01,
     fetch: bool = False,
 ) -> None:
     """Serve a model until the process is interrupted.
@@ -56,6 +57,8 @@ def serve(
         Where the file of the weights, or the code of the network, lies now.
     device, threads, compile
         As in `featx.extract`.
+    unfamiliar_at
+        Share of pictures like those of the training that may be called unfamiliar.
     fetch
         Fetch the weights that the model names, where they are not on this machine.
 
@@ -93,6 +96,7 @@ def serve(
         cache=cache,
         limits=limits or Limits(),
         ready=ready,
+        unfamiliar_at=unfamiliar_at,
         fetch=fetch or weights is not None or backbone is not None,
         options={
             "weights": weights,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from featx.labels import SEPARATOR
 from featx.model import Model
-from featx.model.likeness import METRIC, QUANTILE
+from featx.model.likeness import METRIC
 from featx.model.rowfile import Row
 from featx.provenance import library_versions
 from featx.serve.embedding import Embedder
@@ -171,7 +171,7 @@ def _training(training: TrainingRows) -> Training:
         of=training.n_all,
         metric=METRIC,
         limit=round(training.limit, 6),
-        quantile=QUANTILE,
+        quantile=round(1 - training.rate, 6),
     )
 
 

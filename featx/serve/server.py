@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from featx.backbones.fetch import named_by
 from featx.errors import FeatxError
 from featx.model import Model
+from featx.model.likeness import RATE, require_rate
 from featx.model.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
@@ -51,6 +52,7 @@ def run(
     names: Sequence[str],
     cache: str | os.PathLike[str] | None,
     limits: Limits,
+    unfamiliar_at: float,
     ready: Callable[[str, Service], None],
     fetch: bool,
     options: dict[str, Any],
@@ -68,7 +70,13 @@ def run(
         chosen = model if isinstance(model, Model) else load_model(model)
         with named_by("" if fetch else chosen.name):
             service = open_service(
-                chosen, cache=cache, limits=limits, token=token, names=known, options=options
+                chosen,
+                cache=cache,
+                limits=limits,
+                token=token,
+                names=known,
+                unfamiliar_at=unfamiliar_at,
+                options=options,
             )
         try:
             listener.listen(2048)
@@ -88,6 +96,7 @@ def open_service(
     limits: Limits | None = None,
     token: str = "",
     names: Names | None = None,
+    unfamiliar_at: float = RATE,
     options: dict[str, Any] | None = None,
 ) -> Service:
     """Load and check all that a server needs; close it at the end.
@@ -99,9 +108,10 @@ def open_service(
     CacheError
         If a cache is named and cannot be read.
     """
+    require_rate(unfamiliar_at)
     chosen = limits or Limits()
     embedder = Embedder(model, options or {})
-    training, reason = find_training(model, cache)
+    training, reason = find_training(model, cache, unfamiliar_at)
     held = Held(chosen.held_bytes)
     metrics = Metrics(lambda: len(batcher), lambda: held.total, lambda: decoders.n_ended)
     decoders = Decoders(embedder, chosen)

@@ -18,7 +18,14 @@ from featx.fitting.samples import Samples
 from featx.heads import HEADS
 from featx.labels import joined_labels
 from featx.model import Model
-from featx.model.likeness import Likeness, cache_beside, likeness_of, unit_length, usual_distance
+from featx.model.likeness import (
+    RATE,
+    Likeness,
+    cache_beside,
+    likeness_of,
+    unit_length,
+    usual_distance,
+)
 from featx.model.references import image_reader
 
 if TYPE_CHECKING:
@@ -63,8 +70,13 @@ def _picture(training: TrainingRows, row: int) -> bytes | None:
     )
 
 
-def load_training(model: Model, cache: str | os.PathLike[str]) -> TrainingRows:
+def load_training(model: Model, cache: str | os.PathLike[str], rate: float = RATE) -> TrainingRows:
     """Take the rows of a cache that a model was trained on.
+
+    Parameters
+    ----------
+    rate
+        See `featx.model.likeness.usual_distance`.
 
     Raises
     ------
@@ -87,14 +99,14 @@ def load_training(model: Model, cache: str | os.PathLike[str]) -> TrainingRows:
         )
         if not len(samples):
             raise ModelError(f"{model.name} was trained on no row of {opened.path}; name its cache")
-        found = _training(opened, samples)
+        found = _training(opened, samples, rate)
         # What a picture needs is read now: the file is closed afterwards.
         image_reader(opened), opened.paths, opened.ids, opened.content_digests
         return found
 
 
 def find_training(
-    model: Model, cache: str | os.PathLike[str] | None
+    model: Model, cache: str | os.PathLike[str] | None, rate: float = RATE
 ) -> tuple[TrainingRows | None, str]:
     """Take the training rows from `cache`, or from where the model says that they are.
 
@@ -109,27 +121,28 @@ def find_training(
         If a cache is named and cannot serve.
     """
     if cache is not None:
-        return load_training(model, cache), ""
+        return load_training(model, cache, rate), ""
     place = cache_beside(model)
     if place is None and (own := likeness_of(model)) is not None:
-        return TrainingRows(**vars(own)), ""
+        return TrainingRows(**vars(own.at(rate))), ""
     if place is None:
         named = Path(str(model.meta.get("cache") or "")).name
         return None, f"the cache of the training ({named}) is not here; name it with --cache"
     try:
-        return load_training(model, place), ""
+        return load_training(model, place, rate), ""
     except FeatxError as error:
         return None, str(error)
 
 
-def _training(cache: Cache, samples: Samples) -> TrainingRows:
+def _training(cache: Cache, samples: Samples, rate: float) -> TrainingRows:
     at = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _MOST_ROWS)).astype(int))
     unit, y = unit_length(samples.take(at)), samples.y[at]
     return TrainingRows(
         unit=unit,
         names=samples.ids[at].tolist(),
         labels=joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist(),
-        limit=usual_distance(unit),
+        limit=usual_distance(unit, rate),
+        rate=rate,
         n_all=len(samples),
         cache=cache,
         rows=samples.rows[at],
