@@ -62,7 +62,7 @@ def moved(values: Any, rng: np.random.Generator) -> Any:
 
 
 def paired(others: Any, own: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Difference of both for each picture, with a bootstrapped interval; positive: own is better."""
+    """Mean difference, with a bootstrapped interval; where it is positive, own is better."""
     apart = np.array(others) - np.array(own)
     means = rng.choice(apart, (2000, len(apart))).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))

@@ -6,9 +6,11 @@ from featx.auditing.faults import blurred, faults_of, sharpness
 from featx.auditing.labels import LabelIssues, label_issues
 from featx.auditing.neighbours import nearest_rows, unit_rows
 from featx.auditing.outliers import find_outliers
+from featx.auditing.shift import Shift, find_shift
 
 __all__ = [
     "LabelIssues",
+    "Shift",
     "Sketch",
     "Stratum",
     "blurred",
@@ -16,6 +18,7 @@ __all__ = [
     "estimate_rate",
     "faults_of",
     "find_outliers",
+    "find_shift",
     "label_issues",
     "nearest_rows",
     "review_sample",

@@ -129,8 +129,8 @@ def _require_vectors(model: Model, vectors: NDArray[np.float32], spec: ExtractSp
         how = f", {spec.precision} in place of {model.spec.precision}"
         raise DriftError(
             f"{model.name}: features are computed otherwise than in the training: reference image "
-            f"{worst} has cosine {cosines[worst]:.4f} with its vector of the training (at least {LEAST_COSINE} is "
-            f"needed), weights {spec.weights_digest[:12]}"
+            f"{worst} has cosine {cosines[worst]:.4f} with its vector of the training (at least "
+            f"{LEAST_COSINE} is needed), weights {spec.weights_digest[:12]}"
             f"{how if spec.precision != model.spec.precision else ''}{_libraries(model)}"
         )
 
