@@ -24,8 +24,8 @@ from featx.heads.linear import LinearForm, calibration_of, decisions, linear_for
 from featx.images import Pixels, decode, draw_pixels, file_of, policy_of
 from featx.model import Model
 from featx.model.likeness import likeness_of
+from featx.model.network import require_same_features
 from featx.model.prediction import label_rows
-from featx.model.references import require_same_features
 from featx.preprocess import Preprocess
 
 CLOSE = 1e-5
