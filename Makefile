@@ -77,8 +77,8 @@ bench: install  ## speed beside the peers, in one sitting (minutes to an hour); 
 ray-demo: install  ## a local Ray cluster of two workers, killed on the way, beside one process
 	@$(RUN) pipelines.ray_demo
 
-torture: install  ## 200 kills and 100 full disks at random moments, compared with a clean run
-	@$(RUN) benchmarks.torture --kills 200 --full 100
+torture: install  ## 200 kills, 100 full disks, 20 pairs of writers, compared with a clean run
+	@$(RUN) benchmarks.torture --kills 200 --full 100 --names 20
 
 notebook: install  ## execute the notebook on real features and leave it as data/explore_features.html
 	@$(RUN) pipelines.features --data '$(DATA)' --backbone '$(BACKBONE)' --device '$(DEVICE)'

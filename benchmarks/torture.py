@@ -2,6 +2,7 @@
 
     python -m benchmarks.torture --kills 200
     python -m benchmarks.torture --full 100       # the disk is full from a random write on
+    python -m benchmarks.torture --names 50       # two writers at a time, by two names of one cache
 
 Each trial starts from a published cache and a folder that has changed since; one run, sometimes
 two, die at a random call, before or after it takes effect; the next run ends the work. The cache in
@@ -30,7 +31,7 @@ from PIL import Image
 
 from featx.cache import durable, shards
 from featx.cache.reader import open_cache
-from featx.errors import NoSpaceError
+from featx.errors import CacheLockedError, NoSpaceError
 from featx.extraction import extract
 
 NETWORK = """
@@ -39,6 +40,9 @@ from torch import nn
 def build():
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
 """
+LOCKED = 3
+"""Exit status of a child that another writer keeps out."""
+
 SHARD_ROWS = 24  # many shards from few pictures
 
 
@@ -48,6 +52,8 @@ class Tally:
 
     kills: int = 0
     full: int = 0
+    pairs: int = 0
+    refused: int = 0
     moments: int = 0
     rows: int = 0
     lost: int = 0
@@ -170,6 +176,42 @@ class Trials:
             tally.unreadable += 1
         self._finish(place, cache, tally)
 
+    def trial_names(self, rng: random.Random, tally: Tally) -> None:
+        """Let two runs write one cache at a time, each by a name of its own; then finish."""
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        cache, link, folder = place / "c.h5", place / "link.h5", Path(f"{place}-too")
+        shutil.copy(self.base, cache)
+        link.symlink_to(cache.name)
+        folder.symlink_to(place)
+        names = [cache, *rng.sample([link, folder / cache.name, folder / link.name], 1)]
+        rng.shuffle(names)
+        codes = [
+            os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            for child in [self._start(name) for name in names]
+        ]
+        tally.pairs += 1
+        tally.refused += codes.count(LOCKED)
+        tally.unworded += any(code not in (0, LOCKED) for code in codes) or 0 not in codes
+        tally.unreadable += not _verifies(cache)
+        tally.different += not link.is_symlink()
+        folder.unlink()
+        link.unlink()
+        self._finish(place, cache, tally)
+
+    def _start(self, cache: Path) -> int:
+        """Start a run in a child of its own, which ends with 0, or with `LOCKED`."""
+        child = os.fork()
+        if child:
+            return child
+        try:
+            extract(self.source, cache, **self.options)
+            os._exit(0)
+        except CacheLockedError:
+            os._exit(LOCKED)
+        except BaseException as error:
+            print(f"child: {error!r}", file=sys.stderr)
+            os._exit(1)
+
     def _child(self, cache: Path, die_at: int, after: bool, writer: int) -> int:
         count = 0
 
@@ -237,8 +279,8 @@ def _verifies(cache: Path) -> bool:
         return found.verify().ok
 
 
-def torture(kills: int, full: int, seed: int) -> Tally:
-    """Run trials until there were so many kills, and so many full disks."""
+def torture(kills: int, full: int, names: int, seed: int) -> Tally:
+    """Run trials until there were so many kills, full disks, and pairs of writers."""
     rng, tally, start = random.Random(seed), Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         trials = Trials(Path(name))
@@ -251,6 +293,8 @@ def torture(kills: int, full: int, seed: int) -> Tally:
                 print(f"\r{tally.kills} kills", end="", file=sys.stderr)
         while tally.full < full:
             trials.trial_full(rng, tally, calls)
+        while tally.pairs < names:
+            trials.trial_names(rng, tally)
     tally.seconds = time.monotonic() - start
     return tally
 
@@ -260,9 +304,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--full", type=int, default=0)
+    parser.add_argument("--names", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    tally = torture(asked.kills, asked.full, asked.seed)
+    tally = torture(asked.kills, asked.full, asked.names, asked.seed)
     print(json.dumps(asdict(tally) | {"ok": tally.ok}))
     sys.exit(not tally.ok)
 

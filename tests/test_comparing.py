@@ -189,3 +189,10 @@ def test_the_plot_is_a_picture_that_can_be_made_again(folder: Path) -> None:
     assert (folder / "again.png").read_bytes() == (folder / "l.png").read_bytes()
     with pytest.raises(FitError, match=r"the suffix is '\.svg'; expected \.png"):
         compare(caches, heads=["ridge"], plot=folder / "l.svg")
+
+
+def test_features_that_are_all_zero_have_an_evidence() -> None:
+    y = np.array(["a", "b"] * 20)
+    nothing = logme(np.zeros((40, 3)), y)
+    assert np.isfinite(nothing)
+    assert nothing < logme(np.eye(3)[[0, 1] * 20] + 0.0, y)

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_twenty_kills_and_ten_full_disks_lose_nothing() -> None:
+def test_kills_full_disks_and_pairs_of_writers_lose_nothing() -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -20,6 +20,8 @@ def test_twenty_kills_and_ten_full_disks_lose_nothing() -> None:
             "20",
             "--full",
             "10",
+            "--names",
+            "2",
             "--seed",
             "7",
         ],
@@ -32,5 +34,6 @@ def test_twenty_kills_and_ten_full_disks_lose_nothing() -> None:
     tally = json.loads(done.stdout)
     assert tally["kills"] >= 20
     assert tally["full"] == 10
+    assert tally["pairs"] == 2
     assert tally["rows"] > 1000
     assert tally["moments"] > 100

@@ -146,11 +146,14 @@ def json_text(dataset: h5py.Dataset) -> str:
     Raises
     ------
     CacheFormatError
-        If it is not one text of bearable length.
+        If it is not one text of bearable length, or cannot be read.
     """
     if dataset.shape != ():
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
-    value = dataset[()]
+    try:
+        value = dataset[()]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CacheFormatError(f"{dataset.name} cannot be read: {words_of(error)}") from None
     if not isinstance(value, bytes) or len(value) > _MAX_JSON:
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
     try:

@@ -115,7 +115,7 @@ def evidence(
         ratio = alpha / beta
         gamma = float((sigma / (sigma + ratio)).sum())
         weight, residual = _norms(sigma, squares, ratio, beyond)
-        alpha = gamma / max(weight, _TINY)
+        alpha = max(gamma, _TINY) / max(weight, _TINY)  # features that are all zero say nothing
         beta = max(n - gamma, _TINY) / max(residual, _TINY)
         if abs(alpha / beta - ratio) <= _TOLERANCE * ratio:
             break
