@@ -10,12 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
 from featx.evaluation import metrics as m
+from featx.evaluation.ordinal import among_first, ordered, ranks_of
 from featx.evaluation.resampling import balanced_rows
 from featx.evaluation.sampled import Sampled, by_class
 from featx.evaluation.several import several_labels
 
 _WORTH = {"balanced_accuracy": 1.0, "macro_f1": 1.0, "roc_auc": 1.5, "average_precision": 1.0}
 """Of the rows, how many a mean over classes is worth at most; pairs of rows are worth more."""
+
+_TOP = (3, 5)
+"""Numbers of answers among which the true class may be, where there are more classes than that."""
 
 
 def evaluate(
@@ -51,8 +55,10 @@ def evaluate(
     metrics : dict
         ``{"value", "low", "high"}`` under each metric's name; for a classification also
         ``per_class`` (precision, recall, support), ``confusion`` (rows are true classes) and
-        ``classes``; for ``multilabel`` ``per_class`` (with ``average_precision``) and ``classes``,
-        and ``accuracy`` is of rows whose labels are all right. JSON-ready.
+        ``classes``. More than three classes have ``top_3_accuracy`` (five: ``top_5_accuracy``);
+        three or more whose names are all numbers have ``quadratic_kappa`` and ``rank_mae``, as
+        classes in that order. For ``multilabel`` ``per_class`` (with ``average_precision``) and
+        ``classes``, and ``accuracy`` is of rows whose labels are all right. JSON-ready.
 
     Raises
     ------
@@ -81,6 +87,8 @@ def evaluate(
     made = m.counted(codes, called, len(names))
     each = {k: made.pop(k) for k in ("precision", "recall")}
     made |= _ranking(codes, probabilities, scores, len(names), sampled.units)
+    if (ranks := ranks_of(names)) is not None:
+        made |= ordered(codes, called, ranks)
     support = np.bincount(codes, minlength=len(names))
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
     found = sampled.measure(made, _biases(probabilities), rows)
@@ -144,6 +152,7 @@ def _ranking(
         table = np.asarray(probabilities, dtype=np.float64)
         found |= m.losses(codes, table, units)
         found["calibration_error"] = m.calibration_error(codes, table)
+        found |= {f"top_{k}_accuracy": among_first(codes, table, k) for k in _TOP if n_classes > k}
     return found
 
 

@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 Metric = Callable[[Floats], Floats]
 
+_ENOUGH_WRONG = 4
+"""Wrong rows beyond which the bootstrap sees what they cost."""
+
 BINS = 15
 """Of the calibration error (Guo et al. 2017)."""
 
@@ -181,6 +184,8 @@ def losses(true: Codes, probabilities: Floats, units: int | None = None) -> dict
 def _with_more_wrong(each: Floats, true: Codes, probabilities: Floats, units: int) -> float:
     """Give the mean loss with the share of wrong rows at its upper end (Clopper and Pearson 1934).
 
+    Zero where enough rows are wrong for the bootstrap.
+
     A wrong row costs the mean over the labels that rows are not given, by their probabilities, or
     as much as those that are wrong, if that is more.
 
@@ -192,6 +197,8 @@ def _with_more_wrong(each: Floats, true: Codes, probabilities: Floats, units: in
     rows, called = np.arange(len(true)), probabilities.argmax(axis=1)
     wrong = called != true
     n_wrong = wrong.mean() * units
+    if n_wrong > _ENOUGH_WRONG:
+        return 0.0
     share = float(betaincinv(n_wrong + 1, max(units - n_wrong, 1e-9), 0.975))
     others = probabilities.copy()
     others[rows, called] = 0

@@ -17,6 +17,8 @@ _SHARES = (
     "micro_f1",
     "roc_auc",
     "average_precision",
+    "top_3_accuracy",
+    "top_5_accuracy",
 )
 
 
@@ -64,6 +66,6 @@ def over_repeats(
             found[name] = {"value": mean, **wilson(mean, max(effective, 1e-9), z)}
             continue
         low = mean - z * error
-        low = low if name == "r2" else max(0.0, low)
+        low = low if name in ("r2", "quadratic_kappa") else max(0.0, low)
         found[name] = {"value": mean, "low": low, "high": mean + z * error}
     return found

@@ -17,6 +17,8 @@ KINDS: Mapping[str, Kind] = {
     "mae": "positive",
     "rmse": "positive",
     "r2": "below-one",
+    "quadratic_kappa": "below-one",
+    "rank_mae": "positive",
     "calibration_error": "biased",
 }
 
