@@ -202,7 +202,7 @@ def fit_caches(
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     """
     start, found = time.perf_counter(), guard(find_contenders(caches, head, options), options)
-    rare = settle_rare(found, head, options)
+    asked, rare = options.changed(), settle_rare(found, head, options)
     found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
     head, options = head_over(head, first), settle(options, head, first)
@@ -241,7 +241,7 @@ def fit_caches(
         path=None if out is None else os.fspath(out),
     )
     if out is not None or report is not None:
-        line = command or fit_command(won.cache, head.name, out, options.changed())
+        line = command or fit_command(won.cache, head.name, out, asked)
         method = "pca" if report is None else "auto"
         with fetching(options.fetch):
             kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
