@@ -491,8 +491,9 @@ def test_the_report_is_made_again_from_the_model_alone(fitted: Path) -> None:
     first, second = page.numbers["commands"]
     assert re.fullmatch(r"featx extract \S*photos \S*c\.h5 .*--layer flatten.*", first)
     assert re.fullmatch(r"featx fit \S*c\.h5 --head svm --folds 3 --seed 1 --out \S*", second)
-    assert len(json.loads(page.scripts["featx-pictures"])) == page.numbers["n_test"]
-    assert all(json.loads(page.scripts["featx-pictures"]))
+    pictures = json.loads(page.scripts["featx-pictures"])["images"]
+    assert len(pictures) == page.numbers["n_test"]
+    assert all(pictures.values())
 
 
 def test_the_shell_writes_the_same_page(fitted: Path, tmp_path: Path) -> None:
