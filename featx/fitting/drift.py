@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from featx.arguments import typed
 from featx.auditing.shift import LEAST_ROWS, find_shift, share_interval, shares_p_value
-from featx.cache.folder import INDEX, holds_cache
+from featx.cache.folder import holds_cache
+from featx.cache.format import INDEX
 from featx.cache.reader import Cache, open_cache
 from featx.errors import FeatxError, ModelError, OptionError
 from featx.files import scratch_folder
