@@ -27,6 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 from featx import fit, load_model, open_cache
 from featx.errors import FeatxError, ImageError, MissingExtraError, ModelError
 from featx.extraction import extract
+from featx.model.archive import TRAINING, VECTORS
 from featx.model.likeness import usual_distance
 from featx.serve import serve
 from featx.serve.app import Service
@@ -132,7 +133,12 @@ def test_usual_distance_is_the_quantile_of_leaving_one_out() -> None:
 
 def test_without_the_cache_there_are_no_neighbours(model_folder: Path) -> None:
     model = load_model(model_folder / "m.featx")
-    lost = replace(model, meta={**model.meta, "cache": "gone.h5"}, path=None)
+    # As of a version whose models did not carry their training vectors.
+    members = {
+        name: data for name, data in model.members.items() if name not in (VECTORS, TRAINING)
+    }
+    meta = {**model.meta, "cache": "gone.h5"}
+    lost = replace(model, meta=meta, members=members, path=None)
     found = open_service(lost, options={"threads": 1})
     try:
         assert found.facts.training is None

@@ -64,8 +64,8 @@ def test_a_saved_model_says_labels_and_probabilities(folder: Path, tmp_path: Pat
         truth = cache.labels
     table = pd.read_csv(out)
     near = ["confidence", "unfamiliar", "nearest", "nearest_label"]
-    scores = [f"p_{n}" for n in NAMES]
-    assert list(table.columns) == ["id", "path", "label", *near, *scores, "error"]
+    columns = [f"p_{n}" for n in NAMES]
+    assert list(table.columns) == ["id", "path", "label", *near, *columns, "error"]
     probable = table[[f"p_{n}" for n in NAMES]].to_numpy()
     np.testing.assert_allclose(probable, scores.probabilities, atol=1e-6)
     texts = ["|".join(n for n, p in zip(NAMES, row, strict=True) if p > 0.5) for row in probable]
