@@ -52,7 +52,7 @@ def test_nested_and_repeated_measurements_stream_too(cache: Path) -> None:
 
 def test_thresholds_need_no_row_again(cache: Path) -> None:
     result = featx.fit(cache, "logreg", memory="stream", precision_at=0.8)
-    assert result.decisions["chosen_on"] == "out-of-fold predictions of 60 training rows"
+    assert result.decisions["chosen_on"] == "out-of-fold predictions of 80 training rows"
     assert set(result.decisions["classes"]) == {"blue", "red"}
 
 
