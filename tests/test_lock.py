@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +102,18 @@ except CacheError as error:
 """
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 def test_the_lock_of_another_user_says_whether_it_is_dead_and_how_to_go_on(
-    tmp_path: Path,
+    open_folder: Path,
 ) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    tmp_path = open_folder
     lock = tmp_path / "c.h5.lock"
     lock.write_text(HOLDER)
     lock.chmod(0o444)
