@@ -128,7 +128,7 @@ def _entry(kind: Any) -> Any:
 
 
 def _expected(kind: Any) -> str:
-    """What a type is in words."""
+    """Describe a type in words."""
     origin = get_origin(kind) or kind
     if origin in (Union, UnionType):
         kinds = [one for one in get_args(kind) if one is not NoneType]

@@ -1,4 +1,4 @@
-"""What features, labels, digests and pixels say about the data; arrays in, arrays out."""
+"""Checks of the data by features, labels, digests and pixels; arrays in, arrays out."""
 
 from featx.auditing.copies import Sketch, confirm_copies, sketch_of
 from featx.auditing.estimate import Stratum, estimate_rate, review_sample

@@ -34,7 +34,7 @@ Pairs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is kept of a picture to compare it with others.
+    """A reduced picture, to compare it with others.
 
     Parameters
     ----------

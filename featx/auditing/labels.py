@@ -137,7 +137,7 @@ def _of_several(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str])
 
 
 def _of_numbers(y: NDArray[np.float64], predicted: NDArray[Any]) -> LabelIssues:
-    """Numbers whose residual is an outlier; quality is that of cleanlab's regression rank."""
+    """Flag numbers whose residual is an outlier; cleanlab ranks them."""
     from cleanlab.regression.rank import get_label_quality_scores
 
     from featx.auditing.outliers import LIMIT
