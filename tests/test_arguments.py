@@ -35,6 +35,7 @@ ARGUMENTS = (
     "head",
     "heads",
     "pattern",
+    "update",
 )
 
 # Options that one side alone has, and why.

@@ -98,6 +98,13 @@ def fit(
     ] = "error",
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            help="A model that takes in the new rows of CACHE, with its own settings; replaced "
+            "unless --out names another file."
+        ),
+    ] = None,
     force: Force = False,
     fetch: Fetch = False,
     as_json: Json = False,

@@ -1,4 +1,4 @@
-"""What a model keeps for its report, and the report made of it again."""
+"""What a fit says of itself, what a model keeps for its report, and the report made again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from featx.cache.reader import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.evaluation import json_ready
 from featx.files import require_writable
+from featx.fitting.contenders import Contender
+from featx.fitting.measures import worse_notes
 from featx.fitting.measuring import Measured
+from featx.fitting.options import FitOptions, FitResult
 from featx.fitting.samples import Samples
 from featx.model import Model
 from featx.model.archive import REPORT
@@ -185,6 +188,8 @@ def _labels(samples: Samples, y: NDArray[Any]) -> list[Any]:
 
 def _learning(samples: Samples, measured: Measured, seed: int, step: Step) -> dict[str, Any] | None:
     train, test = measured.train, measured.test
+    if not len(train):  # an update measures what many old rows and some new ones gave
+        return None
     if len(np.intersect1d(train, test)):  # nested: the kept head saw every row
         plan = SplitPlan(seed=seed)
         parts = make_split(
@@ -273,6 +278,85 @@ def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: in
         return None
 
 
+def result_of(
+    won: Contender,
+    measured: Measured,
+    model: Model,
+    options: FitOptions,
+    contenders: list[Contender],
+    decisions: dict[str, Any],
+) -> FitResult:
+    """Describe a fit: what was chosen, measured and kept."""
+    cache, samples = won.cache, won.samples
+    metrics, found = dict(measured.metrics), measured.kept
+    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
+    return FitResult(
+        head=found.head,
+        chosen=found.chosen,
+        test=test,
+        baseline=measured.baseline,
+        warnings=[*measured.warnings, *worse_notes(test, measured.baseline)],
+        n_train=len(measured.train),
+        n_test=len(measured.test),
+        cv={
+            "score": found.best_score,
+            "std": _spread(measured),
+            "scoring": found.scoring,
+            "folds": found.folds,
+        },
+        classes=samples.classes,
+        confusion=metrics.get("confusion", []),
+        per_class=metrics.get("per_class", {}),
+        cache=str(cache.path),
+        fingerprint=cache.fingerprint,
+        tap=samples.tap,
+        excluded=samples.excluded,
+        measured_by=_how(samples, options),
+        trained_on=len(measured.trained),
+        test_ids=samples.ids[measured.test].tolist(),
+        seconds=0.0,
+        decisions=decisions,
+        head_options=_head_options(measured, contenders),
+        model=model,
+    )
+
+
+def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[str, Any]]:
+    """Describe each competitor, and mark the winner."""
+    kept, found = measured.kept, []
+    for option in kept.options:
+        head, place = option["head"], option["features"]
+        one = contenders[place]
+        found.append(
+            {
+                "head": head,
+                "cache": str(one.cache.path),
+                "tap": one.samples.tap,
+                **{name: option[name] for name in ("params", "score", "std")},
+                "won": measured.won.get((head, place), 0),
+                "chosen": (head, place) == (kept.head, kept.place),
+            }
+        )
+    return found
+
+
+def _spread(measured: Measured) -> float:
+    chosen = measured.kept.chosen["params"]
+    return next(float(row["std"]) for row in measured.kept.table if row["params"] == chosen)
+
+
+def _how(samples: Samples, options: FitOptions) -> str:
+    kept = ", groups kept together" if samples.groups is not None else ""
+    if options.nested:
+        return f"nested: {options.folds} outer folds{kept}"
+    if samples.seen is not None and samples.seen.any():
+        return f"rows that the network was not trained on{kept}"
+    if samples.split is not None:
+        return "the split of the source"
+    share = f"{options.plan.test_size:.0%} of the rows held out{kept}"
+    return f"{options.repeats} times {share}" if options.plan.repeats > 1 else share
+
+
 def extract_command(cache: Cache) -> str:
     """Write the line of the shell that makes a cache of the same features."""
     known = cache.provenance
@@ -307,4 +391,10 @@ def fit_command(cache: Cache, head: str, out: Any, given: dict[str, Any]) -> str
             words += [flag] if value else [] if name != "nested" else ["--no-nested"]
         elif value is not None:
             words += [flag, str(value)]
+    return shlex.join([*words, *([] if out is None else ["--out", os.fspath(out)])])
+
+
+def update_command(cache: Cache, model: Model, out: Any) -> str:
+    """Write the line of the shell that takes the rows of a cache into a model."""
+    words = ["featx", "fit", str(cache.path), "--update", str(model.path or "MODEL")]
     return shlex.join([*words, *([] if out is None else ["--out", os.fspath(out)])])

@@ -15,30 +15,47 @@ from numpy.typing import NDArray
 
 from featx.arguments import typed
 from featx.cache.reader import Cache, open_cache
+from featx.errors import FitError
 from featx.files import require_writable
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
-from featx.fitting.measures import worse_notes
+from featx.fitting.growing import keep_sums, take_in
 from featx.fitting.measuring import Measured
-from featx.fitting.options import FitOptions, FitResult
+from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.procedure import settle
 from featx.fitting.promises import set_sets, set_thresholds
-from featx.fitting.publishing import fit_command, keep_for_report, report_data
+from featx.fitting.publishing import (
+    fit_command,
+    keep_for_report,
+    report_data,
+    result_of,
+    update_command,
+)
 from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
 from featx.fitting.seen import guard
 from featx.fitting.streamed import measurement
+from featx.fitting.update import (
+    grown_model,
+    head_of,
+    new_rows,
+    options_of,
+    refit_reason,
+    require_all,
+)
 from featx.heads import Head, get_head
 from featx.labels import joined_labels
+from featx.model.archive import VECTORS
 from featx.model.headfile import dump_head
-from featx.model.likeness import make_likeness
+from featx.model.likeness import Likeness, likeness_of, make_likeness
 from featx.model.model import Model, digest_seen
-from featx.model.modelfile import describe_model, save_model
+from featx.model.modelfile import describe_model, load_model, save_model
 from featx.model.references import make_references
+from featx.model.rowsums import read_sums
 from featx.reporting import write_report
 from featx.run.progress import Progress, waiting
-from featx.selection.checks import warn
+from featx.selection.checks import Warn, warn
 from featx.selection.notes import overheard
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
@@ -71,6 +88,7 @@ def fit(
     rare: Literal["error", "drop"] = "error",
     seed: int = 0,
     report: str | os.PathLike[str] | None = None,
+    update: str | os.PathLike[str] | Model | None = None,
     force: bool = False,
     fetch: bool = False,
 ) -> FitResult:
@@ -138,6 +156,11 @@ def fit(
         Random seed of splits, folds and intervals.
     report
         Where to write the HTML report, if anywhere; `featx.report` makes it from a model, too.
+    update
+        A model, or its file, that takes in the new rows of `cache` and their classes, with the
+        settings of its own fit. Ridge and LDA do so from stored sums, equal to a fit on all rows;
+        other heads are fitted again, which needs all rows. The file is replaced unless `out` names
+        another.
     force
         Replace files at `out` and `report` that featx did not write.
     fetch
@@ -160,7 +183,7 @@ def fit(
     >>> result.accuracy.value  # doctest: +SKIP
     0.93
     """
-    own = ("cache", "head", "out", "report")
+    own = ("cache", "head", "out", "report", "update")
     options = {name: value for name, value in locals().items() if name not in (*own, "own")}
     chosen = FitOptions.of(**options)
     if chosen.protocol is not None:
@@ -168,6 +191,8 @@ def fit(
         require_protocol(chosen, {name: value is not None for name, value in given.items()})
         with opened(cache) as file:
             return probe(file, chosen)
+    if update is not None:
+        return _updated(cache, update, head, chosen, out, report)
     found = get_head("auto" if head is None else head)
     _ = chosen.wanted  # thresholds that exclude each other are refused before anything is read
     if out is not None:
@@ -180,6 +205,28 @@ def fit(
         return fit_caches([file], found, chosen, out=out, report=report)
 
 
+def _updated(
+    cache: str | os.PathLike[str] | Cache,
+    known: str | os.PathLike[str] | Model,
+    head: Any,
+    options: FitOptions,
+    out: str | os.PathLike[str] | None,
+    report: str | os.PathLike[str] | None,
+) -> FitResult:
+    """Check what is asked for beside the model, and take in."""
+    model = known if isinstance(known, Model) else load_model(known)
+    if head is not None:
+        raise FitError("an update keeps the model's own head; leave out --head")
+    out = model.path if out is None else out
+    read = getattr(cache, "path", cache)
+    if out is not None:
+        require_writable(Path(out), "model", read, force=options.force)
+    if report is not None:
+        require_writable(Path(report), "report", read, out, force=options.force)
+    with opened(cache) as file:
+        return take_rows(file, model, options, out=out, report=report)
+
+
 def fit_caches(
     caches: Sequence[Cache],
     head: Head,
@@ -189,6 +236,7 @@ def fit_caches(
     report: str | os.PathLike[str] | None = None,
     command: str | None = None,
     key: str = "",
+    notes: Sequence[Warn] = (),
 ) -> FitResult:
     """Fit on one cache, or let several of the same images compete inside the measurement.
 
@@ -200,6 +248,8 @@ def fit_caches(
         The line of the shell that does it again; that of ``featx fit`` when None.
     key
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
+    notes
+        Warnings for the result.
     """
     start, found = time.perf_counter(), guard(find_contenders(caches, head, options), options)
     asked, rare = options.changed(), settle_rare(found, head, options)
@@ -209,13 +259,14 @@ def fit_caches(
     if options.promises:
         require_decidable(options.wanted, first, bool(options.nested))
     plan = measurement(head, [one.samples for one in found], options, few=rare.few)
-    heard: list[dict[str, str]] = []
+    heard: list[Warn] = [*notes]
     with Progress(plan.fits, "fit", unit="fits") as show, overheard(heard):
         plan.step = show.step
         measured = plan.run()
     measured.warnings.extend(heard)
     won = found[measured.kept.place]
     model = _model(won.cache, won.samples, measured, options)
+    model.meta["fit_options"] = asked
     if key:
         model.meta["trained_key"] = key
     decided: dict[str, Any] = {}
@@ -231,17 +282,30 @@ def fit_caches(
         with fetching(options.fetch), waiting("reading reference images"):
             model.members.update(make_references(won.cache, won.samples.tap, rows))
         model.members.update(_likeness(won.samples, measured.trained))
+        kept = keep_sums(won.samples, measured.trained, measured.kept.estimator)
+        model.members.update(kept)
     if (out is not None or report is not None) and not options.fetch:
         measured.warnings.extend(_not_fetched(won.cache))
-    result = _result(won, measured, model, options, found, decided)
-    result = replace(
-        result,
-        sets=sets,
-        seconds=time.perf_counter() - start,
-        path=None if out is None else os.fspath(out),
-    )
+    result = result_of(won, measured, model, options, found, decided)
+    result = replace(result, sets=sets, seconds=time.perf_counter() - start)
+    line = command or fit_command(won.cache, head.name, out, asked)
+    return _published(won, measured, result, options, line, out, report)
+
+
+def _published(
+    won: Contender,
+    measured: Measured,
+    result: FitResult,
+    options: FitOptions,
+    line: str,
+    out: str | os.PathLike[str] | None,
+    report: str | os.PathLike[str] | None,
+) -> FitResult:
+    """Write what was asked for: the model, and its report."""
+    model = result.model
+    assert model is not None
+    result = replace(result, path=None if out is None else os.fspath(out))
     if out is not None or report is not None:
-        line = command or fit_command(won.cache, head.name, out, asked)
         method = "pca" if report is None else "auto"
         with fetching(options.fetch):
             kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
@@ -252,6 +316,50 @@ def fit_caches(
     if report is not None:
         write_report(report, report_data(model))
     return result
+
+
+def take_rows(
+    cache: Cache,
+    model: Model,
+    options: FitOptions,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+) -> FitResult:
+    """Take the new rows of a cache into a model: from its sums, or by fitting it again.
+
+    Raises
+    ------
+    FitError
+        If the cache has no new row, lacks old ones that a fit needs, or says other labels.
+    ModelError
+        If the cache holds other features.
+    """
+    start = time.perf_counter()
+    model.require_cache(cache)
+    head, options = head_of(model), options_of(model, options)
+    if why := refit_reason(model):
+        require_all(model, cache, why)
+        note = warn("refitted", f"{why}: it was fitted again, with its settings, on all rows")
+        return fit_caches([cache], head, options, out=out, report=report, notes=[note])
+    sums = read_sums(model)
+    assert sums is not None
+    samples = new_rows(model, cache, usable_samples(cache, head, options), sums)
+    grown = take_in(model, sums, samples, options)
+    won = Contender(cache, samples)
+    made = grown_model(model, _model(cache, samples, grown.measured, options), grown)
+    if VECTORS in model.members:
+        made.members.update(_likeness(samples, grown.measured.trained, likeness_of(model)))
+    result = replace(
+        result_of(won, grown.measured, made, options, [won], {}),
+        classes=grown.classes,
+        n_train=grown.n_train,
+        trained_on=made.meta["n_train"],
+        measured_by=grown.measured_by,
+        seconds=time.perf_counter() - start,
+    )
+    line = update_command(cache, model, out)
+    return _published(won, grown.measured, result, options, line, out, report)
 
 
 def _not_fetched(cache: Cache) -> list[dict[str, str]]:
@@ -269,11 +377,15 @@ def _not_fetched(cache: Cache) -> list[dict[str, str]]:
     ]
 
 
-def _likeness(samples: Samples, trained: NDArray[np.intp]) -> dict[str, bytes]:
-    """Keep what the table of predictions says of the training images."""
+def _likeness(
+    samples: Samples, trained: NDArray[np.intp], before: Likeness | None = None
+) -> dict[str, bytes]:
+    """Keep what the table of predictions says of the training images, after those of `before`."""
     y = samples.y[trained]
     labels = joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist()
-    return make_likeness(lambda at: samples.take(trained[at]), samples.ids[trained], labels)
+    return make_likeness(
+        lambda at: samples.take(trained[at]), samples.ids[trained], labels, before=before
+    )
 
 
 @contextmanager
@@ -327,81 +439,3 @@ def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[in
         return [int(share >= 0.5) for share in samples.y[train].mean(axis=0)]
     classes, counts = np.unique(samples.y[train], return_counts=True)
     return str(classes[counts.argmax()])
-
-
-def _result(
-    won: Contender,
-    measured: Measured,
-    model: Model,
-    options: FitOptions,
-    contenders: list[Contender],
-    decisions: dict[str, Any],
-) -> FitResult:
-    cache, samples = won.cache, won.samples
-    metrics, found = dict(measured.metrics), measured.kept
-    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
-    return FitResult(
-        head=found.head,
-        chosen=found.chosen,
-        test=test,
-        baseline=measured.baseline,
-        warnings=[*measured.warnings, *worse_notes(test, measured.baseline)],
-        n_train=len(measured.train),
-        n_test=len(measured.test),
-        cv={
-            "score": found.best_score,
-            "std": _spread(measured),
-            "scoring": found.scoring,
-            "folds": found.folds,
-        },
-        classes=samples.classes,
-        confusion=metrics.get("confusion", []),
-        per_class=metrics.get("per_class", {}),
-        cache=str(cache.path),
-        fingerprint=cache.fingerprint,
-        tap=samples.tap,
-        excluded=samples.excluded,
-        measured_by=_how(samples, options),
-        trained_on=len(measured.trained),
-        test_ids=samples.ids[measured.test].tolist(),
-        seconds=0.0,
-        decisions=decisions,
-        head_options=_head_options(measured, contenders),
-        model=model,
-    )
-
-
-def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[str, Any]]:
-    """Describe each competitor, and mark the winner."""
-    kept, found = measured.kept, []
-    for option in kept.options:
-        head, place = option["head"], option["features"]
-        one = contenders[place]
-        found.append(
-            {
-                "head": head,
-                "cache": str(one.cache.path),
-                "tap": one.samples.tap,
-                **{name: option[name] for name in ("params", "score", "std")},
-                "won": measured.won.get((head, place), 0),
-                "chosen": (head, place) == (kept.head, kept.place),
-            }
-        )
-    return found
-
-
-def _spread(measured: Measured) -> float:
-    chosen = measured.kept.chosen["params"]
-    return next(float(row["std"]) for row in measured.kept.table if row["params"] == chosen)
-
-
-def _how(samples: Samples, options: FitOptions) -> str:
-    kept = ", groups kept together" if samples.groups is not None else ""
-    if options.nested:
-        return f"nested: {options.folds} outer folds{kept}"
-    if samples.seen is not None and samples.seen.any():
-        return f"rows that the network was not trained on{kept}"
-    if samples.split is not None:
-        return "the split of the source"
-    share = f"{options.plan.test_size:.0%} of the rows held out{kept}"
-    return f"{options.repeats} times {share}" if options.plan.repeats > 1 else share

@@ -22,7 +22,8 @@ REQUIRED = ("meta.json", "spec.json", "figures.json", "seen.bin", "head.skops")
 REFERENCES = tuple(f"reference-{k}.png" for k in range(N_REFERENCES))
 REPORT = "report.json"
 VECTORS, TRAINING = "training.npy", "training.json"
-OPTIONAL = ("tested.json", REPORT, "references.npy", VECTORS, TRAINING, *REFERENCES)
+SUMS = "sums.npz"
+OPTIONAL = ("tested.json", REPORT, "references.npy", VECTORS, TRAINING, SUMS, *REFERENCES)
 """What a model may hold beside what it must."""
 
 _SMALL = 64 << 20  # bytes of any member but the head

@@ -96,6 +96,7 @@ def make_likeness(
     take: Callable[[NDArray[Any]], Vectors],
     ids: Sequence[str] | NDArray[Any],
     labels: Sequence[Any],
+    before: Likeness | None = None,
 ) -> dict[str, bytes]:
     """Make the members of a model file that say what is near: vectors as float16, at unit length.
 
@@ -107,18 +108,27 @@ def make_likeness(
         Gives the features of some training rows, by their numbers.
     ids, labels
         Of every training row.
+    before
+        What a model knew already: these rows come after its own.
     """
+    m = 0 if before is None else len(before)
+    n_all = len(ids) + (0 if before is None else before.n_all)
+    if before is not None:
+        ids, labels = [*before.names, *ids], [*before.labels, *labels]
     n, width = len(ids), take(np.arange(1)).shape[1]
     kept = max(1, min(n, _MOST_BYTES // (2 * width)))
     at = np.unique(np.linspace(0, n - 1, kept).astype(int))
-    unit = unit_length(take(at)).astype(np.float16)
+    unit = unit_length(take(at[at >= m] - m))
+    if before is not None:
+        unit = np.concatenate([before.unit[at[at < m]], unit])
+    unit = unit.astype(np.float16)
     file = io.BytesIO()
     np.save(file, unit, allow_pickle=False)
     about = {
         "ids": [str(ids[k]) for k in at],
         "labels": [labels[k] for k in at],
         "limit": max(_LEAST, usual_distance(unit_length(unit.astype(np.float32)))),
-        "n_all": n,
+        "n_all": n_all,
     }
     return {VECTORS: file.getvalue(), TRAINING: json.dumps(about).encode()}
 

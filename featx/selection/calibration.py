@@ -27,7 +27,7 @@ SCALES: tuple[Scale, ...] = ("own", "temperature", "sigmoid")
 class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose decisions are its input: calibration sees them and nothing else."""
 
-    def fit(self, X: Array, y: Array) -> _Given:
+    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> _Given:
         self.classes_ = np.unique(y)
         return self
 
@@ -41,7 +41,12 @@ class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def calibrated(
-    estimator: Any, decisions: Array, y: Array, folds: int, scale: Scale = "sigmoid"
+    estimator: Any,
+    decisions: Array,
+    y: Array,
+    folds: int,
+    scale: Scale = "sigmoid",
+    weights: Array | None = None,
 ) -> tuple[Any, Array]:
     """Give a fitted estimator probabilities, by a scale that is fitted on held-out decisions.
 
@@ -51,23 +56,27 @@ def calibrated(
         Shape (n_rows, n_outputs), each by a head that had not seen the row.
     y
         Shape (n_rows,), class names.
+    weights
+        Of each row; 1 when None.
 
     Returns
     -------
     classifier : CalibratedClassifierCV around `estimator`
     probabilities : shape (n_rows, n_classes), of the rows given
     """
-    made = _scaled(decisions, y, scale)
+    made = _scaled(decisions, y, scale, weights)
     probabilities = made.predict_proba(_table(decisions))
     made.calibrated_classifiers_[0].estimator = estimator
     made.n_features_in_ = estimator.n_features_in_
     return made.set_params(estimator=estimator, cv=max(2, folds)), probabilities
 
 
-def _scaled(decisions: Array, y: Array, scale: Scale) -> CalibratedClassifierCV:
+def _scaled(
+    decisions: Array, y: Array, scale: Scale, weights: Array | None = None
+) -> CalibratedClassifierCV:
     made = CalibratedClassifierCV(_Given(), method=scale, ensemble=False, cv=2)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
-        return made.fit(_table(decisions), y)
+        return made.fit(_table(decisions), y, sample_weight=weights)
 
 
 def _table(decisions: Array) -> Array:
@@ -81,6 +90,34 @@ def probabilities_of(decisions: Array) -> Array:
     if table.shape[1] == 1:
         table = np.hstack([np.zeros_like(table), table])
     return np.asarray(softmax(table, axis=1))
+
+
+def held_probabilities(
+    decisions: Array, y: Array, folds: Folds, scale: Scale, weights: Array | None = None
+) -> Array:
+    """Turn held-out decisions into probabilities by scales that were fitted on other folds.
+
+    Parameters
+    ----------
+    decisions
+        Shape (n_rows, n_outputs).
+    y
+        Shape (n_rows,), class names; each fold trains on all of them.
+    weights
+        Of each row; 1 when None.
+
+    Returns
+    -------
+    probabilities : shape (n_rows, n_classes)
+    """
+    if scale == "own":
+        return probabilities_of(decisions)
+    table = np.zeros((len(y), len(np.unique(y))))
+    for train, held in folds:
+        some = None if weights is None else weights[train]
+        made = _scaled(decisions[train], y[train], scale, some)
+        table[held] = made.predict_proba(_table(decisions[held]))
+    return table
 
 
 def best_scale(
@@ -107,15 +144,7 @@ def best_scale(
     if any(np.bincount(codes[train], minlength=len(classes)).min() < 2 for train, _ in folds):
         return ("own" if own else "sigmoid"), losses  # too few rows of a class to judge by
     for scale in SCALES if own else SCALES[1:]:
-        table = np.zeros((len(y), len(classes)))
-        for train, held in folds:
-            table[held] = (
-                probabilities_of(decisions[held])
-                if scale == "own"
-                else _scaled(decisions[train], y[train], scale).predict_proba(
-                    _table(decisions[held])
-                )
-            )
+        table = held_probabilities(decisions, y, folds, scale)
         certain = table[np.arange(len(y)), codes]
         losses[scale] = float(-np.log(np.clip(certain, 1e-15, 1)).mean())
     best: Any = min(losses, key=lambda name: round(losses[name], 9))

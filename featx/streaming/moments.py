@@ -6,7 +6,7 @@ lost to large means, and sums of a fold can be taken away from the sums of all r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,12 @@ class Scale:
 
 
 def gather(
-    blocks: Blocks, targets: Any, fold_of: Rows, n_folds: int, weights: Floats | None = None
+    blocks: Blocks,
+    targets: Any,
+    fold_of: Rows,
+    n_folds: int,
+    weights: Floats | None = None,
+    shift: Floats | None = None,
 ) -> Statistics:
     """Sum in one pass.
 
@@ -106,14 +111,19 @@ def gather(
         Fold that holds out each row; -1 for rows that none does.
     weights
         Of each row; 1 when None.
+    shift
+        What is taken off every row, shape (n_features,): that of sums to which these shall be
+        added; a value near the middle of these rows when None.
     """
-    # The median is a value of the feature, so that a constant one sums to exactly zero.
-    head = np.asarray(blocks.read(np.arange(min(1001, blocks.n_rows))), dtype=np.float64)
-    shift = np.sort(head, axis=0)[len(head) // 2]
+    if shift is None:
+        # The median is a value of the feature, so that a constant one sums to exactly zero.
+        head = np.asarray(blocks.read(np.arange(min(1001, blocks.n_rows))), dtype=np.float64)
+        shift = np.sort(head, axis=0)[len(head) // 2]
+    about = shift
 
     def summed(rows: Rows, X: Array) -> dict[int, Moments]:
         return {
-            int(fold): _sums(X[at], shift, targets[rows[at]], None if w is None else w[rows[at]])
+            int(fold): _sums(X[at], about, targets[rows[at]], None if w is None else w[rows[at]])
             for fold in np.unique(fold_of[rows])
             if len(at := np.flatnonzero(fold_of[rows] == fold))
         }
@@ -128,7 +138,7 @@ def gather(
     whole = found[-1]
     for fold in range(n_folds):
         whole = whole + found[fold]
-    return Statistics(shift, whole, [found[k] for k in range(n_folds)])
+    return Statistics(about, whole, [found[k] for k in range(n_folds)])
 
 
 def _accumulate(found: dict[int, Moments], fold: int, sums: Moments) -> None:
@@ -163,6 +173,19 @@ def _sums(X: Array, shift: Floats, targets: Any, weights: Floats | None) -> Mome
         target=np.asarray(wt.sum(axis=0), dtype=np.float64).ravel(),
         cross=np.ascontiguousarray(np.asarray(wt.T @ wx).T),
     )
+
+
+def with_targets(moments: Moments, columns: list[int], n_targets: int) -> Moments:
+    """Put the targets of sums into other columns; the columns between them are zero.
+
+    Parameters
+    ----------
+    columns
+        New place of each target.
+    """
+    target, cross = np.zeros(n_targets), np.zeros((len(moments.plain), n_targets))
+    target[columns], cross[:, columns] = moments.target, moments.cross
+    return replace(moments, target=target, cross=cross)
 
 
 def _nothing(d: int, k: int) -> Moments:
