@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,76 @@ METRICS = (
     "brier",
 )
 
-CASES: dict[str, tuple[int, tuple[float, ...], float]] = {
-    "plain": (200, (0.5, 0.5), 1.5),
-    "three classes": (200, (1 / 3, 1 / 3, 1 / 3), 1.5),
-    "nearly separate": (200, (0.5, 0.5), 3.5),
-    "few rows": (50, (0.5, 0.5), 1.5),
-    "rare class": (200, (0.9, 0.1), 2.0),
-    "rare class, nearly separate": (200, (0.9, 0.1), 3.0),
-    "rare class, few rows": (60, (0.9, 0.1), 2.0),
-    "easy, 30 rows": (30, (0.5, 0.5), 4.0),
-    "easy, 60 rows": (60, (0.5, 0.5), 4.0),
-    "four classes, easy": (60, (0.25, 0.25, 0.25, 0.25), 4.0),
-    "four classes, uneven": (200, (0.55, 0.25, 0.15, 0.05), 2.0),
+
+@dataclass(frozen=True)
+class Case:
+    """Normal classes with the probabilities of a model that knows them.
+
+    Parameters
+    ----------
+    rows
+        Of each draw.
+    shares
+        Of each class.
+    distance
+        Of the classes, in standard deviations.
+    together
+        Rows of a group: they are of one class, and half of the variance of their noise is shared.
+    """
+
+    rows: int
+    shares: tuple[float, ...]
+    distance: float
+    together: int = 1
+
+
+CASES = {
+    "plain": Case(200, (0.5, 0.5), 1.5),
+    "three classes": Case(200, (1 / 3, 1 / 3, 1 / 3), 1.5),
+    "nearly separate": Case(200, (0.5, 0.5), 3.5),
+    "few rows": Case(50, (0.5, 0.5), 1.5),
+    "rare class": Case(200, (0.9, 0.1), 2.0),
+    "rare class, nearly separate": Case(200, (0.9, 0.1), 3.0),
+    "rare class, few rows": Case(60, (0.9, 0.1), 2.0),
+    "rare class, hard": Case(200, (0.9, 0.1), 1.0),
+    "easy, 30 rows": Case(30, (0.5, 0.5), 4.0),
+    "easy, 60 rows": Case(60, (0.5, 0.5), 4.0),
+    "four classes, easy": Case(60, (0.25, 0.25, 0.25, 0.25), 4.0),
+    "four classes, uneven": Case(200, (0.55, 0.25, 0.15, 0.05), 2.0),
+    "eight classes": Case(240, (1 / 8,) * 8, 2.5),
+    "groups of 4": Case(240, (0.5, 0.5), 1.5, together=4),
+    "groups of 4, few": Case(80, (0.5, 0.5), 2.0, together=4),
+    "groups of 4, three classes": Case(240, (0.5, 0.3, 0.2), 2.0, together=4),
 }
-"""Rows, share of each class, distance of the classes in standard deviations."""
+EDGES = (
+    "rare class",
+    "rare class, nearly separate",
+    "rare class, few rows",
+    "rare class, hard",
+    "easy, 30 rows",
+    "easy, 60 rows",
+    "four classes, easy",
+    "four classes, uneven",
+    "groups of 4",
+    "groups of 4, few",
+)
+"""Cases near the ends of a scale, or with rows that are not independent."""
 
 
 def draw(
     case: str, n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Draw rows of normal classes with the probabilities of a model that knows them."""
-    _, shares, distance = CASES[case]
-    k = len(shares)
-    true = rng.choice(k, size=n, p=shares)
+    """Draw rows, groups side by side, and the probabilities of their classes."""
+    known = CASES[case]
+    k, many = len(known.shares), -(-n // known.together)
+    true = np.repeat(rng.choice(k, size=many, p=known.shares), known.together)[:n]
+    noise = rng.normal(size=(n, k))
+    if known.together > 1:
+        shared = np.repeat(rng.normal(size=(many, k)), known.together, axis=0)[:n]
+        noise = (noise + shared) / np.sqrt(2)
     # Corners of a simplex, all `distance` apart.
-    corners = np.eye(k) * distance / np.sqrt(2)
-    X = corners[true] + rng.normal(size=(n, k))
-    return true, softmax(X @ corners.T + np.log(shares), axis=1)
+    corners = np.eye(k) * known.distance / np.sqrt(2)
+    return true, softmax((corners[true] + noise) @ corners.T + np.log(known.shares), axis=1)
 
 
 def measured(case: str, n: int, rng: np.random.Generator, n_boot: int, seed: int) -> dict[str, Any]:
@@ -62,9 +106,16 @@ def measured(case: str, n: int, rng: np.random.Generator, n_boot: int, seed: int
         true, table = draw(case, n, rng)
         if len(np.unique(true)) == table.shape[1]:
             break
-    called = table.argmax(axis=1)
-    classes = range(table.shape[1])
-    return evaluate(true, called, probabilities=table, classes=classes, n_boot=n_boot, seed=seed)
+    together = CASES[case].together
+    return evaluate(
+        true,
+        table.argmax(axis=1),
+        probabilities=table,
+        classes=range(table.shape[1]),
+        n_boot=n_boot,
+        seed=seed,
+        groups=None if together == 1 else np.arange(n) // together,
+    )
 
 
 def coverage(case: str, repeats: int, seed: int = 0) -> dict[str, float]:
@@ -73,7 +124,7 @@ def coverage(case: str, repeats: int, seed: int = 0) -> dict[str, float]:
     truth = measured(case, 400_000, rng, 0, seed)
     held = dict.fromkeys(METRICS, 0)
     for k in range(repeats):
-        found = measured(case, CASES[case][0], rng, 1000, k)
+        found = measured(case, CASES[case].rows, rng, 1000, k)
         for name in METRICS:
             held[name] += found[name]["low"] <= truth[name]["value"] <= found[name]["high"]
     return {name: n / repeats for name, n in held.items()}

@@ -1,13 +1,14 @@
 """Simulations of what featx promises about new data: a table as JSON.
 
 python -m benchmarks.promises                   # all parts
-python -m benchmarks.promises thresholds sets   # some of them
+python -m benchmarks.promises thresholds sets   # some of them; the others' figures are kept
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 import featx
+from benchmarks.coverage import EDGES, coverage
 from featx.errors import FitError
 from featx.evaluation.conformal import coverage_of
 from featx.model.model import Model
@@ -36,68 +38,121 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class World:
-    """Normal classes: the share of each, and how far their means lie apart.
+    """Classes: the share of each, and how far their means lie apart.
 
     Parameters
     ----------
     width
-        Features; all but two of them are noise.
+        Features; all but as many as there are classes are noise.
+    freedom
+        Of the noise, which is Student's t; normal when infinite.
+    together
+        Rows of a group: they are of one class, and half of the variance of their noise is shared.
     """
 
     shares: tuple[float, ...]
     distance: float
     width: int = 20
+    freedom: float = math.inf
+    together: int = 1
 
     def draw(self, n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Draw rows and their labels, ``a``, ``b`` and so on."""
+        """Draw rows and their labels, ``a``, ``b`` and so on; groups lie side by side."""
         rng = np.random.default_rng(seed)
-        codes = rng.choice(len(self.shares), size=n, p=self.shares)
-        X = rng.normal(size=(n, self.width))
+        many = -(-n // self.together)
+        codes = rng.choice(len(self.shares), size=many, p=self.shares)
+        X = self._noise(rng, n)
+        if self.together > 1:
+            codes = np.repeat(codes, self.together)[:n]
+            shared = np.repeat(self._noise(rng, many), self.together, axis=0)[:n]
+            X = (X + shared) / np.sqrt(2)
         corners = np.eye(len(self.shares), self.width) * self.distance / np.sqrt(2)
         return (X + corners[codes]).astype(np.float32), np.array(list("abcdefghij"))[codes]
 
+    def _noise(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+        if math.isinf(self.freedom):
+            return rng.normal(size=(n, self.width))
+        return rng.standard_t(self.freedom, size=(n, self.width))
 
-def fitted(world: World, n: int, draw: int, **options: Any) -> Any:
-    """Fit on a draw of `n` rows, from a cache of vectors."""
-    X, y = world.draw(n, draw)
+
+WORLDS = {
+    "balanced": World((0.5, 0.5), 2.6),
+    "80/20": World((0.8, 0.2), 2.6),
+    "95/5": World((0.95, 0.05), 3.5),
+    "heavy tails": World((0.5, 0.5), 5.0, freedom=2.0),
+    "five classes": World((0.35, 0.25, 0.2, 0.1, 0.1), 4.0),
+    "groups of 5": World((0.6, 0.4), 3.5, together=5),
+    "close": World((0.5, 0.5), 2.0),
+    "easy": World((0.5, 0.5), 5.0),
+    "four classes": World((0.4, 0.3, 0.2, 0.1), 2.5),
+    "wide": World((0.5, 0.5), 4.0, width=300),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How often heads are fitted on how many rows of a world."""
+
+    world: str
+    rows: int
+    draws: int
+    heads: tuple[str, ...] = ("logreg", "svm")
+
+
+def fitted(case: Case, head: str, draw: int, **options: Any) -> Any:
+    """Fit on a draw, from a cache of vectors."""
+    world = WORLDS[case.world]
+    X, y = world.draw(case.rows, draw)
+    groups = None if world.together == 1 else np.arange(case.rows) // world.together
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cache = Path(folder) / "x.h5"
-        featx.write_cache(cache, X, labels=y, encoder="simulated")
-        return featx.fit(cache, **options)
+        featx.write_cache(cache, X, labels=y, groups=groups, encoder="simulated")
+        return featx.fit(cache, head, seed=draw, **options)
 
 
-def thresholds(repeats: int) -> Iterator[Row]:
+_THRESHOLDS = (
+    Case("balanced", 300, 20),
+    Case("80/20", 300, 20),
+    Case("balanced", 3000, 10, ("logreg",)),
+    Case("80/20", 3000, 10, ("logreg",)),
+    Case("balanced", 3000, 4, ("svm",)),
+    Case("95/5", 300, 10, ("logreg",)),
+    Case("heavy tails", 300, 10, ("svm-rbf",)),
+    Case("five classes", 600, 10, ("logreg",)),
+    Case("groups of 5", 600, 10, ("logreg",)),
+)
+
+
+def thresholds(scale: float) -> Iterator[Row]:
     """How often the precision, or the accuracy of the answers, is at least what was promised."""
-    worlds = {"balanced": World((0.5, 0.5), 2.6), "80/20": World((0.8, 0.2), 2.6)}
     rules = {"precision": {"precision_at": 0.95}, "abstain": {"abstain": 0.05}}
-    for (name, world), n, (by, rule), head in product(
-        worlds.items(), (300, 3000), rules.items(), ("logreg", "svm")
-    ):
-        many = repeats if n < 1000 else max(repeats // 2, 1)
-        kept, worst, answered, without = 0, 1.0, [], 0
-        for seed in range(many):
-            try:
-                model = fitted(world, n, seed, head=head, **rule).model
-            except FitError:
-                without += 1
-                continue
-            shares, part = _worth(model, world, 10_000 + seed)
-            worst = min([worst, *shares])
-            kept += all(share >= 0.95 for share in shares)
-            answered.append(part)
-        made = many - without
-        yield {
-            "world": name,
-            "rows": n,
-            "rule": by,
-            "head": head,
-            "draws": many,
-            "no_cut": without,
-            "kept": kept / made if made else None,
-            "worst": round(worst, 4) if made else None,
-            "answered": round(float(np.mean(answered)), 4) if made else None,
-        }
+    for case, (by, rule) in product(_THRESHOLDS, rules.items()):
+        for head in case.heads:
+            many = max(1, round(scale * case.draws))
+            kept, worst, answered, without = 0, 1.0, [], 0
+            for seed in range(many):
+                try:
+                    model = fitted(case, head, seed, **rule).model
+                except FitError:
+                    without += 1
+                    continue
+                shares, part = _worth(model, WORLDS[case.world], 10_000 + seed)
+                worst = min([worst, *shares])
+                kept += all(share >= 0.95 for share in shares)
+                answered.append(part)
+            made = many - without
+            yield {
+                "world": case.world,
+                "rows": case.rows,
+                "rule": by,
+                "head": head,
+                "draws": many,
+                "no_cut": without,
+                "kept": kept / made if made else None,
+                "worst": round(worst, 4) if made else None,
+                "answered": round(float(np.mean(answered)), 4) if made else None,
+            }
 
 
 def _worth(model: Model, world: World, seed: int) -> tuple[list[float], float]:
@@ -106,43 +161,51 @@ def _worth(model: Model, world: World, seed: int) -> tuple[list[float], float]:
     labels, abstained = decide(model.thresholds, model.classes, model.score(X))
     right, answered = labels == y, ~abstained
     if model.thresholds["by"] == "abstain":
-        return [float(right[answered].mean())], float(answered.mean())
+        # A rule that abstains from all new rows breaks no promise.
+        return [float(right[answered].mean())] if answered.any() else [], float(answered.mean())
     each = [answered & (labels == name) for name in model.classes]
     return [float(right[some].mean()) for some in each if some.any()], float(answered.mean())
 
 
-def sets(repeats: int) -> Iterator[Row]:
+_SETS = (
+    Case("close", 500, 10),
+    Case("80/20", 500, 10),
+    Case("easy", 500, 10),
+    Case("four classes", 500, 10),
+    Case("wide", 500, 4),
+    Case("close", 2000, 3),
+    Case("four classes", 2000, 3, ("logreg",)),
+    Case("heavy tails", 500, 10, ("svm-rbf",)),
+    Case("five classes", 600, 10, ("logreg",)),
+    Case("groups of 5", 600, 10, ("logreg",)),
+)
+
+
+def sets(scale: float) -> Iterator[Row]:
     """Coverage of conformal sets on new rows, overall and in each class; 0.95 is promised."""
-    worlds = {
-        "balanced": World((0.5, 0.5), 2.0),
-        "80/20": World((0.8, 0.2), 2.0),
-        "easy": World((0.5, 0.5), 5.0),
-        "four classes": World((0.4, 0.3, 0.2, 0.1), 2.5),
-        "wide": World((0.5, 0.5), 4.0, width=300),
-    }
-    for (name, world), n, head in product(worlds.items(), (500, 2000), ("logreg", "svm")):
-        found = []
-        for seed in range(repeats if n < 1000 else max(repeats // 2, 1)):
-            model = fitted(world, n, seed, head=head, sets=0.95).model
-            X, y = world.draw(NEW_ROWS, 10_000 + seed)
-            table = model.score(X).probabilities
-            found.append(coverage_of(model.sets["classes"], model.classes, y, table))
-        classes = found[0]["per_class"]
-        yield {
-            "world": name,
-            "rows": n,
-            "head": head,
-            "draws": len(found),
-            "coverage": round(float(np.mean([one["coverage"]["value"] for one in found])), 4),
-            "per_class": [
-                round(float(np.mean([one["per_class"][c]["value"] for one in found])), 4)
-                for c in classes
-            ],
-            "size": round(float(np.mean([one["size"] for one in found])), 3),
-        }
+    for case in _SETS:
+        for head in case.heads:
+            found = []
+            for seed in range(max(1, round(scale * case.draws))):
+                model = fitted(case, head, seed, sets=0.95).model
+                X, y = WORLDS[case.world].draw(NEW_ROWS, 10_000 + seed)
+                table = model.score(X).probabilities
+                found.append(coverage_of(model.sets["classes"], model.classes, y, table))
+            yield {
+                "world": case.world,
+                "rows": case.rows,
+                "head": head,
+                "draws": len(found),
+                "coverage": round(float(np.mean([one["coverage"]["value"] for one in found])), 4),
+                "per_class": [
+                    round(float(np.mean([one["per_class"][c]["value"] for one in found])), 4)
+                    for c in found[0]["per_class"]
+                ],
+                "size": round(float(np.mean([one["size"] for one in found])), 3),
+            }
 
 
-def learning(repeats: int) -> Iterator[Row]:
+def learning(scale: float) -> Iterator[Row]:
     """How often the interval of "would twice the labels help?" holds the true gain; 0.95 is meant.
 
     ``flat`` gains a tenth of a point: there the verdict must not be yes.
@@ -153,6 +216,7 @@ def learning(repeats: int) -> Iterator[Row]:
         "kernel": (World((0.5, 0.5), 3.0, 30), 200, 150, SVC),
         "wide": (World((0.5, 0.5), 3.5, 200), 160, 100, lambda: SVC(kernel="linear", C=0.01)),
     }
+    repeats = max(1, round(scale * 60))
     for name, (world, n, n_test, make) in cases.items():
         new = world.draw(NEW_ROWS, 1)
         truth = _accuracy(world, 2 * n, new, make) - _accuracy(world, n, new, make)
@@ -183,33 +247,47 @@ def _accuracy(world: World, n: int, new: tuple[Any, Any], make: Callable[[], Any
     return float(np.mean([make().fit(X, y).score(*new) for X, y in drawn]))
 
 
-PARTS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
-    "thresholds": (thresholds, 40),
-    "sets": (sets, 20),
-    "learning": (learning, 60),
+def intervals(scale: float) -> Iterator[Row]:
+    """How often the intervals of metrics hold the truth where they are near an edge; 0.95 is meant.
+
+    `benchmarks.coverage` has all cases, and more draws.
+    """
+    repeats = max(1, round(scale * 150))
+    for case in EDGES:
+        yield {"case": case, "draws": repeats, **coverage(case, repeats)}
+
+
+PARTS: dict[str, Callable[[float], Iterator[Row]]] = {
+    "thresholds": thresholds,
+    "sets": sets,
+    "learning": learning,
+    "intervals": intervals,
 }
-"""Each part, and how many draws it makes of each case."""
 
 
 def main() -> None:
     """Print each row of each part, and keep them in benchmarks/results/promises.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
-    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many draws of each case")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"there is no part {unknown.pop()!r}; there are {', '.join(PARTS)}")
-    found: dict[str, Any] = {}
+    place = RESULTS / "promises.json"
+    found: dict[str, Any] = json.loads(place.read_text()) if asked.parts and place.exists() else {}
     for name in asked.parts or PARTS:
-        part, repeats = PARTS[name]
-        began = time.perf_counter()
-        found[name] = []
-        for row in part(asked.repeats or repeats):
-            found[name].append(row)
+        began, cpu, rows = time.perf_counter(), time.process_time(), []
+        for row in PARTS[name](asked.scale):
+            rows.append(row)
             print(json.dumps({"part": name, **row}), flush=True)
-        print(json.dumps({"part": name, "seconds": round(time.perf_counter() - began, 1)}))
+        took = {
+            "seconds": round(time.perf_counter() - began, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        found[name] = {**took, "rows": rows}
+        print(json.dumps({"part": name, **took}), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "promises.json").write_text(json.dumps(found, indent=1) + "\n")
+    place.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

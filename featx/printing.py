@@ -208,6 +208,7 @@ def figures_sheet(found: dict[str, Any]) -> Sheet:
     """Lay out metrics with the baseline beside, and the warnings below."""
     from featx.evaluation.conformal import set_lines  # loads scipy
     from featx.evaluation.decisions import decision_lines
+    from featx.evaluation.slices import slice_lines
 
     listed = found["chosen"].get("params", {}).items()
     params = ", ".join(f"{k}={_short(v)}" for k, v in listed if not isinstance(v, list | dict))
@@ -220,6 +221,7 @@ def figures_sheet(found: dict[str, Any]) -> Sheet:
         rows.append([name, f"{figure['value']:.4f}", interval, base])
     below = list(decision_lines(found["decisions"])) if found.get("decisions") else []
     below += set_lines(found["sets"]) if found.get("sets") else []
+    below += slice_lines(found["slices"]) if found.get("slices") else []
     if "measured_by" in found:
         below.append(f"measured by {found['measured_by']}{_trained_text(found)}")
     else:

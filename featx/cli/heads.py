@@ -91,6 +91,10 @@ def fit(
             "images of each class."
         ),
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(help="Column whose values are measured one by one, too, as site or camera."),
+    ] = None,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
     rare: Annotated[
@@ -124,13 +128,17 @@ def evaluate(
     groups: Annotated[
         str | None, typer.Option(help="Column whose groups the intervals keep whole.")
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(help="Column whose values are measured one by one, too, as site or camera."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the intervals.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure MODEL on the rows of CACHE that it never saw."""
     from featx.fitting.evaluating import evaluate as run
 
-    found = run(model, cache, groups=groups, seed=seed)
+    found = run(model, cache, groups=groups, slices=slices, seed=seed)
     show(found.to_dict(), as_json, repr(found))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from featx.errors import FitError
 from featx.evaluation import metrics as m
 from featx.evaluation.ordinal import among_first, ordered, ranks_of
-from featx.evaluation.resampling import balanced_rows
+from featx.evaluation.resampling import LEVEL, balanced_rows
 from featx.evaluation.sampled import Sampled, by_class
 from featx.evaluation.several import several_labels
 
@@ -33,8 +33,9 @@ def evaluate(
     seed: int = 0,
     n_boot: int = 1000,
     groups: ArrayLike | None = None,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
-    """Measure predictions against labels, each metric with its 95 % bootstrap interval.
+    """Measure predictions against labels, each metric with its bootstrap interval.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def evaluate(
         All classes; those that occur when None.
     groups
         Group of each row; whole groups are resampled then.
+    level
+        Of the intervals, in (0, 1); 0.95 for 95 %.
 
     Returns
     -------
@@ -73,7 +76,8 @@ def evaluate(
     """
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
     _check_lengths(true, predicted, probabilities, scores, groups)
-    sampled = Sampled(len(true), n_boot, seed, None if groups is None else np.asarray(groups))
+    units = None if groups is None else np.asarray(groups)
+    sampled = Sampled(len(true), n_boot, seed, units, level)
     if task == "regression":
         return sampled.measure(m.numeric(true.astype(np.float64), predicted.astype(np.float64)))
     if task == "multilabel":
@@ -91,7 +95,8 @@ def evaluate(
         made |= ordered(codes, called, ranks)
     support = np.bincount(codes, minlength=len(names))
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
-    found = sampled.measure(made, _biases(probabilities), rows)
+    positives = {"average_precision": min(sampled.units, _positives(support))}
+    found = sampled.measure(made, _biases(probabilities), rows, positives)
     found["per_class"] = by_class(names, support, each, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
@@ -154,6 +159,13 @@ def _ranking(
         found["calibration_error"] = m.calibration_error(codes, table)
         found |= {f"top_{k}_accuracy": among_first(codes, table, k) for k in _TOP if n_classes > k}
     return found
+
+
+def _positives(support: NDArray[np.intp]) -> int:
+    """Count the rows that an average precision is a mean over; of several classes, on average."""
+    if len(support) == 2:
+        return max(1, int(support[1]))
+    return max(1, int(balanced_rows(support) / np.count_nonzero(support)))
 
 
 def _biases(probabilities: Any) -> dict[str, float]:

@@ -13,6 +13,9 @@ from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a seco
 Floats = NDArray[np.float64]
 Kind = Literal["share", "positive", "below-one", "biased"]
 
+LEVEL = 0.95
+"""Of every interval that no one asked to be wider."""
+
 CELLS_AT_ONCE = 4_000_000
 """Weights held at a time, so that many rows cost time and not memory."""
 
@@ -52,8 +55,9 @@ def interval(
     units: int,
     bias: float = 0.0,
     most: float = math.inf,
+    level: float = LEVEL,
 ) -> dict[str, float]:
-    """Make a metric with its 95 % interval.
+    """Make a metric with its interval.
 
     The bootstrap gives the standard error; the shape of the interval comes from what the metric
     is, because plain percentiles hold the truth too seldom on few rows, and are a point where
@@ -76,6 +80,8 @@ def interval(
     most
         Rows that a share is worth at most. Near one the bootstrap sees too little spread in most
         samples, because what goes wrong is rare, and would promise too much.
+    level
+        Of the interval, in (0, 1).
 
     Examples
     --------
@@ -88,7 +94,7 @@ def interval(
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     error = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
     # Student's t is a little wider than the normal, which few units (or groups) need.
-    z = float(stdtrit(max(units - 1, 1), 0.975))
+    z = float(stdtrit(max(units - 1, 1), (1 + level) / 2))
     if kind == "share":
         effective = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(units)
         return {"value": value, **wilson(value, min(effective, most), z)}
@@ -120,8 +126,9 @@ def mean_interval(
     errors: Floats,
     most: float = math.inf,
     unseen: float = 0.0,
+    level: float = LEVEL,
 ) -> dict[str, float]:
-    """Make a mean loss with its 95 % interval: the studentised bootstrap, on a log scale.
+    """Make a mean loss with its interval: the studentised bootstrap, on a log scale.
 
     Losses are skewed: samples without the rare large ones have a small mean and a small error, and
     only the ratio of both says how far the truth may lie above (Efron and Tibshirani 1993).
@@ -134,13 +141,15 @@ def mean_interval(
         What the loss of a row is at most; on few rows the studentised bootstrap may pass it.
     unseen
         The upper end is not below this; see `featx.evaluation.metrics.Mean`.
+    level
+        Of the interval, in (0, 1).
     """
     usable = np.isfinite(samples) & (errors > 0) & (samples > 0)
     if value <= 0 or error <= 0 or usable.sum() < 2:
         return {"value": value, "low": value, "high": max(value, unseen)}
     ratio = errors[usable] / samples[usable]
     t = (np.log(samples[usable]) - np.log(value)) / ratio
-    low, high = np.percentile(t, [2.5, 97.5]) * error / value
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2]) * error / value
     return {
         "value": value,
         "low": value * float(np.exp(-high)),

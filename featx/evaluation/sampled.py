@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.evaluation import metrics as m
-from featx.evaluation.resampling import Kind, draw_weights, interval, mean_interval
+from featx.evaluation.resampling import LEVEL, Kind, draw_weights, interval, mean_interval
 
 KINDS: Mapping[str, Kind] = {
     "log_loss": "positive",
@@ -26,8 +26,15 @@ KINDS: Mapping[str, Kind] = {
 class Sampled:
     """Measures on the same bootstrap samples, so that metrics can be set side by side."""
 
-    def __init__(self, n: int, n_boot: int, seed: int, groups: NDArray[Any] | None) -> None:
-        self.n, self.n_boot, self.seed, self.groups = n, n_boot, seed, groups
+    def __init__(
+        self,
+        n: int,
+        n_boot: int,
+        seed: int,
+        groups: NDArray[Any] | None,
+        level: float = LEVEL,
+    ) -> None:
+        self.n, self.n_boot, self.seed, self.groups, self.level = n, n_boot, seed, groups, level
         self.units = n if groups is None else len(np.unique(groups))
 
     def arrays(self, made: Mapping[str, m.Metric]) -> dict[str, tuple[Any, Any]]:
@@ -48,6 +55,7 @@ class Sampled:
         made: Mapping[str, m.Metric],
         biases: Mapping[str, float] | None = None,
         rows: Mapping[str, float] | None = None,
+        units: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Give each metric that is defined with its interval.
 
@@ -57,19 +65,29 @@ class Sampled:
             How far noise alone lifts a metric.
         rows
             How many rows a share is worth at most; all of them for those not named.
+        units
+            Independent rows (or groups) behind a metric; all of them for those not named.
         """
-        bias, most = biases or {}, rows or {}
+        bias, most, fewer = biases or {}, rows or {}, units or {}
         means = {k: v for k, v in made.items() if isinstance(v, m.Mean) and k in KINDS}
         errors = self.arrays({name: mean.error for name, mean in means.items()})
         found = {}
         for name, (value, samples) in self.arrays(made).items():
             if name in means:
                 ends = means[name].most, means[name].unseen
-                found[name] = mean_interval(float(value), samples, *errors[name], *ends)
+                found[name] = mean_interval(float(value), samples, *errors[name], *ends, self.level)
             elif np.isfinite(value):
                 kind, extra = KINDS.get(name, "share"), bias.get(name, 0.0)
                 worth = most.get(name, float(self.n))
-                found[name] = interval(float(value), samples, kind, self.units, extra, worth)
+                found[name] = interval(
+                    float(value),
+                    samples,
+                    kind,
+                    fewer.get(name, self.units),
+                    extra,
+                    worth,
+                    self.level,
+                )
         return found
 
 
@@ -91,7 +109,8 @@ def by_class(
         one: dict[str, Any] = {"support": int(support[k])}
         for what, (values, samples) in arrays.items():
             drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
-            made_of = interval(float(values[k]), drawn, "share", max(int(support[k]), 1))
+            rows = max(int(support[k]), 1)
+            made_of = interval(float(values[k]), drawn, "share", rows, level=sampled.level)
             one[what] = made_of if np.isfinite(values[k]) else None
         found[str(name)] = one
     return found

@@ -14,8 +14,9 @@ from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
 from featx.evaluation.conformal import coverage_of
+from featx.evaluation.slices import slice_notes
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.measures import Measures, worse_notes
+from featx.fitting.measures import Measures, Slicing, worse_notes
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.seen import CODE, SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.training import opened
@@ -44,6 +45,8 @@ class Evaluation(Measures):
         model does not know.
     decisions, sets
         The model's thresholds and conformal sets, and what they are worth on these rows.
+    slices
+        As in `featx.fitting.options.FitResult`.
     """
 
     head: str
@@ -63,6 +66,7 @@ class Evaluation(Measures):
     tap: str
     decisions: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -76,6 +80,7 @@ def evaluate(
     cache: Cache | str | os.PathLike[str],
     *,
     groups: str | None = None,
+    slices: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Measure a model on the labelled rows of a cache that it was not trained on.
@@ -88,6 +93,9 @@ def evaluate(
         An open cache, or its file; of the model's fingerprint.
     groups
         Column whose groups the intervals resample whole.
+    slices
+        Column for each of whose values the rows are measured, too; intervals allow for the number
+        of values.
     seed
         Random seed of the intervals.
 
@@ -125,6 +133,7 @@ def evaluate(
             seed=seed,
             groups=codes,
         )
+        slicing = Slicing.of(slices, file, samples, codes)
         known = constant_answer(chosen, samples.y, codes)
         found = _result(chosen, file, samples, metrics, known)
         bars, sets = chosen.thresholds, chosen.sets
@@ -134,7 +143,12 @@ def evaluate(
         if sets and scores.probabilities is not None:
             held = coverage_of(sets["classes"], chosen.classes, samples.y, scores.probabilities)
             found = replace(found, sets={**sets, "test": held})
-        return found
+        if slicing is None:
+            return found
+        every = np.arange(len(samples))
+        of_slices = slicing.measure(samples, every, scores, chosen.classes, seed)
+        notes = [*found.warnings, *slice_notes(of_slices)]
+        return replace(found, slices=of_slices, warnings=notes)
 
 
 def constant_answer(model: Model, y: Any, groups: Any) -> dict[str, Any]:

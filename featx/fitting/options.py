@@ -64,6 +64,8 @@ class FitOptions:
         Share of draws of training rows in which `precision_at` or `abstain` is kept on new rows.
     sets
         Predict sets of classes too; in each class, this share of the new rows has it in its set.
+    slices
+        Column for each of whose values the test rows are measured, too.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -95,6 +97,7 @@ class FitOptions:
     abstain: float | None = None
     confidence: float = 0.9
     sets: float | None = None
+    slices: str | None = None
     memory: Literal["auto", "stream", "ram"] = "auto"
     device: str = "cpu"
     rare: Literal["error", "drop"] = "error"
@@ -202,6 +205,8 @@ class FitResult(Measures):
         Thresholds, how they were chosen, and what they are worth on the test rows.
     sets
         The same of conformal sets.
+    slices
+        Metrics of each value of a column; see `featx.evaluation.slices.by_slice`.
     """
 
     head: str
@@ -226,6 +231,7 @@ class FitResult(Measures):
     path: str | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, Any] = field(default_factory=dict)
     head_options: list[dict[str, Any]] = field(default_factory=list)
     model: Model | None = field(default=None, repr=False)
 

@@ -17,8 +17,28 @@ from featx.fitting.options import FitOptions
 from featx.heads import Head, option_of
 from featx.model.model import Model
 from featx.model.thresholds import worth
+from featx.run.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.checks import Warn, check_groups, warn
+
+
+def set_promises(
+    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+) -> dict[str, dict[str, Any]]:
+    """Choose the thresholds and sets that are asked for, and measure how they are chosen.
+
+    Returns
+    -------
+    chosen : ``decisions`` and ``sets``, those that are asked for
+    """
+    chosen = {}
+    if options.wanted:
+        with waiting("choosing thresholds"):
+            chosen["decisions"] = set_thresholds(model, head, found, measured, options)
+    if options.sets is not None:
+        with waiting("choosing sets"):
+            chosen["sets"] = set_sets(model, head, found, measured, options)
+    return chosen
 
 
 def set_thresholds(

@@ -284,7 +284,6 @@ def result_of(
     model: Model,
     options: FitOptions,
     contenders: list[Contender],
-    decisions: dict[str, Any],
 ) -> FitResult:
     """Describe a fit: what was chosen, measured and kept."""
     cache, samples = won.cache, won.samples
@@ -315,7 +314,6 @@ def result_of(
         trained_on=len(measured.trained),
         test_ids=samples.ids[measured.test].tolist(),
         seconds=0.0,
-        decisions=decisions,
         head_options=_head_options(measured, contenders),
         model=model,
     )

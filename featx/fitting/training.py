@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from featx.arguments import typed
 from featx.cache.reader import Cache, open_cache
 from featx.errors import FitError
+from featx.evaluation.slices import slice_notes
 from featx.files import require_writable
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
 from featx.fitting.growing import keep_sums, take_in
+from featx.fitting.measures import Slicing
 from featx.fitting.measuring import Measured
 from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.procedure import settle
-from featx.fitting.promises import set_sets, set_thresholds
+from featx.fitting.promises import set_promises
 from featx.fitting.publishing import (
     fit_command,
     keep_for_report,
@@ -55,7 +57,7 @@ from featx.model.references import make_references
 from featx.model.rowsums import read_sums
 from featx.reporting import write_report
 from featx.run.progress import Progress, waiting
-from featx.selection.checks import Warn, warn
+from featx.selection.checks import Warn, check_groups, warn
 from featx.selection.notes import overheard
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
@@ -83,6 +85,7 @@ def fit(
     abstain: float | None = None,
     confidence: float = 0.9,
     sets: float | None = None,
+    slices: str | None = None,
     memory: Literal["auto", "stream", "ram"] = "auto",
     device: str = "cpu",
     rare: Literal["error", "drop"] = "error",
@@ -143,6 +146,9 @@ def fit(
         kept on new rows, at least.
     sets
         Predict sets of classes too; in each class, this share of the new rows has it in its set.
+    slices
+        Column for each of whose values the test rows are measured, too; intervals allow for the
+        number of values.
     memory
         ``auto`` reads features in blocks where they would not fit into free memory, ``stream``
         does so always, ``ram`` never; heads that stream are `featx.streaming.STREAMED`.
@@ -256,6 +262,8 @@ def fit_caches(
     found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
     head, options = head_over(head, first), settle(options, head, first)
+    codes = check_groups(first.groups, len(first))
+    slicing = Slicing.of(options.slices, found[0].cache, first, codes)
     if options.promises:
         require_decidable(options.wanted, first, bool(options.nested))
     plan = measurement(head, [one.samples for one in found], options, few=rare.few)
@@ -269,14 +277,12 @@ def fit_caches(
     model.meta["fit_options"] = asked
     if key:
         model.meta["trained_key"] = key
-    decided: dict[str, Any] = {}
-    sets: dict[str, Any] = {}
-    if options.wanted:
-        with waiting("choosing thresholds"):
-            decided = set_thresholds(model, head, found, measured, options)
-    if options.sets is not None:
-        with waiting("choosing sets"):
-            sets = set_sets(model, head, found, measured, options)
+    further: dict[str, Any] = set_promises(model, head, found, measured, options)
+    if slicing is not None:
+        at, scores = measured.test, measured.scores
+        slices = slicing.measure(first, at, scores, first.classes, options.seed)
+        measured.warnings.extend(slice_notes(slices))
+        further["slices"] = slices
     if out is not None:
         rows = won.samples.rows[measured.trained]
         with fetching(options.fetch), waiting("reading reference images"):
@@ -286,8 +292,8 @@ def fit_caches(
         model.members.update(kept)
     if (out is not None or report is not None) and not options.fetch:
         measured.warnings.extend(_not_fetched(won.cache))
-    result = result_of(won, measured, model, options, found, decided)
-    result = replace(result, sets=sets, seconds=time.perf_counter() - start)
+    result = result_of(won, measured, model, options, found)
+    result = replace(result, **further, seconds=time.perf_counter() - start)
     line = command or fit_command(won.cache, head.name, out, asked)
     return _published(won, measured, result, options, line, out, report)
 
@@ -351,7 +357,7 @@ def take_rows(
     if VECTORS in model.members:
         made.members.update(_likeness(samples, grown.measured.trained, likeness_of(model)))
     result = replace(
-        result_of(won, grown.measured, made, options, [won], {}),
+        result_of(won, grown.measured, made, options, [won]),
         classes=grown.classes,
         n_train=grown.n_train,
         trained_on=made.meta["n_train"],

@@ -79,6 +79,7 @@ def render(data: ReportData) -> str:
         decisions=decision_lines(data.figures["decisions"])
         if data.figures.get("decisions")
         else [],
+        slices=words.slice_table(data),
         drawn=any(name in words.ON_UNIT for name in data.figures["test"]),
         several=" times " in str(data.figures.get("measured_by", "")),
         confusion=_confusion(data),

@@ -189,3 +189,30 @@ def metric_rows(data: ReportData) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+_OF_SLICES = ("accuracy", "balanced_accuracy", "macro_f1", "mae", "r2")
+
+
+def slice_table(data: ReportData) -> dict[str, Any] | None:
+    """Make the table of slices; None where there are none."""
+    found = data.figures.get("slices")
+    if not found:
+        return None
+    shown = [n for n in _OF_SLICES if any(n in one for one in found["test"].values())]
+    rows = []
+    for name, one in found["test"].items():
+        cells = [
+            (figure_text(n, one[n]["value"]), span_text(n, one[n])) if n in one else ("–", "")
+            for n in shown
+        ]
+        rows.append({"name": name, "n_test": one["n_test"], "figures": cells})
+    return {
+        "column": found["column"],
+        "level": f"{100 * found['level']:.4g}",
+        "unit": found["unit"],
+        "needed": found["needed"],
+        "few": ", ".join(f"{name} ({n})" for name, n in found["few"].items()),
+        "titles": [METRICS[n][0] for n in shown],
+        "rows": rows,
+    }
