@@ -79,7 +79,7 @@ WORLDS = {
     "balanced": World((0.5, 0.5), 2.6),
     "80/20": World((0.8, 0.2), 2.6),
     "95/5": World((0.95, 0.05), 3.5),
-    "heavy tails": World((0.5, 0.5), 5.0, freedom=2.0),
+    "heavy tails": World((0.5, 0.5), 8.0, freedom=2.0),
     "five classes": World((0.35, 0.25, 0.2, 0.1, 0.1), 4.0),
     "groups of 5": World((0.6, 0.4), 3.5, together=5),
     "close": World((0.5, 0.5), 2.0),
@@ -112,15 +112,15 @@ def fitted(case: Case, head: str, draw: int, **options: Any) -> Any:
 
 
 _THRESHOLDS = (
-    Case("balanced", 300, 20),
-    Case("80/20", 300, 20),
-    Case("balanced", 3000, 10, ("logreg",)),
-    Case("80/20", 3000, 10, ("logreg",)),
-    Case("balanced", 3000, 4, ("svm",)),
-    Case("95/5", 300, 10, ("logreg",)),
-    Case("heavy tails", 300, 10, ("svm-rbf",)),
-    Case("five classes", 600, 10, ("logreg",)),
-    Case("groups of 5", 600, 10, ("logreg",)),
+    Case("balanced", 300, 30),
+    Case("80/20", 300, 30),
+    Case("balanced", 3000, 20, ("logreg",)),
+    Case("80/20", 3000, 20, ("logreg",)),
+    Case("balanced", 3000, 5, ("svm",)),
+    Case("95/5", 300, 20, ("logreg",)),
+    Case("heavy tails", 300, 20, ("svm-rbf",)),
+    Case("five classes", 600, 20, ("logreg",)),
+    Case("groups of 5", 600, 20, ("logreg",)),
 )
 
 
