@@ -26,9 +26,9 @@ from PIL import Image
 import featx
 from benchmarks.speed import elpv_paths, write_photos
 from featx.backbones import load_backbone
-from featx.datasets import BUILT_IN
 from featx.images import DecodePolicy, draw, draw_pixels
 from featx.preprocess import Preprocess
+from featx.sources.builtin import BUILT_IN
 
 SIZES = {"500x375": (500, 375), "1920x1280": (1920, 1280), "4000x3000": (4000, 3000)}
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageFilter
 
 import featx
 from featx.explaining import Explainer
+from featx.explaining.explaining import score_of
 from featx.explaining.explanation import Explanation
-from featx.explaining.whole import score_of
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 7

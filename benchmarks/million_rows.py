@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache import ExtractSpec, merge, open_cache, split
-from featx.cache.assemble import Description, describes, write_cache
-from featx.cache.keys import keys_of
-from featx.cache.known import KnownRows
-from featx.cache.shards import SHARD_ROWS, Row, ShardWriter, parts_folder, remove_parts
+from featx.cache.ids import keys_of
+from featx.cache.publish import Description, describes, write_cache
+from featx.cache.reuse import KnownRows
+from featx.cache.staging import SHARD_ROWS, Row, ShardWriter, parts_folder, remove_parts
 
 SPEC = ExtractSpec(
     architecture="synthetic",
@@ -122,7 +122,7 @@ def verify(place: Path, n: int, width: int) -> None:
 
 def listing(place: Path, n: int, width: int) -> None:
     """List a folder of files, as every run does first."""
-    from featx.manifest import load_manifest
+    from featx.sources.load import load_manifest
 
     folder = place.with_name("source")
     for k, name in enumerate(Ids(n)):
@@ -136,11 +136,11 @@ def listing(place: Path, n: int, width: int) -> None:
 
 def rerun(place: Path, n: int, width: int) -> None:
     """Find that there is nothing to do, with a listing in memory."""
-    from featx.manifest import Manifest
-    from featx.run.sync import describe_rows, difference, untouched_content
+    from featx.columns import Text
+    from featx.extraction.changes import describe_rows, difference, untouched_content
+    from featx.items import Manifest
     from featx.sources.folder import first_folders
     from featx.sources.places import ReadFiles
-    from featx.sources.text import Text
 
     ids = Text.of(Ids(n))
     stamps = np.ones((n, 2), np.int64)

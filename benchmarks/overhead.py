@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featx.cache.keys import KEY_DTYPE
-from featx.engines.job import Job, Outcome
-from featx.engines.threads import ThreadLoop
+from featx.cache.ids import KEY_DTYPE
+from featx.extraction.job import Job, Outcome
+from featx.extraction.threads import ThreadLoop
 from featx.images import draw
 from featx.images.policy import DEFAULT_POLICY
-from featx.manifest import load_manifest
 from featx.preprocess import Preprocess
 from featx.runtime import enter_worker_thread
+from featx.sources.load import load_manifest
 
 N_FEATURES = 2048
 

@@ -29,7 +29,7 @@ from featx.errors import FitError
 from featx.evaluation.conformal import coverage_of
 from featx.model.model import Model
 from featx.model.thresholds import decide
-from featx.reporting import Part, learning_curve
+from featx.reporting import RowSet, learning_curve
 
 RESULTS = Path(__file__).parent / "results"
 NEW_ROWS = 20_000
@@ -223,8 +223,8 @@ def learning(scale: float) -> Iterator[Row]:
         found = [
             learning_curve(
                 make(),
-                Part(*world.draw(n, 100 + seed)),
-                Part(*world.draw(n_test, 5_000 + seed)),
+                RowSet(*world.draw(n, 100 + seed)),
+                RowSet(*world.draw(n_test, 5_000 + seed)),
                 seed=seed,
             )
             for seed in range(repeats)

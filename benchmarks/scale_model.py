@@ -28,7 +28,7 @@ CPU_RATE = CPU["cases"]["efficientnet_lite0, photo"]["images_per_second"]["featx
 GPU_RATE = 8237.0
 """ResNet-50, bf16, compiled, on an RTX 4090, forward only: quoted from timm, not measured here."""
 SHARD_ROWS, SHARD_SECONDS = 512, 30.0
-ROW_OVERHEAD = 400  # id, path, digests, label: featx.run.planning
+ROW_OVERHEAD = 400  # id, path, digests, label: featx.extraction.planning
 _MOST_CHUNKS = 100_000
 
 
@@ -177,11 +177,11 @@ def measure_publishing(rows: int, width: int = 1280) -> dict[str, float]:
 
     Beside the clock's figure stands that of processor time, which other work does not change.
     """
-    from featx.cache.assemble import Description, write_cache
-    from featx.cache.fingerprint import ExtractSpec
-    from featx.cache.keys import keys_of
-    from featx.cache.known import KnownRows
-    from featx.cache.shards import Row, ShardWriter, parts_folder
+    from featx.cache.ids import keys_of
+    from featx.cache.publish import Description, write_cache
+    from featx.cache.reuse import KnownRows
+    from featx.cache.staging import Row, ShardWriter, parts_folder
+    from featx.spec import ExtractSpec
 
     tap = {"name": "pool", "layer": "pool", "side": "output", "pool": "avg"}
     spec = ExtractSpec("net", "ab" * 32, (tap,), {"views": ["none"]}, {"mode": "exact"}, "fp32")

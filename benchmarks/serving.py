@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from featx import load_model
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.images import decode, image_extensions
 from featx.model.prediction import label_rows
 from featx.model.references import same_options
 from featx.runtime import enter_worker_thread
-from featx.serve.embedding import Embedder
+from featx.serve.labelling import Embedder
 
 RESULTS = Path(__file__).parent / "results"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}

@@ -33,11 +33,11 @@ from PIL import Image
 from benchmarks.card import describe, watched
 from benchmarks.peers import PEERS, SCRIPT
 from featx.backbones import load_backbone
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.images import DecodePolicy, draw
-from featx.provenance import library_versions
 from featx.runtime import Runner, enter_worker_thread, plan_runtime
 from featx.runtime.machine import cpu_cores, device_name
+from featx.spec import library_versions
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("efficientnet_lite0", "resnet50", "vgg16")

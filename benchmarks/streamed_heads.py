@@ -31,8 +31,7 @@ from featx.heads import get_head
 from featx.selection import search
 from featx.selection.splits import make_split
 from featx.streaming import Blocks, search_blocks
-from featx.streaming.closed import lda, ridge
-from featx.streaming.moments import gather, one_hot
+from featx.streaming.moments import gather, lda, one_hot, ridge
 
 HEADS = ("ridge", "lda", "logreg", "svm")
 _BLOCK = 8192

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featx.cache import durable, shards
-from featx.cache.reader import open_cache
+from featx.cache import h5file, staging
+from featx.cache.cache import open_cache
 from featx.errors import CacheLockedError, NoSpaceError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 NETWORK = """
 from torch import nn
@@ -101,7 +101,7 @@ class Trials:
             "threads": 2,
             "batch_size": 8,
         }
-        shards.SHARD_ROWS = SHARD_ROWS
+        staging.SHARD_ROWS = SHARD_ROWS
         for k in range(120):
             picture(self.source / "ab"[k % 2] / f"{k:03d}.bmp", k)
         self.base = folder / "base.h5"
@@ -136,7 +136,7 @@ class Trials:
 
     def _full_child(self, cache: Path, full_at: int) -> int:
         count = 0
-        write, flush = durable._Sink.write, os.fsync
+        write, flush = h5file._Sink.write, os.fsync
 
         def no_space() -> OSError:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -153,7 +153,7 @@ class Trials:
                 raise no_space()
             flush(handle)
 
-        durable._Sink.write = failing_write  # type: ignore[method-assign,assignment]
+        h5file._Sink.write = failing_write  # type: ignore[method-assign,assignment]
         os.fsync = failing_flush
         try:
             extract(self.source, cache, **self.options)
@@ -231,7 +231,7 @@ class Trials:
 
         os.fsync = fatal(os.fsync)
         os.replace = fatal(os.replace)
-        durable._Sink.write = fatal(durable._Sink.write)
+        h5file._Sink.write = fatal(h5file._Sink.write)
         try:
             extract(self.source, cache, **self.options)
         except BaseException as error:

@@ -18,14 +18,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from featx.backbones import list_backbones, load_backbone
     from featx.cache import open_cache, write_cache
-    from featx.extraction import extract
+    from featx.extraction.extraction import extract
     from featx.fitting.audit import audit
     from featx.fitting.comparing import compare
     from featx.fitting.drift import drift
     from featx.fitting.evaluating import evaluate
     from featx.fitting.from_source import train
+    from featx.fitting.nearest import search
     from featx.fitting.publishing import report
-    from featx.fitting.search import search
     from featx.fitting.training import fit
     from featx.model.modelfile import load_model
     from featx.transformer import FeatureExtractor
@@ -38,14 +38,14 @@ _PUBLIC = {
     "compare": "featx.fitting.comparing",
     "drift": "featx.fitting.drift",
     "evaluate": "featx.fitting.evaluating",
-    "extract": "featx.extraction",
+    "extract": "featx.extraction.extraction",
     "fit": "featx.fitting.training",
     "list_backbones": "featx.backbones",
     "load_backbone": "featx.backbones",
     "load_model": "featx.model.modelfile",
     "open_cache": "featx.cache",
     "report": "featx.fitting.publishing",
-    "search": "featx.fitting.search",
+    "search": "featx.fitting.nearest",
     "train": "featx.fitting.from_source",
     "tune": "featx.tuning.tune",
     "write_cache": "featx.cache",

@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from itertools import islice
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -146,3 +147,25 @@ def _near(value: Any, kind: Any) -> str:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     known = [str(v) for one in kinds if get_origin(one) is Literal for v in get_args(one)]
     return nearest(value, known) if isinstance(value, str) else ""
+
+
+def split_key(weights: str) -> tuple[str, str]:
+    """Split ``FILE#KEY``; a file that itself has that name stays whole.
+
+    Examples
+    --------
+    >>> split_key("dino.pth#teacher"), split_key("random")
+    (('dino.pth', 'teacher'), ('random', ''))
+    """
+    if "#" not in weights or Path(weights).exists():
+        return weights, ""
+    file, _, key = weights.rpartition("#")
+    return file, key
+
+
+def absolute(weights: str) -> str:
+    """Return the file's whole path, its key kept; what is not a file on this machine stays."""
+    file, key = split_key(weights)
+    if "://" in file or not Path(file).exists():
+        return weights
+    return f"{Path(file).resolve()}#{key}" if key else str(Path(file).resolve())

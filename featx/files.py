@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from featx.errors import CacheError, FeatxError, NoSpaceError
-from featx.marks import is_ours
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written."""
@@ -169,7 +168,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Rename a complete file to its name, and make the rename last."""
-    _require_plain(path, "target")
+    require_plain(path, "target")
     os.replace(temporary, path)  # noqa: PTH105 - the call that tests interrupt
     sync_folder(path.parent)
 
@@ -291,72 +290,7 @@ def _remove_dead_scratch() -> None:
                 os.close(handle)
 
 
-def require_writable(
-    path: Path, what: str, *read: object, folder: bool = False, force: bool = False
-) -> None:
-    """Refuse a target that cannot be written, before any work is done for it.
-
-    Parameters
-    ----------
-    path
-        The target.
-    what
-        What it is to hold, for the message.
-    *read
-        What the work reads or writes besides; the names among it are not to be overwritten.
-    folder
-        The target may be a folder.
-    force
-        Replace a file that featx did not write.
-
-    Raises
-    ------
-    CacheError
-        If `path` is a folder and must not be one, or a device or pipe, or one of `read`,
-        or a file that featx did not write, or its folder is missing or read-only.
-    """
-    path = behind(path)
-    if path.is_dir() and not folder:
-        raise CacheError(f"{what} {path} is a folder; give the name of a file")
-    _require_plain(path, what)
-    names = [Path(name) for name in read if isinstance(name, str | os.PathLike)]
-    if any(_same(path, name) for name in names):
-        raise CacheError(f"{what} {path} would replace a file of this same command; name another")
-    if not force:
-        _require_ours(path, what)
-    if not path.parent.is_dir():
-        raise CacheError(f"{what} {path}: the folder {path.parent} does not exist; create it first")
-    remove_dead(path)
-    probe = temporary_name(path)
-    try:
-        probe.touch(exist_ok=False)
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CacheError(f"{what} {path} cannot be written: {error.strerror or error}") from None
-
-
-def _same(path: Path, name: Path) -> bool:
-    try:
-        # Two targets of one command need not exist.
-        return path.samefile(name) if path.exists() else path.resolve() == name.resolve()
-    except (OSError, ValueError):  # nothing is there, or the name is not a path, as a long URL
-        return False
-
-
-def _require_ours(path: Path, what: str) -> None:
-    """Refuse to replace what featx did not write; a cache has its own check for that."""
-    try:
-        ours = not path.is_file() or not path.stat().st_size or is_ours(path, what)
-    except OSError as error:
-        raise CacheError(f"{what} {path} cannot be read: {error.strerror or error}") from None
-    if not ours:
-        raise CacheError(
-            f"{what} {path} would replace a file that featx did not write; name another file, or "
-            "pass --force to replace it"
-        )
-
-
-def _require_plain(path: Path, what: str) -> None:
+def require_plain(path: Path, what: str) -> None:
     """Refuse /dev/null and its like: the rename that publishes would put a file in their place."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise CacheError(f"{what} {path} is a device or a pipe, not a file; name a file")

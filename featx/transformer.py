@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featx.arguments import require_types, several
 from featx.errors import SourceError
 from featx.images import is_picture
-from featx.manifest import Manifest
-from featx.sources.pictures import from_pictures, is_path
+from featx.items import Manifest
+from featx.sources.paths import from_pictures, is_path
 
 if TYPE_CHECKING:
-    from featx.engines.arrays import Network
+    from featx.extraction.arrays import Network
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -140,7 +140,7 @@ def _load(
     input_size: int | None,
     runtime: tuple[str, str, int | str, int | None],
 ) -> Network:
-    from featx.engines.arrays import Network
+    from featx.extraction.arrays import Network
 
     return Network(backbone, weights, layers, pool, input_size, runtime)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 _MIDDLE, _SPREAD = 128.0, 40.0
 

@@ -27,9 +27,9 @@ from sklearn.metrics import roc_auc_score
 
 import featx
 from featx.evaluation import over_repeats
-from featx.manifest import load_manifest
 from featx.selection import make_folds, make_split
 from featx.selection.sweep import in_threads
+from featx.sources.load import load_manifest
 from pipelines.elpv_kernels import (
     Kernels,
     logarithms,

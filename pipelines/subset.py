@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 
 def main() -> None:

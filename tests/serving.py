@@ -12,7 +12,7 @@ from typing import Any
 from coloured import save_coloured
 
 from featx import fit
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.serve.app import Service, make_app
 from featx.serve.server import make_server
 

@@ -141,7 +141,7 @@ class StubCard(Card):
         return replay
 
     def share(self, sharers: int) -> int:
-        from featx.runtime.memory import share_of_memory
+        from featx.runtime.machine import share_of_memory
 
         return share_of_memory(self.free, self.total, sharers)
 

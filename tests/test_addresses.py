@@ -14,9 +14,9 @@ import pytest
 from featx import fit, load_model
 from featx.backbones.fetch import UrlFile, named_by, obtain
 from featx.errors import SourceError, UnreachableError, WeightsError
-from featx.extraction import extract
-from featx.manifest import load_manifest
+from featx.extraction.extraction import extract
 from featx.sources.addresses import allowing, require_named, require_redirect
+from featx.sources.load import load_manifest
 
 TABLE = "https://pictures.example.org/set/t.csv"
 

@@ -17,9 +17,9 @@ from featx.cache import import_vectors
 from featx.cli import app
 from featx.errors import FeatxError, OptionError
 from featx.exporting import export
+from featx.extraction.options import ExtractOptions
 from featx.fitting.options import FitOptions
 from featx.model import Model
-from featx.run.options import ExtractOptions
 from featx.serve import serve
 
 PUBLIC = [getattr(featx, name) for name in featx.__all__ if name != "FeatxError"]

@@ -19,9 +19,8 @@ from typer.testing import CliRunner
 import featx
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
-from featx.fitting.findings import COLUMNS
-from featx.fitting.review import write_table
-from featx.fitting.searchindex import open_index
+from featx.fitting.findings import COLUMNS, write_table
+from featx.fitting.rowindex import open_index
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

@@ -13,8 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 import featx
 from featx.errors import FitError
 from featx.fitting.contenders import find_contenders
-from featx.fitting.options import FitOptions
-from featx.fitting.procedure import settle
+from featx.fitting.options import FitOptions, settle
 from featx.fitting.samples import Samples
 from featx.heads import AUTO, for_rows, get_head
 from featx.selection import search
@@ -223,7 +222,7 @@ def test_a_temperature_is_saved_and_exported(name: str, classes: int) -> None:
     import torch
 
     from featx.exporting.heads import head_module
-    from featx.model.headfile import dump_head, load_head
+    from featx.model.modelfile import dump_head, load_head
 
     X, y = blobs(90, 6, classes)
     fitted = get_head(name).build().fit(X, y)

@@ -19,23 +19,24 @@ import pytest
 
 import featx
 from featx.cache import Cache, ExtractSpec, open_cache, split
-from featx.cache.assemble import Description, describes, write_cache
-from featx.cache.durable import durable_h5
-from featx.cache.fingerprint import spec_difference
 from featx.cache.folder import require_target
 from featx.cache.format import chunk_rows
-from featx.cache.keys import keys_of
-from featx.cache.known import KnownRows, trusted_stamp
+from featx.cache.h5file import durable_h5
+from featx.cache.ids import keys_of
 from featx.cache.lock import WriterLock
-from featx.cache.shards import Row, ShardWriter, complete_shards, parts_folder
+from featx.cache.publish import Description, describes, write_cache
+from featx.cache.reuse import KnownRows, trusted_stamp
+from featx.cache.staging import Row, ShardWriter, complete_shards, parts_folder
 from featx.errors import (
     CacheError,
     CacheFormatError,
     CacheLockedError,
     NoSpaceError,
 )
-from featx.files import require_writable, write_bytes
-from featx.manifest import Stamp
+from featx.files import write_bytes
+from featx.items import Stamp
+from featx.spec import spec_difference
+from featx.targets import require_writable
 
 SPEC = ExtractSpec(
     architecture="net",

@@ -299,7 +299,7 @@ def test_inert_types_are_not_imported(tmp_path: Path, state: State) -> None:
     from featx.backbones.checkpoint import _torch
 
     args = _torch(tmp_path / "net.pth")["args"]
-    assert type(args).__module__ == "featx.backbones.inert"
+    assert type(args).__module__ == "featx.backbones.pickled"
     assert args.values == {"path": "x"}
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import featx
 from featx.backbones import POOLS
 from featx.cli import app
-from featx.cli.colours import print_lines
+from featx.cli.app import print_lines
 from featx.cli.panels import EXAMPLES, PANELS
 from featx.heads import HEADS
 from featx.preprocess import VIEW_SETS, Interpolation

@@ -14,9 +14,8 @@ from scipy.stats import multivariate_normal
 
 from featx import compare
 from featx.errors import FitError
-from featx.extraction import extract
-from featx.fitting.leaderboard import Entry, pareto_front
-from featx.fitting.plotting import draw_leaderboard
+from featx.extraction.extraction import extract
+from featx.fitting.leaderboard import Entry, draw_leaderboard, pareto_front
 from featx.fitting.transferability import evidence, logme
 from featx.streaming import Blocks
 

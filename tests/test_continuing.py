@@ -10,7 +10,7 @@ from PIL import Image
 
 import featx
 from featx.errors import ExtractError
-from featx.run.planning import workers_of_card
+from featx.extraction.planning import workers_of_card
 from featx.runtime.machine import native_bf16
 
 NETWORK = """
@@ -58,7 +58,7 @@ def rows(source: Path) -> np.ndarray:
         return np.asarray(cache.tap(next(iter(cache.taps)))[:])
 
 
-def extract(source: Path, **options: object) -> featx.extraction.ExtractResult:
+def extract(source: Path, **options: object) -> featx.extraction.extraction.ExtractResult:
     return featx.extract(
         source, source.parent / "c.h5", backbone=f"file:{source.parent / 'net.py'}:build",
         weights="random", layers=("flatten",), input_size=32, device="cpu", compile="off",
@@ -118,8 +118,8 @@ def test_workers_of_a_card_decide_and_embed_everything_and_the_driver_opens_noth
     source: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """On two processes of this CPU in place of two of a card."""
-    from featx.engines import local
-    from featx.run.prepared import Run
+    from featx.extraction import processes
+    from featx.extraction.run import Run
 
     def refuse(*args: object) -> None:
         raise AssertionError("the driver has opened the device")
@@ -131,7 +131,7 @@ def test_workers_of_a_card_decide_and_embed_everything_and_the_driver_opens_noth
     (source.parent / "c.h5").unlink()
     monkeypatch.setattr(Run, "decides_here", property(lambda self: False))
     monkeypatch.setattr(Run, "devices", lambda self, n: ["cpu", "cpu"])
-    monkeypatch.setattr(local, "Runner", refuse)
+    monkeypatch.setattr(processes, "Runner", refuse)
     found = extract(source, precision=precision)
     assert found.embedded == alone.embedded == 102
     assert found.precision == alone.precision

@@ -20,16 +20,14 @@ from featx import evaluate, fit, load_model, open_cache
 from featx.cli import app
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
-from featx.extraction import extract
-from featx.fitting.crossfit import Held, held_out
-from featx.fitting.deciding import Wanted, choose
+from featx.extraction.extraction import extract
+from featx.fitting.deciding import DecisionTarget, HeldOutPredictions, choose, held_out
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import measurement
 from featx.heads import Head, get_head
 from featx.model.archive import dump, read_archive, write_archive
-from featx.model.scoring import Scores
-from featx.model.thresholds import decide
+from featx.model.thresholds import Scores, decide
 
 CLASSES = ["blue", "red"]
 
@@ -74,9 +72,9 @@ def test_fewer_errors_are_bought_with_answers() -> None:
     rng = np.random.default_rng(0)
     p = rng.uniform(0.5, 1, 400)
     y = np.where(rng.random(400) < p, "red", "blue")
-    held = Held(y, np.full(400, "red"), np.c_[1 - p, p])
+    held = HeldOutPredictions(y, np.full(400, "red"), np.c_[1 - p, p])
     samples = _samples(y, np.zeros((400, 1), np.float32))
-    found = [choose(Wanted.of(abstain=errors), held, samples)[0] for errors in (0.35, 0.2)]
+    found = [choose(DecisionTarget.of(abstain=errors), held, samples)[0] for errors in (0.35, 0.2)]
     assert 1 >= found[0]["answered"] > found[1]["answered"] > 0
     assert all(one["accuracy"] > one["low"] >= 1 - one["errors"] for one in found)
 
@@ -159,16 +157,16 @@ def test_decide_by_hand() -> None:
 def test_what_cannot_be_is_one_line(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError, match=message):
         fit(folder / "c.h5", **{"head": "logreg"} | options)
-    assert not Wanted()
+    assert not DecisionTarget()
 
 
 def test_a_class_out_of_reach_is_never_answered() -> None:
     """Of b, 20 rows are too few to promise anything; of a, 200 are enough."""
     y = np.array(["a"] * 200 + ["b"] * 20)
     table = np.array([[0.9, 0.1]] * 200 + [[0.1, 0.9]] * 20)
-    held = Held(y, y.copy(), table)
+    held = HeldOutPredictions(y, y.copy(), table)
     samples = _samples(y, np.zeros((220, 1), np.float32))
-    found, notes = choose(Wanted.of(precision=0.95), held, samples)
+    found, notes = choose(DecisionTarget.of(precision=0.95), held, samples)
     assert found["classes"]["b"] is None
     assert found["classes"]["a"]["answered"] == 1
     assert notes[0]["code"] == "precision-not-reached"
@@ -182,10 +180,16 @@ def test_a_group_counts_as_one_row() -> None:
     y = np.array(["a", "b"] * 100)
     table = np.tile([[0.9, 0.1], [0.1, 0.9]], (100, 1))
     samples = _samples(y, np.zeros((200, 1), np.float32))
-    alone, _ = choose(Wanted.of(abstain=0.05), Held(y, y.copy(), table), samples)
+    alone, _ = choose(
+        DecisionTarget.of(abstain=0.05), HeldOutPredictions(y, y.copy(), table), samples
+    )
     assert alone["answered"] == 1
     with pytest.raises(FitError, match=r"it takes 45 groups .* there are 20"):
-        choose(Wanted.of(abstain=0.05), Held(y, y.copy(), table, np.arange(200) // 10), samples)
+        choose(
+            DecisionTarget.of(abstain=0.05),
+            HeldOutPredictions(y, y.copy(), table, np.arange(200) // 10),
+            samples,
+        )
 
 
 def _samples(y: Any, X: Any, groups: Any = None) -> Samples:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featx.errors import FitError
-from featx.fitting.decimals import look_like_measurements, numbers_of
+from featx.labels import look_like_measurements, numbers_of
 
 
 def read(*texts: str) -> list[float]:

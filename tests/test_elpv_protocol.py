@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.linalg import logm, sqrtm
 from sklearn.metrics.pairwise import rbf_kernel
 
-from featx.datasets import BUILT_IN
+from featx.sources.builtin import BUILT_IN
 from pipelines.elpv_kernels import logarithms, mean_kernels, prepare, scores_of
 from pipelines.elpv_pictures import flattened, flattened_files
 from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, as_text, run, summary

@@ -14,10 +14,10 @@ from PIL import Image
 
 from featx import FeatureExtractor, load_model
 from featx.errors import ImageError, SourceError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.fitting.training import fit
 from featx.images import DecodePolicy, decode, is_picture, pixels_of
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 MODES = [
     *("1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "La"),

@@ -24,16 +24,15 @@ from sklearn.linear_model import LogisticRegression
 
 from featx import fit, load_model, open_cache
 from featx.errors import MissingExtraError, ModelError
+from featx.exporting.exporting import standalone_lines
 from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
-from featx.exporting.lines import standalone_lines
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.heads import HEADS, get_head
 from featx.heads.stack import over_taps
 from featx.images import draw
 from featx.model import Model
-from featx.model.scoring import Scores, score_rows
-from featx.model.thresholds import decide
+from featx.model.thresholds import Scores, decide, score_rows
 from featx.preprocess import Preprocess
 from featx.selection import search
 

@@ -20,7 +20,8 @@ from test_cache import flip
 
 import featx
 from featx.cache import open_cache
-from featx.cache.shards import parts_folder
+from featx.cache.staging import parts_folder
+from featx.cli.listings import extract_text
 from featx.errors import (
     CacheError,
     CacheFormatError,
@@ -29,10 +30,9 @@ from featx.errors import (
     ExtractError,
     FeatxError,
 )
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.images import draw
 from featx.preprocess import Preprocess
-from featx.printing import extract_text
 
 Options = dict[str, Any]
 

@@ -22,12 +22,12 @@ from featx.files import (
     remove_dead,
     replacing,
     require_space,
-    require_writable,
     scratch_folder,
     size_text,
     write_bytes,
     writing,
 )
+from featx.targets import require_writable
 
 
 def test_a_target_that_is_read_is_refused(tmp_path: Path) -> None:

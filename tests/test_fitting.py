@@ -15,7 +15,7 @@ from coloured import save_coloured
 from featx import evaluate, fit, open_cache
 from featx.cache import Cache
 from featx.errors import CacheError, CacheFormatError, FitError, ModelError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.fitting.columns import Columns, load_samples
 from featx.fitting.measuring import Measurement
 from featx.fitting.options import FitOptions

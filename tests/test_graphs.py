@@ -15,8 +15,8 @@ from test_runtime_lowering import NETS, SHAPE, images, reader
 
 from featx.files import cache_home
 from featx.runtime import Runner, plan_runtime
-from featx.runtime.graphs import keep_graph, read_graph
-from featx.runtime.lowering import lowered
+from featx.runtime.graph.kept import keep_graph, read_graph
+from featx.runtime.graph.lowering import lowered
 from featx.runtime.packages import is_sound, keep, payload
 
 

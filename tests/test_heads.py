@@ -13,7 +13,7 @@ from sklearn.svm import SVC, LinearSVC
 from featx.errors import FitError
 from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
 from featx.heads.norms import norm_name
-from featx.model.headfile import dump_head, load_head
+from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
 
 

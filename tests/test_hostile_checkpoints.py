@@ -34,7 +34,7 @@ CALLS = (
     *("numpy.load", "numpy.core.multiarray.fromfile", "numpy.memmap", "numpy.f2py.compile"),
     *("numpy.ndarray.tofile", "collections.abc.Callable", "collections.namedtuple"),
     *("argparse.FileType", "pathlib.Path.open", "datetime.datetime.strptime", "timm.create_model"),
-    *("featx.backbones.inert.Inert", "__main__.Anything", "sys.exit", "signal.raise_signal"),
+    *("featx.backbones.pickled.Inert", "__main__.Anything", "sys.exit", "signal.raise_signal"),
 )
 
 

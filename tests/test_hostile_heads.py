@@ -15,7 +15,7 @@ from skops.io._audit import NODE_TYPE_MAPPING
 
 from featx.errors import ModelError
 from featx.heads import get_head
-from featx.model.headfile import dump_head, load_head
+from featx.model.modelfile import dump_head, load_head
 
 pytestmark = pytest.mark.slow
 

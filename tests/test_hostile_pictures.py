@@ -14,8 +14,8 @@ from PIL import Image
 from benchmarks.hostile_pictures import PICTURES, encoded, jpeg_scans, small
 from featx.errors import ImageError
 from featx.images import decode, image_extensions, open_image
+from featx.images.decoding import decode_plain
 from featx.images.formats import WANTED
-from featx.images.jpeg import decode_plain
 
 ROOT = Path(__file__).parent.parent
 

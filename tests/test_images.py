@@ -19,9 +19,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from featx.errors import FeatxError, ImageError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.images import DecodePolicy, decode, draw, draw_pixels, image_extensions, resized_size
-from featx.images.jpeg import decode_plain
+from featx.images.decoding import decode_plain
 from featx.preprocess import Preprocess, View, parse_views
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes, lookalikes_text
+from featx.labels import conflicting_rows, conflicts_text, lookalikes, lookalikes_text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 import featx
 from featx.labels import indicator, joined_labels, split_labels
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 
 def test_a_bar_in_one_row_makes_every_row_a_set():

@@ -16,12 +16,11 @@ from typer.testing import CliRunner
 import featx
 from featx.backbones import list_backbones, load_backbone
 from featx.backbones.from_timm import build
-from featx.backbones.published import published, top1_of, write_table
-from featx.backbones.recommended import RECOMMENDED
+from featx.backbones.listing import RECOMMENDED, published, top1_of, write_table
 from featx.cli import app
+from featx.cli.listings import doctor_text
 from featx.doctor import diagnose
 from featx.heads import HEADS
-from featx.listings import doctor_text
 
 
 def said(*words: str) -> str:
@@ -72,7 +71,7 @@ def test_the_table_of_figures_is_made_from_timms(
 ) -> None:
     results = tmp_path / "results.csv"
     results.write_text("model,img_size,top1,top5\nb.x,288,81.5,95\na.y,224,70.25,90\n")
-    monkeypatch.setattr("featx.backbones.published._TARGET", tmp_path / "published.csv")
+    monkeypatch.setattr("featx.backbones.listing._TARGET", tmp_path / "published.csv")
     assert write_table(results, "somewhere") == 2
     lines = (tmp_path / "published.csv").read_text().splitlines()
     assert lines[0].endswith("; somewhere")

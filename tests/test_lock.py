@@ -16,7 +16,7 @@ import pytest
 import featx
 from featx.cache.lock import WriterLock
 from featx.errors import CacheError, CacheLockedError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 HOLDER = json.dumps({"pid": 1 << 22, "host": "gone", "since": "2026-01-01T00:00:00+00:00"})
 

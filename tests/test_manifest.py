@@ -18,8 +18,8 @@ import pytest
 from conftest import picture, save_pictures
 
 from featx.errors import ImageError, SourceError, UnreachableError
-from featx.manifest import load_manifest
-from featx.portion import Portion
+from featx.slices import Slice
+from featx.sources.load import load_manifest
 
 
 def test_class_folders_of_any_depth(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_link_that_leads_nowhere_may_be_a_folder_that_is_not_mounted(tmp_path:
 UNLISTED = """
 import os, sys
 from pathlib import Path
-from featx.manifest import load_manifest
-from featx.portion import Portion
+from featx.items import load_manifest
+from featx.slices import Portion
 root = Path(sys.argv[1])
 load_manifest(sys.argv[2])  # what is imported must be there before the rights are gone
 if os.getuid() == 0:
@@ -166,7 +166,7 @@ def test_folders_of_a_split(
     assert (said == ["split-folders-as-classes"]) == (
         {"train", "test"} < set((labels or "").split())
     )
-    parts = [load_manifest(tmp_path, Portion(k, 2)) for k in (1, 2)]
+    parts = [load_manifest(tmp_path, Slice(k, 2)) for k in (1, 2)]
     assert {
         name: label
         for part in parts

@@ -13,8 +13,8 @@ import torch
 
 import featx
 from featx.backbones import load_backbone
-from featx.cache.reader import Cache
-from featx.cache.shards import Row, ShardWriter
+from featx.cache.cache import Cache
+from featx.cache.staging import Row, ShardWriter
 from featx.errors import BackboneError, FitError, NoSpaceError, OptionError
 
 
@@ -120,7 +120,7 @@ def test_shards_of_large_maps_close_earlier(
 ) -> None:
     with extracted(photos, tiny, tmp_path / "m.h5") as cache:
         spec = cache.spec
-    monkeypatch.setattr("featx.cache.shards.SHARD_BYTES", 3 * 96)
+    monkeypatch.setattr("featx.cache.staging.SHARD_BYTES", 3 * 96)
     writer = ShardWriter(tmp_path / "parts", lambda: spec)
     row = np.zeros(48, np.float16)
     writer.add([Row(str(k), b"0" * 64, (0, 0), (row,)) for k in range(7)])

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from featx.errors import CacheError
-from featx.files import require_writable
-from featx.marks import MODEL_MEMBERS, is_ours
 from featx.model.archive import REQUIRED
 from featx.model.rowfile import open_rows
+from featx.targets import MODEL_MEMBERS, is_ours, require_writable
 
 OLD_PAGE = '<!doctype html>\n<html lang="en">\n<title>x: svm on y: featx report</title>'
 COLUMNS = {"id": str, "path": str, "label": str, "p_a": float, "p_x, y\nz": float, "error": str}

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from test_cache import SPEC
 
 from featx.cache import open_cache
-from featx.cache.assemble import describes
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE, row_digest
-from featx.cache.keys import KEY_DTYPE
-from featx.cache.known import KnownRows
-from featx.cache.lookup import write_id_index
-from featx.cache.writing import Whole, write_file
-from featx.manifest import Manifest
-from featx.portion import Dealing
-from featx.run.sync import describe_rows, difference, untouched_content
+from featx.cache.ids import KEY_DTYPE, write_id_index
+from featx.cache.publish import describes
+from featx.cache.reuse import KnownRows
+from featx.cache.writing import FileFacts, write_file
+from featx.columns import Text
+from featx.extraction.changes import describe_rows, difference, untouched_content
+from featx.items import Manifest
+from featx.slices import SliceCounter
 from featx.sources.folder import scan_folder
 from featx.sources.places import ReadFiles
-from featx.sources.text import Text
 
 SMALL, LARGE = 20_000, 40_000  # more than a block of rows, so that what blocks take is in both
 
@@ -72,7 +71,7 @@ class Made:
 def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("rows")
     for n in (SMALL, LARGE):
-        write_file(folder / f"{n}.h5", Whole(SPEC, "{}"), Made(n))
+        write_file(folder / f"{n}.h5", FileFacts(SPEC, "{}"), Made(n))
     return {n: folder / f"{n}.h5" for n in (SMALL, LARGE)}
 
 
@@ -151,5 +150,5 @@ def test_a_folder_is_listed_without_its_entries(tmp_path: Path) -> None:
     for n in (10_000, 25_000):
         for k in range(10_000 if n > 10_000 else 0, n):
             (tmp_path / f"{k}.png").touch()
-        peaks.append(peak(lambda *_: scan_folder(tmp_path, Dealing()), tmp_path, source(1)))
+        peaks.append(peak(lambda *_: scan_folder(tmp_path, SliceCounter()), tmp_path, source(1)))
     assert (peaks[1] - peaks[0]) / 15_000 <= 64

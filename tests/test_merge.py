@@ -177,7 +177,7 @@ def test_the_shell_splits_and_merges(file: Path, tmp_path: Path, shell: Shell) -
 
 DYING = """
 import os, signal, sys
-from featx.cache import durable, merge, split
+from featx.cache import h5file as durable, merge, split
 
 count, die_at, after = 0, int(sys.argv[1]), sys.argv[2] == "after"
 

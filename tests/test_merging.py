@@ -15,20 +15,19 @@ from test_cache import SPEC, make_rows
 from test_merge import contents
 
 from featx.cache import merge, merging, open_cache, split
-from featx.cache.assemble import Description, write_cache
-from featx.cache.keys import keys_of
-from featx.cache.known import KnownRows
-from featx.cache.many import ManyRows
-from featx.cache.shards import ShardWriter, parts_folder, remove_parts
-from featx.cache.stored import Stored
+from featx.cache.ids import keys_of
+from featx.cache.publish import Description, write_cache
+from featx.cache.reuse import KnownRows
+from featx.cache.rows import CacheRows, ManyRows
+from featx.cache.staging import ShardWriter, parts_folder, remove_parts
 from featx.errors import CacheError, CacheFormatError, CacheMismatchError
-from featx.portion import Dealt
+from featx.slices import SliceRecord
 
 Shell = Callable[..., Any]
 
 
 def make(
-    path: Path, rows: range, shard: Dealt | None = None, spec: Any = SPEC, **about: Any
+    path: Path, rows: range, shard: SliceRecord | None = None, spec: Any = SPEC, **about: Any
 ) -> Path:
     """A cache of some rows of one long list, as a shard says of itself."""
     made = make_rows(len(rows), rows.start)
@@ -45,8 +44,8 @@ def make(
     return path
 
 
-def shard(number: int, of: int = 3, names: int = 30, listing: str = "ab") -> Dealt:
-    return Dealt((number,), of, names, listing)
+def shard(number: int, of: int = 3, names: int = 30, listing: str = "ab") -> SliceRecord:
+    return SliceRecord((number,), of, names, listing)
 
 
 def three(folder: Path, **last: Any) -> list[Path]:
@@ -218,7 +217,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, shell: Shell) -> None:
     assert json.loads(done.stdout)["missing"] == [2]
     assert json.loads(done.stdout)["rows"] == 8
     with open_cache(tmp_path / "m.h5") as found:
-        assert Dealt.from_dict(found.provenance["shard"]) == Dealt((1, 3), 3, 30, "ab")
+        assert SliceRecord.from_dict(found.provenance["shard"]) == SliceRecord((1, 3), 3, 30, "ab")
     with pytest.raises(CacheError, match=r"shard 2 of 3 is missing \(given: 1, 3\)"):
         merge([tmp_path / "m.h5", make(tmp_path / "x.h5", range(50, 51))], tmp_path / "w.h5")
     done = shell("merge", tmp_path / "m.h5", paths[1], tmp_path / "w.h5")
@@ -253,7 +252,7 @@ def test_shards_that_do_not_belong_together(tmp_path: Path) -> None:
         assert not (tmp_path / "m.h5").exists()
     merge([one, tmp_path / "z.h5", three_of], tmp_path / "m.h5", partial=True)
     with open_cache(tmp_path / "m.h5") as found:
-        held = Dealt.from_dict(found.provenance["shard"])
+        held = SliceRecord.from_dict(found.provenance["shard"])
     assert held is not None
     assert (held.held, held.missing) == ((1, 2, 3), [])
 
@@ -319,7 +318,7 @@ def test_two_caches_at_most_are_open_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [make(tmp_path / f"{k}.h5", range(3 * k, 3 * k + 3), shard(k + 1, 9)) for k in range(9)]
-    most, original = [0], Stored.read
+    most, original = [0], CacheRows.read
 
     def read(*arguments: Any) -> Any:
         files = [h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)]
@@ -327,7 +326,7 @@ def test_two_caches_at_most_are_open_at_a_time(
         return original(*arguments)
 
     before = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
-    monkeypatch.setattr(Stored, "read", read)
+    monkeypatch.setattr(CacheRows, "read", read)
     merge(paths, tmp_path / "m.h5")
     assert 0 < most[0] - before <= 2  # one that is read, and the one that is written
 
@@ -344,12 +343,12 @@ def test_a_note_of_a_shard_that_cannot_be_read(tmp_path: Path, shell: Shell) -> 
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     for note in ({"held": [1], "of": 10**12}, {"held": [0], "of": 3}, {"held": 3}, [1], "1/3"):
         told = note | {"names": 3, "listing": ""} if isinstance(note, dict) else note
-        assert Dealt.from_dict(told) is None
+        assert SliceRecord.from_dict(told) is None
 
 
 def test_ids_that_share_a_hash_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "featx.cache.held.hash_column", lambda ids: np.zeros(ids.shape[0], np.uint64)
+        "featx.cache.rows.hash_column", lambda ids: np.zeros(ids.shape[0], np.uint64)
     )
     assert merge(three(tmp_path), tmp_path / "m.h5").rows == 15
     with pytest.raises(CacheError, match="the id 'ü4' stands in"):

@@ -24,12 +24,11 @@ from sklearn.preprocessing import FunctionTransformer
 from featx import evaluate, fit, load_model, open_cache
 from featx.cache import Cache
 from featx.errors import DriftError, ExtractError, ModelError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.heads import HEADS
 from featx.model import Model
 from featx.model.archive import dump, read_archive, write_archive
-from featx.model.headfile import dump_head, load_head
-from featx.model.modelfile import save_model
+from featx.model.modelfile import dump_head, load_head, save_model
 from featx.selection import search
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}

@@ -12,8 +12,8 @@ import pytest
 from coloured import save_coloured
 
 import featx
+from featx.extraction import records
 from featx.model import prediction
-from featx.run import records
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_many_pictures_are_not_held_in_memory(folder: Path) -> None:
 
 
 def test_labels_pages_and_precision_play_no_part_in_a_record() -> None:
-    from featx.run.options import ExtractOptions
+    from featx.extraction.options import ExtractOptions
 
     place = records._place(ExtractOptions(), "fp32")
     for other in ({"labels": "l.csv"}, {"pages": "all"}, {"precision": "fp32"}, {"force": True}):

@@ -11,7 +11,7 @@ from coloured import save_coloured
 from nbclient import NotebookClient
 
 from featx import fit
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

@@ -16,7 +16,7 @@ from PIL import Image
 from featx import load_model
 from featx.cache import open_cache
 from featx.errors import CacheMismatchError, FeatxError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.fitting.training import fit
 from featx.images.looking import look
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from featx.evaluation import evaluate
-from featx.evaluation.ordinal import ranks_of
+from featx.evaluation.metrics import ranks_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import picture
 
 from featx.errors import ImageError
-from featx.manifest import load_manifest
+from featx.sources.load import load_manifest
 
 NFC, NFD = (unicodedata.normalize(form, "Möhre") for form in ("NFC", "NFD"))
 

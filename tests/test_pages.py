@@ -17,7 +17,7 @@ from PIL import Image
 from featx import load_model
 from featx.cache import open_cache
 from featx.errors import ImageError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.fitting.publishing import small_picture
 from featx.fitting.training import fit
 from featx.images import decode

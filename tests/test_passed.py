@@ -14,10 +14,10 @@ import pytest
 from conftest import picture, save_pictures
 
 from featx.errors import SourceError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.images import decode, image_extensions
-from featx.manifest import load_manifest
-from featx.sources.passed import PassedOver
+from featx.sources.folder import PassedOver
+from featx.sources.load import load_manifest
 
 pillow_heif = pytest.importorskip("pillow_heif")
 
@@ -84,8 +84,8 @@ def test_heic_without_its_extra_is_said_with_the_way_out(mixed: Path, tmp_path: 
     (tmp_path / "only" / "x.heic").write_bytes(heic(1))
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from featx.manifest import load_manifest\n"
-        "from featx.sources.passed import extra_notice\n"
+        "from featx.items import load_manifest\n"
+        "from featx.sources.folder import extra_notice\n"
         "print(extra_notice(load_manifest(sys.argv[1]).ignored_by_extension))\n"
         "try: load_manifest(sys.argv[2])\n"
         "except Exception as error: print(error)\n"

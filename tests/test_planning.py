@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featx.extraction import extract
-from featx.run.planning import make_plan, resident_bytes
+from featx.extraction.extraction import extract
+from featx.extraction.planning import make_plan, resident_bytes
 
 
 def test_plan_extends_what_was_measured() -> None:

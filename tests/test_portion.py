@@ -19,13 +19,13 @@ from containers import make_old, pictures_of, write_tar
 import featx
 from featx.cache import merge, open_cache
 from featx.errors import CacheError, CacheMismatchError, ExtractError, FeatxError, SourceError
-from featx.extraction import extract
-from featx.manifest import Manifest, load_manifest
+from featx.extraction.extraction import extract
+from featx.items import Manifest
 from featx.model.references import same_options
-from featx.portion import Dealing, Portion
-from featx.sources import tables
-from featx.sources.again import read_again
-from featx.sources.columns import table_columns, table_labels
+from featx.slices import Slice, SliceCounter
+from featx.sources import table as tables
+from featx.sources.fields import table_columns, table_labels
+from featx.sources.load import load_manifest, read_again
 
 Options = dict[str, Any]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -219,7 +219,7 @@ def test_counts_of_the_shards_add_up(photos: Path, tmp_path: Path, tiny: Options
     for kind in ("tars", "folder"):
         source = source_of(kind, photos, tmp_path)
         whole = load_manifest(source)
-        parts = [load_manifest(source, Portion(k, 4)) for k in range(1, 5)]
+        parts = [load_manifest(source, Slice(k, 4)) for k in range(1, 5)]
         assert sum(part.ignored for part in parts) == whole.ignored > 0
         assert sum(map(len, parts)) == len(whole)
         refused = {name: why for part in parts for name, why in part.refused.items()}
@@ -238,7 +238,7 @@ def test_files_of_other_shards_are_not_opened(
         there = {path for path in files if str(path) in paths}
         assert there == set(files[k - 1 :: 3])
         with open_cache(tmp_path / f"{k}.h5") as found, opened() as paths:
-            read = read_again(str(folder), found.ids, found.paths, Portion(k, 3))
+            read = read_again(str(folder), found.ids, found.paths, Slice(k, 3))
             assert read(len(found) - 1)
         assert {path for path in files if str(path) in paths} <= set(files[k - 1 :: 3])
 
@@ -266,20 +266,20 @@ def test_a_link_without_its_file_does_not_make_tars_a_folder_of_images(
     folder = source_of("tars", photos, tmp_path)
     (folder / "gone.png").symlink_to(tmp_path / "nothing")
     for k in (1, 2, 3):
-        assert {name.split("/")[0][-4:] for name in load_manifest(folder, Portion(k, 3)).ids} == {
+        assert {name.split("/")[0][-4:] for name in load_manifest(folder, Slice(k, 3)).ids} == {
             ".tar"
         }
 
 
 def test_the_rule_is_the_same_everywhere() -> None:
     names = [f"class_{k % 7}/{k:05d}.jpg" for k in range(2000)]
-    held = [[n for n in names if Dealing(Portion(k, 8)).takes(n)] for k in range(1, 9)]
+    held = [[n for n in names if SliceCounter(Slice(k, 8)).takes(n)] for k in range(1, 9)]
     assert sorted(name for part in held for name in part) == sorted(names)
     assert min(map(len, held)) > 200
     # Of another process, machine or version, too: these stand in caches that exist.
     first = [next(k for k, part in enumerate(held, 1) if name in part) for name in names[:12]]
     assert first == [5, 4, 8, 1, 2, 1, 4, 1, 8, 4, 5, 7]
-    one, other = Dealing(Portion(1, 3)), Dealing(Portion(2, 3))
+    one, other = SliceCounter(Slice(1, 3)), SliceCounter(Slice(2, 3))
     for name in names:
         one.takes(name)
     for name in reversed(names):
@@ -293,10 +293,10 @@ def test_the_rule_is_the_same_everywhere() -> None:
 
 def test_files_are_dealt_in_turn() -> None:
     names = [f"train-{k:03d}.tar" for k in range(17)]
-    shares = [Dealing(Portion(k, 5)).takes_of(reversed(names)) for k in range(1, 6)]
+    shares = [SliceCounter(Slice(k, 5)).takes_of(reversed(names)) for k in range(1, 6)]
     assert sorted(map(len, shares)) == [3, 3, 3, 4, 4]
     assert sorted(name for share in shares for name in share) == names
-    grown = [Dealing(Portion(k, 5)).takes_of([*names, "train-017.tar"]) for k in range(1, 6)]
+    grown = [SliceCounter(Slice(k, 5)).takes_of([*names, "train-017.tar"]) for k in range(1, 6)]
     assert all(before <= after for before, after in zip(shares, grown, strict=True))
 
 
@@ -342,7 +342,7 @@ def test_a_shard_with_nothing_to_do_still_learns_of_new_names(
     photos: Path, tmp_path: Path, tiny: Options
 ) -> None:
     paths = shards_of(photos, tmp_path / "parts", 2, tiny)
-    own = next(k for k in range(99) if Dealing(Portion(1, 2)).takes(f"cat/new{k}.png"))
+    own = next(k for k in range(99) if SliceCounter(Slice(1, 2)).takes(f"cat/new{k}.png"))
     picture(900).save(photos / "cat" / f"new{own}.png")
     extract(photos, paths[1], **tiny, shard="1/2")
     with pytest.raises(CacheError, match="the source changed in between"):
@@ -461,7 +461,7 @@ def test_what_is_no_shard_is_one_line(
 def test_no_shard_by_other_things() -> None:
     for given in ((1,), (1, 2, 3), (1, True), (0, 2), (3, 2), ("1", 2.0)):
         with pytest.raises(FeatxError, match=r"^shard "):
-            Portion.of(given)  # type: ignore[arg-type]
+            Slice.of(given)  # type: ignore[arg-type]
 
 
 def test_the_shell_and_a_dry_run_agree_with_the_run(
@@ -539,11 +539,11 @@ def test_blocks_of_a_table_are_letters(
     path = tmp_path / "t.csv"
     frame = pd.DataFrame({"path": [f"{k}.png" for k in range(7)], "label": values, "more": values})
     frame.to_csv(path, index=False)
-    blocks = tables.read_table(str(path), Dealing()).frame
+    blocks = tables.read_table(str(path), SliceCounter()).frame
     written = [str(value) for value in values]
     assert table_labels("t", blocks) == [word or None for word in written]
     assert list(table_columns("t", blocks)["more"]) == written
-    parts = [tables.read_table(str(path), Dealing(Portion(k, 3))).frame for k in (1, 2, 3)]
+    parts = [tables.read_table(str(path), SliceCounter(Slice(k, 3))).frame for k in (1, 2, 3)]
     assert sorted(row for part in parts for row in part.index) == list(range(7))
 
 
@@ -559,7 +559,7 @@ def test_rows_that_cannot_be_are_named_by_their_number_in_the_table(
         found = set()
         for k in (1, 2):
             try:
-                load_manifest(path, Portion(k, 2))
+                load_manifest(path, Slice(k, 2))
             except SourceError as error:
                 found.add(str(error).split(": ", 1)[1].split("; ")[0])
         return found
@@ -593,7 +593,7 @@ def test_the_image_of_a_row_is_read_from_its_shard_alone(
 
 def test_built_in_sets_are_dealt_too() -> None:
     whole = load_manifest("digits")
-    parts: list[Manifest] = [load_manifest("digits", Portion(k, 2)) for k in (1, 2)]
+    parts: list[Manifest] = [load_manifest("digits", Slice(k, 2)) for k in (1, 2)]
     assert sorted([*parts[0].ids, *parts[1].ids]) == list(whole.ids)
     place = list(whole.ids).index(parts[1].ids[5])
     assert parts[1].read(5) == whole.read(place)

@@ -15,7 +15,7 @@ import pytest
 from coloured import save_coloured
 
 from featx import fit, open_cache
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
 N = 2000  # a shard is closed after 512 rows

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from featx import fit, open_cache
 from featx.cli import app
 from featx.errors import FitError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.protocols import PROTOCOLS, run_protocol
 
 PARTS = ("train", "train", "validation", "test")

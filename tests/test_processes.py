@@ -16,7 +16,7 @@ from conftest import save_pictures
 
 from featx.cache import open_cache
 from featx.errors import ExtractError, FeatxError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 
 @pytest.fixture(scope="module")

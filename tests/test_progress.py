@@ -13,10 +13,10 @@ import termios
 import pytest
 from sklearn.datasets import load_iris
 
+from featx import progress
 from featx.heads import get_head
-from featx.run import progress
 from featx.selection import search
-from featx.selection.steps import fits_of
+from featx.selection.sweep import fits_of
 
 
 def test_the_time_before_the_first_images_is_no_part_of_the_pace(monkeypatch, caplog):
@@ -60,7 +60,7 @@ def test_a_log_file_is_told_how_long_fits_take_yet(monkeypatch, caplog):
 
 TERMINAL = """
 import logging, sys, time
-from featx.run import progress
+from featx import progress
 logging.basicConfig(format="featx: %(message)s", handlers=[progress.LogLines(sys.stderr)])
 with progress.waiting("loading a network"):
     time.sleep(1.2)

@@ -10,9 +10,9 @@ from sklearn.svm import LinearSVC
 
 from featx.errors import FitError
 from featx.protocols import PROTOCOLS, low_shot, run_protocol
-from featx.protocols.figures import ap11, l2, mean_precision, signed_power
-from featx.protocols.lowshot import draw_k
+from featx.protocols.machines import draw_k
 from featx.protocols.neighbours import knn_vote
+from featx.protocols.rules import ap11, l2, mean_precision, signed_power
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from featx.selection import search
 EVERY = """
 import logging, sys, warnings
 from featx.cli import app
-from featx.run.progress import LogLines
+from featx.progress import LogLines
 logging.basicConfig(format="featx: %(message)s", handlers=[LogLines(sys.stderr)])
 warnings.simplefilter("default")
 for line in sys.stdin.read().splitlines():

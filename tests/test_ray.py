@@ -19,10 +19,10 @@ import pytest
 from conftest import save_pictures, slow_network
 
 from featx.cache import open_cache
-from featx.engines.cluster import Crew, connected, find_crew
 from featx.errors import DeviceError, ExtractError
-from featx.extraction import extract
-from featx.run.options import ExtractOptions
+from featx.extraction.cluster import Crew, connected, find_crew
+from featx.extraction.extraction import extract
+from featx.extraction.options import ExtractOptions
 
 pytest.importorskip("ray.data")
 
@@ -272,7 +272,7 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, engine: tuple[str, 
     network = slow_network(tmp_path, 0, then)
     module = tmp_path / "slow.py"
     module.write_text(module.read_text() + "\n\ndef exit_now():\n    import os\n    os._exit(9)\n")
-    code = "from featx.engines.gathering import Deaths; Deaths.MOST = 3; "
+    code = "from featx.extraction.gathering import Deaths; Deaths.MOST = 3; "
     code += "from featx.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "extract", "photos", "c.h5", *network, *engine],

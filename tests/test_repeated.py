@@ -6,13 +6,13 @@ from sklearn.datasets import load_digits, make_classification
 
 from featx.errors import FitError
 from featx.evaluation import over_repeats
-from featx.fitting.measuring import Measured, Measurement
+from featx.fitting.measuring import MeasuredHead, Measurement
 from featx.fitting.samples import Samples
 from featx.heads import HEADS, get_head
 from featx.selection import SplitPlan
 
 
-def measured(name, X, y, plan, groups=None) -> Measured:
+def measured(name, X, y, plan, groups=None) -> MeasuredHead:
     n = len(y)
     samples = Samples(
         rows=np.arange(n),

@@ -27,12 +27,12 @@ from sklearn.pipeline import make_pipeline
 from featx import fit, load_model
 from featx.errors import CacheError, FitError, MissingExtraError, ModelError
 from featx.evaluation import baseline, evaluate
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.fitting.publishing import report, report_data
 from featx.reporting import (
     FeatureMap,
-    Part,
     ReportData,
+    RowSet,
     choose_points,
     learning_curve,
     least_certain,
@@ -43,7 +43,7 @@ from featx.reporting import (
     write_report,
 )
 from featx.reporting.charts import make_axis
-from featx.reporting.curves import calibration_bins, ranking_curves
+from featx.reporting.plots import calibration_bins, ranking_curves
 from featx.reporting.words import verdict
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -115,7 +115,7 @@ def make_regression() -> ReportData:
         task="regression",
         points=FeatureMap(ids, xy, y[:100].tolist(), predicted.tolist(), method, explained),
         learning=learning_curve(
-            Ridge(0.1), Part(X[100:], y[100:]), Part(X[:100], y[:100]), task="regression"
+            Ridge(0.1), RowSet(X[100:], y[100:]), RowSet(X[:100], y[:100]), task="regression"
         ),
     )
 
@@ -344,7 +344,7 @@ def test_labels_help_where_the_head_still_learns() -> None:
     rows = np.random.default_rng(0).permutation(len(y))
     X, y = X[rows] / 16, y[rows]
     head = LogisticRegression(max_iter=300)
-    train, test = Part(X[:250], y[:250]), Part(X[800:], y[800:])
+    train, test = RowSet(X[:250], y[:250]), RowSet(X[800:], y[800:])
     found = learning_curve(head, train, test)
     values = [point["value"] for point in found["points"]]
     assert values == sorted(values)
@@ -360,7 +360,7 @@ def test_labels_help_where_the_head_still_learns() -> None:
 
 def test_labels_do_not_help_a_head_that_learns_nothing() -> None:
     y = np.array(["a", "b", "a"] * 100)
-    part = Part(np.zeros((300, 1)), y)
+    part = RowSet(np.zeros((300, 1)), y)
     found = learning_curve(DummyClassifier(), part, part)
     assert found["verdict"] == "little"
     assert found["gain"]["value"] == 0
@@ -369,7 +369,7 @@ def test_labels_do_not_help_a_head_that_learns_nothing() -> None:
 
 def test_a_fixed_number_of_passes_is_as_many_steps_on_every_part() -> None:
     X = np.random.default_rng(0).normal(size=(240, 3))
-    part = Part(X, np.array(["a", "b"] * 120))
+    part = RowSet(X, np.array(["a", "b"] * 120))
     steps: list[int] = []
 
     class Counted(SGDClassifier):
@@ -394,20 +394,20 @@ def test_parts_are_whole_groups_and_hold_every_class() -> None:
             seen.append((np.asarray(X)[:, 0], set(y)))
             return super().fit(X, y)
 
-    learning_curve(Spy(), Part(X, y, groups), Part(X, y))
+    learning_curve(Spy(), RowSet(X, y, groups), RowSet(X, y))
     for column, _ in seen:
         assert set(np.unique(column, return_counts=True)[1].tolist()) == {6}
     seen.clear()
     rare = np.where(np.arange(120) < 100, "a", "b")
-    learning_curve(Spy(), Part(X, rare), Part(X, rare))
+    learning_curve(Spy(), RowSet(X, rare), RowSet(X, rare))
     assert all(labels == {"a", "b"} for _, labels in seen)
 
 
 def test_too_few_rows_for_a_curve() -> None:
-    part = Part(np.zeros((2, 1)), np.array(["a", "a"]))
+    part = RowSet(np.zeros((2, 1)), np.array(["a", "a"]))
     with pytest.raises(FitError, match="2 training rows are too few"):
         learning_curve(DummyClassifier(), part, part)
-    empty = Part(np.zeros((0, 1)), np.array([]))
+    empty = RowSet(np.zeros((0, 1)), np.array([]))
     with pytest.raises(FitError, match="needs test rows"):
         learning_curve(DummyClassifier(), part, empty)
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from featx.errors import DeviceError
 from featx.runtime import Runner, RuntimePlan, cpu_cores, enter_worker_thread, plan_runtime
-from featx.runtime.allocator import kept_memory
 from featx.runtime.devices import available_devices
-from featx.runtime.machine import _cgroup_quota, native_bf16
+from featx.runtime.machine import _cgroup_quota, kept_memory, native_bf16
 
 SHAPE = (32, 32, 3)
 needs_bf16 = pytest.mark.skipif(not native_bf16(), reason="no bf16 multiply on this processor")

@@ -16,7 +16,7 @@ from torch import Tensor
 from featx.errors import DeviceError
 from featx.runtime import Runner
 from featx.runtime.cuda import CudaForward, Launcher
-from featx.runtime.memory import is_out_of_memory
+from featx.runtime.machine import is_out_of_memory
 from featx.runtime.plan import RuntimePlan
 
 PLAN = RuntimePlan("cuda", "fp32", batch_size=8, threads=4, compile="off", channels_last=False)
@@ -303,7 +303,7 @@ def test_a_layout_that_a_device_computes_wrongly_is_left(make, caplog) -> None:
 
 
 def test_a_device_that_computes_something_else_than_the_cpu_is_refused(make, monkeypatch) -> None:
-    from featx.runtime.plain import PlainForward
+    from featx.runtime.forward import PlainForward
 
     right = PlainForward.__call__
     monkeypatch.setattr(

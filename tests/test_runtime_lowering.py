@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featx.runtime.fast import converted
-from featx.runtime.lowering import lowered
-from featx.runtime.rounding import folded, round_keeping_sums
+from featx.runtime.forward import converted
+from featx.runtime.graph.lowering import folded, lowered, round_keeping_sums
 
 SHAPE = (4, 32, 32, 3)
 BF16 = torch.bfloat16

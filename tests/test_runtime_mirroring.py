@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featx.runtime.mirroring import mirrored
+from featx.runtime.graph.mirroring import mirrored
 
 Mix = Callable[[Tensor], Tensor]
 

@@ -16,10 +16,10 @@ from conftest import save_pictures
 
 import featx
 from featx.cache import split
-from featx.cache.seal import BLOCK_BYTES
+from featx.cache.h5file import BLOCK_BYTES
 from featx.cache.verify import verify_file
 from featx.errors import FeatxError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 
 DIFFERS = "the digest of the whole file differs"
 

@@ -26,14 +26,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from featx import fit, load_model, open_cache
 from featx.errors import FeatxError, ImageError, MissingExtraError, ModelError
-from featx.extraction import extract
+from featx.extraction.extraction import extract
 from featx.model.archive import TRAINING, VECTORS
 from featx.model.likeness import usual_distance
 from featx.serve import serve
 from featx.serve.app import Service
 from featx.serve.batching import Batcher, Picture
-from featx.serve.limits import Limits
-from featx.serve.refusals import Refusal
+from featx.serve.limits import Limits, Refusal
 from featx.serve.server import open_service
 
 

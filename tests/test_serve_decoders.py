@@ -22,8 +22,8 @@ from benchmarks.hostile_pictures import encoded, jpeg_scans
 from featx import load_model
 from featx.errors import ImageError
 from featx.images import DecodePolicy, decode
-from featx.serve import child as child_module
-from featx.serve.child import Child, GivenUp, Patience, TooSlow
+from featx.serve import decoders as child_module
+from featx.serve.decoders import Child, GivenUp, Patience, TooSlow
 from featx.serve.limits import Limits
 from featx.serve.server import open_service
 

@@ -23,10 +23,10 @@ from featx.errors import FeatxError
 from featx.serve import serve
 from featx.serve import server as server_module
 from featx.serve.app import Service
+from featx.serve.guard import Names
 from featx.serve.limits import MB, Limits
-from featx.serve.names import Names
 from featx.serve.server import open_service
-from featx.serve.uploads import Held
+from featx.serve.uploads import ByteCount
 
 FORM = "multipart/form-data; boundary=x"
 
@@ -315,7 +315,7 @@ def test_connections_that_say_nothing_keep_nobody_out(
 
 
 def test_bytes_of_all_requests_are_bounded(service: Service) -> None:
-    narrow = replace(service, held=Held(1000))
+    narrow = replace(service, held=ByteCount(1000))
     with serving(narrow) as url:
         found = post(url, part(b"\0" * 2000) + b"--x--\r\n")
         assert_refused(found, 503, "busy")

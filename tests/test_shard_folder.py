@@ -16,15 +16,13 @@ from test_merge import described
 
 import featx
 from featx.cache import open_cache, split
-from featx.cache.assemble import Description, describes, write_cache
-from featx.cache.folder import Folder, holds_cache, target_path
+from featx.cache.folder import Folder, file_digest, holds_cache, target_path
 from featx.cache.format import ID_INDEX, INDEX, create_column
-from featx.cache.keys import keys_of
-from featx.cache.known import KnownRows
-from featx.cache.lookup import find_rows, hash_ids, write_id_index
-from featx.cache.parts import file_digest
-from featx.cache.seal import seal
-from featx.cache.shards import ShardWriter, parts_folder
+from featx.cache.h5file import seal
+from featx.cache.ids import find_rows, hash_ids, keys_of, write_id_index
+from featx.cache.publish import Description, describes, write_cache
+from featx.cache.reuse import KnownRows
+from featx.cache.staging import ShardWriter, parts_folder
 from featx.cache.verify import verify_file
 from featx.errors import CacheError, CacheFormatError
 

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from featx.engines.slots import Lease, Slots, block_of, make_batches
 from featx.errors import ExtractError
+from featx.extraction.slots import Lease, Slots, block_of, make_batches
 
 NO_STAMP = (0, 0)
 

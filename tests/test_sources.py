@@ -26,13 +26,13 @@ from containers import (
 )
 
 import featx
+from featx.columns import Prefixed, Text, first_duplicate
 from featx.errors import ImageError, MissingExtraError, SourceError
-from featx.extraction import extract
-from featx.manifest import Manifest, load_manifest
+from featx.extraction.extraction import extract
+from featx.items import Manifest
 from featx.sources import tarindex
-from featx.sources.again import read_again
+from featx.sources.load import load_manifest, read_again
 from featx.sources.patterns import expand_braces
-from featx.sources.text import Prefixed, Text, first_duplicate
 
 Options = dict[str, Any]
 

@@ -15,8 +15,8 @@ import pytest
 from conftest import picture
 
 from featx.errors import ImageError, SourceError
-from featx.manifest import load_manifest
-from featx.sources import bounded
+from featx.sources import arrow
+from featx.sources.load import load_manifest
 
 
 def png() -> bytes:
@@ -102,13 +102,13 @@ def packed(path: Path, image: bool) -> Path:
 
 
 def test_a_packed_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MOST_BYTES", 50_000_000)
+    monkeypatch.setattr(arrow, "MOST_BYTES", 50_000_000)
     with pytest.raises(SourceError, match="holds more than 50000000 bytes of columns in memory"):
         load_manifest(packed(tmp_path / "t.parquet", image=False))
 
 
 def test_packed_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MOST_BYTES", 50_000_000)
+    monkeypatch.setattr(arrow, "MOST_BYTES", 50_000_000)
     found = load_manifest(packed(tmp_path / "t.parquet", image=True))
     with pytest.raises(ImageError, match="more than 50000000 bytes in row group 0"):
         found.read(0)
@@ -116,7 +116,7 @@ def test_packed_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_rows_without_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.table({"path": pa.nulls(1_000_000, pa.string())}), tmp_path / "t.parquet")
-    monkeypatch.setattr(bounded, "_ROWS_ALWAYS", 1000)
+    monkeypatch.setattr(arrow, "_ROWS_ALWAYS", 1000)
     with pytest.raises(SourceError, match="claims 1000000 rows in"):
         load_manifest(tmp_path / "t.parquet")
 

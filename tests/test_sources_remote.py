@@ -22,12 +22,12 @@ from containers import pictures_of, rows_by_content, write_parquet, write_shards
 
 import featx
 from featx.errors import ImageError, MissingExtraError, SourceError, UnreachableError
-from featx.extraction import extract
-from featx.manifest import Manifest, Stamp, load_manifest
-from featx.sources import asking, places, remotefile
+from featx.extraction.extraction import extract
+from featx.items import Manifest, Stamp
+from featx.sources import places, remote
 from featx.sources.addresses import fetching
-from featx.sources.again import read_again
-from featx.sources.stamps import is_other, stamp_from
+from featx.sources.load import load_manifest, read_again
+from featx.sources.remote import is_other, stamp_from
 from featx.sources.tarindex import index_tar
 
 Options = dict[str, Any]
@@ -276,7 +276,7 @@ def test_http(
 def test_trouble_that_passes_is_tried_again(
     server: tuple[str, type[Handler]], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
     found = load_manifest(f"{server[0]}/photos")
     handler = server[1]
     handler.trouble["/photos/cat/0000.png"] = [503, 500, 429]
@@ -297,8 +297,8 @@ def test_an_answer_that_does_not_come(
     found = load_manifest(f"{server[0]}/photos")
     held = threading.Event()
     monkeypatch.setattr(server[1], "do_GET", lambda self: held.wait(60), raising=True)
-    monkeypatch.setattr(asking, "_SECONDS", 0.2)
-    monkeypatch.setattr(asking, "_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
     try:
         with pytest.raises(ImageError, match=r"no answer within 0\.2 s, 4 times"):
             found.read(0)
@@ -437,7 +437,7 @@ def test_each_failure_is_said_as_what_it_is(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(asking, "_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
     base = server[0]
     if isinstance(status, int):
         for path in (f"/{name}", f"HEAD /{name}", "/"):
@@ -464,7 +464,7 @@ def test_a_listing_that_fails_in_the_middle_removes_no_rows(
     status: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(asking, "_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
     write_shards(tmp_path / "shards", photos)
     cache = tmp_path / "c.h5"
     assert extract(f"{server[0]}/{source}", cache, **tiny).embedded == 12
@@ -491,8 +491,8 @@ def test_a_container_that_fails_while_it_is_listed_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whichever of its parts cannot be read, for as long as a part is tried."""
-    monkeypatch.setattr(asking, "_PAUSE", 0.0)
-    monkeypatch.setattr(remotefile, "_BUFFER", 512)
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_BUFFER", 512)
     write_shards(tmp_path / "shards", photos)
     write_parquet(tmp_path / "x.parquet", photos)
     said: list[str] = []

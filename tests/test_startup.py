@@ -11,7 +11,7 @@ import pytest
 from coloured import save_coloured
 
 import featx
-from featx.cli.clock import process_seconds
+from featx.cli.app import process_seconds
 
 PROGRAM = """
 import sys
@@ -67,9 +67,7 @@ def test_heads_of_the_array_api_still_find_torch_after_skops(folder: Path) -> No
 
 
 def test_seconds_of_the_process_are_those_of_its_clock() -> None:
-    code = (
-        "import time; time.sleep(1); from featx.cli.clock import process_seconds as s; print(s())"
-    )
+    code = "import time; time.sleep(1); from featx.cli.app import process_seconds as s; print(s())"
     seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True).stdout)
     assert seconds >= 1
     assert 0 < process_seconds()

@@ -16,13 +16,11 @@ from sklearn.svm import LinearSVC
 
 from featx.errors import FitError
 from featx.heads import HEADS
-from featx.model.headfile import dump_head, load_head
+from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
 from featx.streaming import Blocks, plan_memory, search_blocks
-from featx.streaming.closed import lda, ridge
-from featx.streaming.descent import Problem, Wish, descend
-from featx.streaming.losses import LOSSES
-from featx.streaming.moments import gather, one_hot, scale_of
+from featx.streaming.descent import LOSSES, DescentProblem, Wish, descend
+from featx.streaming.moments import gather, lda, one_hot, ridge, scale_of
 
 CLASSIFIERS = ("ridge", "lda", "logreg", "svm")
 
@@ -121,7 +119,7 @@ def test_descent_ends_where_scikit_learn_does(name: str, k: int, weighted: bool)
     X, y = clouds(800, k, d=12)
     fold_of = np.arange(800) % 5
     weights = np.random.default_rng(1).uniform(0.5, 2, len(y)) if weighted else None
-    problem = Problem(
+    problem = DescentProblem(
         Blocks.of(X, 64),
         sums(X, y, fold_of, weights),
         y,
@@ -149,7 +147,9 @@ def test_descent_ends_where_scikit_learn_does(name: str, k: int, weighted: bool)
 def test_descents_side_by_side_do_not_touch_each_other() -> None:
     X, y = clouds(600, 3)
     fold_of = np.arange(600) % 3
-    problem = Problem(Blocks.of(X), sums(X, y, fold_of), y, fold_of, None, LOSSES["logreg"](3), 3)
+    problem = DescentProblem(
+        Blocks.of(X), sums(X, y, fold_of), y, fold_of, None, LOSSES["logreg"](3), 3
+    )
     wishes = [Wish(C, fold) for C in (1e-3, 1.0) for fold in (0, None)]
     together, alone = descend(problem, wishes), [descend(problem, [w])[0] for w in wishes]
     for one, other in zip(together, alone, strict=True):
@@ -254,7 +254,7 @@ def test_the_head_is_scikit_learns_own_and_survives_a_file(name: str) -> None:
 
 
 def test_kept_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featx.streaming.holding.KEPT_BYTES", 1)
+    monkeypatch.setattr("featx.streaming.solving.KEPT_BYTES", 1)
     X, y = clouds(1500, 2)
     found = search_blocks(HEADS["ridge"], Blocks.of(X, 100), y)
     probabilities = found.estimator.predict_proba(X)
@@ -264,7 +264,7 @@ def test_kept_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rare_class_is_calibrated_where_decisions_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("featx.streaming.holding.KEPT_BYTES", 1)
+    monkeypatch.setattr("featx.streaming.solving.KEPT_BYTES", 1)
     X, y = clouds(20_000, 3, d=6)
     rare = np.flatnonzero(y == 1)[:5]
     keep = np.sort(np.concatenate([np.flatnonzero(y != 1), rare]))

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from featx.errors import DeviceError, FitError
 from featx.heads import HEADS, get_head
-from featx.runtime.arrays import ArrayDevice, array_device
+from featx.runtime.devices import ArrayDevice, array_device
 from featx.selection import make_folds, search
 from featx.selection.ondevice import DeviceRows
 from featx.selection.sweep import in_threads

@@ -12,10 +12,10 @@ from test_cache import make_cache, make_rows
 
 from featx.cache import open_cache
 from featx.cache.format import BLOCK_ROWS
-from featx.cache.keys import KEY_DTYPE, KeyTable, keys_of
-from featx.manifest import Manifest, Stamp
-from featx.run.sync import Difference, describe_rows, difference
-from featx.sources.picked import Picked, pick
+from featx.cache.ids import KEY_DTYPE, KeyTable, keys_of
+from featx.columns import TextSubset, pick
+from featx.extraction.changes import Changes, describe_rows, difference
+from featx.items import Manifest, Stamp
 
 
 def listing(ids: list[str], **more: Any) -> Manifest:
@@ -25,11 +25,11 @@ def listing(ids: list[str], **more: Any) -> Manifest:
     return Manifest("test", ids, [f"in/{name}" for name in ids], read, **more)
 
 
-def counted(ids: list[str], contents: list[bytes], refused: list[str], cache: Path) -> Difference:
+def counted(ids: list[str], contents: list[bytes], refused: list[str], cache: Path) -> Changes:
     """The same by dictionaries of whole names and digests."""
     with open_cache(cache) as old:
         before = dict(zip(old.ids, old.content_digests.tolist(), strict=True))
-    found = Difference()
+    found = Changes()
     gone = Counter(d for name, d in before.items() if name not in {*ids, *refused})
     found.removed = gone.total()
     for name, content in zip(ids, contents, strict=True):
@@ -65,7 +65,7 @@ def test_differences_are_those_of_names_and_contents(tmp_path: Path, seed: int) 
 
 def test_without_a_cache_everything_is_new() -> None:
     keys = np.array([*keys_of([b"a", b"b"]), b""], KEY_DTYPE)
-    assert difference(listing(["x", "y", "z"]), keys, None) == Difference(new=2)
+    assert difference(listing(["x", "y", "z"]), keys, None) == Changes(new=2)
 
 
 def test_keys_are_found_whatever_their_bytes() -> None:
@@ -99,7 +99,7 @@ def test_the_largest_value_of_a_key_is_found() -> None:
 def test_rows_are_picked_as_a_list_would_be(n: int) -> None:
     names = [str(k) for k in range(2 * n)]
     for rows in (np.arange(0, 2 * n, 2), np.array([0, 2 * n - 1]), np.arange(n)):
-        some, wanted = Picked(names, rows), [names[row] for row in rows]
+        some, wanted = TextSubset(names, rows), [names[row] for row in rows]
         assert list(some) == some[:] == wanted
         assert (some[-1], some[1:2], len(some)) == (wanted[-1], wanted[1:2], len(wanted))
         assert some[::-1] == wanted[::-1]

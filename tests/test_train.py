@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import featx
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
-from featx.fitting.trainable import require_trainable
+from featx.fitting.rare import require_trainable
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 
 from featx import FeatureExtractor, transformer
 from featx.cache import open_cache
-from featx.engines.arrays import Vectors
 from featx.errors import ImageError, SourceError
-from featx.extraction import extract
+from featx.extraction.arrays import VectorStore
+from featx.extraction.extraction import extract
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_each_content_is_embedded_once(
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    vectors = Vectors(most=3 * 16)
+    vectors = VectorStore(most=3 * 16)
     for k in range(4):
         vectors.put(bytes([k]), np.full(4, k, np.float32))
         vectors.get(bytes([0]))  # used again and again, so kept

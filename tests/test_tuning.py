@@ -26,8 +26,7 @@ from featx.errors import (
 from featx.tuning import epochs
 from featx.tuning.epochs import Classifier, Lesson, learn
 from featx.tuning.options import TuneOptions
-from featx.tuning.rows import MapRows, batches_of
-from featx.tuning.sides import labelled, row_weights, split_rows
+from featx.tuning.sides import MapRows, batches_of, labelled, row_weights, split_rows
 from featx.tuning.upper import cut_network
 
 SMALL = """
@@ -362,7 +361,7 @@ def test_maps_in_memory_and_on_disk_give_the_same_batches(
         views = [cache.tap(name) for name in cache.taps]
         made = []
         for free in (1 << 40, 0):
-            monkeypatch.setattr("featx.tuning.rows.free_bytes", lambda free=free: free)
+            monkeypatch.setattr("featx.tuning.sides.free_bytes", lambda free=free: free)
             made.append(MapRows(views, (8, 16, 16), np.arange(60)))
         order = np.random.default_rng(0).permutation(60)
         some = [rows.take(order, np.random.default_rng(1)) for rows in made]

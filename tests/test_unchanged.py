@@ -17,8 +17,8 @@ from conftest import picture, save_pictures
 
 import featx
 from featx.backbones import load_backbone
-from featx.run import records
-from featx.run.options import ExtractOptions
+from featx.extraction import records
+from featx.extraction.options import ExtractOptions
 
 SMALL = {"backbone": "torchvision:resnet18", "input_size": 32, "precision": "fp32"}
 SMALL |= {"compile": "off", "progress": False, "threads": 1}

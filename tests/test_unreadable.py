@@ -18,7 +18,7 @@ import featx
 SCRIPT = """
 import os, sys
 from pathlib import Path
-import featx, featx.extraction
+import featx, featx.extraction.extraction
 folder, network, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 options = dict(backbone=network, weights="random", layers=("flatten",), input_size=32,
                precision="fp32", compile="off", progress=False)

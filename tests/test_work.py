@@ -12,17 +12,17 @@ import pytest
 from conftest import picture
 
 from featx.cache import open_cache
-from featx.cache.keys import keys_of
-from featx.cache.known import KnownRows
-from featx.cache.shards import parts_folder
-from featx.engines import gathering
-from featx.engines.gathering import find_rows
-from featx.engines.presence import Room
-from featx.engines.work import Assignment, Chunk, RunOverError, Worker, cut
+from featx.cache.ids import keys_of
+from featx.cache.reuse import KnownRows
+from featx.cache.staging import parts_folder
 from featx.errors import CacheError, ExtractError, FeatxError, WeightsError
-from featx.extraction import extract
-from featx.run.options import ExtractOptions
-from featx.run.prepared import Run
+from featx.extraction import gathering
+from featx.extraction.chunks import Assignment, Chunk, RunOverError, Worker, cut
+from featx.extraction.extraction import extract
+from featx.extraction.gathering import find_rows
+from featx.extraction.options import ExtractOptions
+from featx.extraction.presence import Room
+from featx.extraction.run import Run
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from featx.auditing.copies import Sketch, confirm_copies, sketch_of
 from featx.auditing.estimate import Stratum, estimate_rate, review_sample
-from featx.auditing.faults import blurred, faults_of, sharpness
-from featx.auditing.labels import LabelIssues, label_issues
+from featx.auditing.faults import blurred, faults_of, find_outliers, sharpness
 from featx.auditing.neighbours import nearest_rows, unit_rows
-from featx.auditing.outliers import find_outliers
 from featx.auditing.shift import Shift, find_shift
+from featx.auditing.suspects import LabelIssues, label_issues
 
 __all__ = [
     "LabelIssues",

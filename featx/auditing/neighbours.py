@@ -18,7 +18,7 @@ _QUERIES = 1_024  # at a time: 64 MB of similarities beside a block
 Vectors = NDArray[np.float32]
 
 
-class Rows(Protocol):
+class Matrix(Protocol):
     """Features by rows: an array, or those of an open cache."""
 
     @property
@@ -52,7 +52,7 @@ def unit_rows(X: NDArray[Any]) -> Vectors:
 
 
 def nearest_rows(
-    X: Rows,
+    X: Matrix,
     queries: NDArray[Any],
     k: int,
     *,
@@ -122,7 +122,7 @@ def nearest_rows(
     return rows, similarity
 
 
-def _check(X: Rows, queries: Vectors, k: int, metric: str) -> None:
+def _check(X: Matrix, queries: Vectors, k: int, metric: str) -> None:
     if metric not in METRICS:
         raise FeatxError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     if not isinstance(k, int | np.integer) or k < 1:

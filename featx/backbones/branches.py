@@ -72,7 +72,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Shape:
     """The network that a branch must fit.
 
     Parameters
@@ -100,7 +100,7 @@ class Wanted:
         }
 
 
-def pick(file: Checkpoint, wanted: Wanted, key: str = "") -> tuple[Branch, tuple[str, ...]]:
+def pick(file: Checkpoint, wanted: Shape, key: str = "") -> tuple[Branch, tuple[str, ...]]:
     """Choose the branch of a file that is the network.
 
     Parameters
@@ -190,7 +190,7 @@ def _has_key(prefix: str, key: str) -> bool:
     return not plain or f".{plain}." in f".{prefix}"
 
 
-def _branches(flat: State, prefix: str, names: list[str], wanted: Wanted) -> list[Branch]:
+def _branches(flat: State, prefix: str, names: list[str], wanted: Shape) -> list[Branch]:
     below = {name[len(prefix) :]: flat[name] for name in names}
     forms = [below]
     if wanted.rename is not None:
@@ -216,7 +216,7 @@ def _by_children(state: State, net: nn.Module) -> State:
     return {} if children == [str(k) for k in range(len(children))] else found
 
 
-def _scored(prefix: str, state: State, wanted: Wanted) -> Branch:
+def _scored(prefix: str, state: State, wanted: Shape) -> Branch:
     body = wanted.body
     names = [name for name in body if name in state]
     shapes = sum(state[name].shape == body[name].shape for name in names)

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featx.backbones.inert import KNOWN, Inert, InertArray, inert_types
-from featx.backbones.pickled import look_at, unpacked_bytes
+from featx.backbones.pickled import KNOWN, Inert, InertArray, inert_types, look_at, unpacked_bytes
 from featx.backbones.weights import State
 from featx.errors import WeightsError, words_of
 from featx.files import size_text

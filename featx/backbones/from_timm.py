@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from featx.backbones.fetch import HubFile, UrlFile, WeightsFile
-from featx.backbones.names import spelled
-from featx.backbones.recipe import Recipe, check_channels
+from featx.backbones.recipe import Recipe, check_channels, spelled
 from featx.backbones.taps import PRE_LOGITS, Tap
 from featx.backbones.weights import State
 from featx.errors import UnknownBackboneError, nearest

@@ -3,18 +3,77 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from featx.arguments import typed
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.fetch import UrlFile
-from featx.backbones.published import top1_of
-from featx.backbones.recommended import RECOMMENDED
+
+_TARGET = Path(__file__).with_name("published.csv")
+
+
+@cache
+def published() -> dict[str, dict[int, float]]:
+    """Top-1 accuracy in per cent of timm's weights: ``NAME.TAG`` -> pixels a side -> accuracy."""
+    text = files("featx.backbones").joinpath("published.csv").read_text(encoding="utf-8")
+    found: dict[str, dict[int, float]] = {}
+    for name, size, top1 in csv.reader(x for x in text.splitlines() if not x.startswith("#")):
+        found.setdefault(name, {})[int(size)] = float(top1)
+    return found
+
+
+def top1_of(name: str, tag: str, size: int) -> tuple[float | None, int | None]:
+    """Accuracy and the size it was measured at, the one nearest to `size` pixels a side.
+
+    Examples
+    --------
+    >>> top1_of("resnet50", "a1_in1k", 224)
+    (80.382, 224)
+    """
+    known = published().get(f"{name}.{tag}", {})
+    nearest = min(known, key=lambda n: abs(n - size), default=None)
+    return (None, None) if nearest is None else (known[nearest], nearest)
+
+
+def write_table(results: Path, source: str) -> int:
+    """Write the table anew from timm's ``results-imagenet.csv``; return the number of rows."""
+    with results.open(newline="", encoding="utf-8") as file:
+        rows = [(r["model"], r["img_size"], r["top1"]) for r in csv.DictReader(file)]
+    with _TARGET.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"# weights,pixels a side,ImageNet-1k top-1 in per cent; {source}\n")
+        csv.writer(file, lineterminator="\n").writerows(sorted(rows))
+    return len(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m featx.backbones.listing results-imagenet.csv 'SOURCE, COMMIT'")
+    print(write_table(Path(sys.argv[1]), sys.argv[2]), "rows")
+
+
+RECOMMENDED: dict[str, str] = {
+    "efficientnet_lite0": "the default: quick on a processor, weights come with pip",
+    "efficientnet_lite2": "the same family at 260 pixels",
+    "torchvision:mobilenet_v3_large": "the fewest operations here, for weak machines",
+    "torchvision:resnet18": "small and well known; short vectors",
+    "torchvision:resnet50": "what most papers compare with",
+    "torchvision:vgg16": "older papers on texture and defects",
+    "torchvision:efficientnet_v2_s": "more accurate than resnet50, fewer parameters; 384 pixels",
+    "torchvision:convnext_tiny": "a modern convolutional network of resnet50's size",
+    "timm:convnext_base": "pretrained on ImageNet-22k: fine-grained classes",
+    "timm:regnety_160": "pretrained on ImageNet-12k: large and convolutional throughout",
+    "timm:vit_small_patch14_dinov2": "self-supervised: photographs far from ImageNet; 518 pixels",
+    "timm:vit_base_patch16_clip_224": "pretrained on captions: drawings, products, varied styles",
+}
+"""Name as `featx.load_backbone` takes it -> one line on when to use it."""
+
 
 Sort = Literal["name", "top1", "features", "parameters", "macs", "size"]
 

@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from featx.arguments import typed
+from featx.arguments import split_key, typed
 from featx.backbones import from_file, from_onnx, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
 from featx.backbones.checkpoint import read_checkpoint
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
 from featx.backbones.listing import local_names
-from featx.backbones.names import spelled, split_name, suggestion
-from featx.backbones.recipe import Recipe, check_channels, fill
+from featx.backbones.recipe import Recipe, check_channels, fill, spelled, split_name, suggestion
 from featx.backbones.weights import Weights, digest_state
 from featx.errors import UnknownBackboneError, WeightsError
-from featx.filekey import split_key
 from featx.preprocess import Preprocess
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from featx.backbones.branches import Wanted, counted, holds, pick
+from featx.backbones.branches import Shape, counted, holds, pick
 from featx.backbones.checkpoint import Checkpoint
 from featx.backbones.fetch import WeightsFile
 from featx.backbones.taps import Tap
 from featx.backbones.weights import Difference, State, compare
-from featx.errors import BackboneError, WeightsError
+from featx.errors import BackboneError, UnknownBackboneError, WeightsError, nearest
 from featx.preprocess import Preprocess
 
 
@@ -82,7 +83,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Filled:
+class LoadedNetwork:
     """A network with its weights in it.
 
     `loaded` holds the tensors that came from the file, as the network now has them; `in_chans`
@@ -97,7 +98,7 @@ class Filled:
     missing: tuple[str, ...] = ()
 
 
-def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") -> Filled:
+def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") -> LoadedNetwork:
     """Build the network that a file fits, and load it entry by entry.
 
     Parameters
@@ -117,7 +118,7 @@ def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") 
         If the entries are those of another network; says which.
     """
     net = recipe.build(in_chans=in_chans)
-    wanted = Wanted(net, recipe.classifiers, recipe.rename)
+    wanted = Shape(net, recipe.classifiers, recipe.rename)
     branch, notes = pick(file, wanted, key)
     picked = {n: t for n, t in branch.state.items() if not n.startswith(recipe.ignored)}
     state, foreign = _without_heads(picked, net, recipe.classifiers)
@@ -145,7 +146,7 @@ def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") 
     complete.update(state)
     net.load_state_dict(complete)
     loaded = {n: t for n, t in net.state_dict().items() if n in state}
-    return Filled(net, loaded, notes, in_chans, found.missing)
+    return LoadedNetwork(net, loaded, notes, in_chans, found.missing)
 
 
 def _headless(recipe: Recipe) -> str:
@@ -194,7 +195,9 @@ def _lacks_classifier(found: Difference, classifiers: tuple[str, ...]) -> bool:
     return bool(prefixes) and absent and not found.unexpected and not found.other_shape
 
 
-def _convert(recipe: Recipe, state: State, refusal: WeightsError, notes: tuple[str, ...]) -> Filled:
+def _convert(
+    recipe: Recipe, state: State, refusal: WeightsError, notes: tuple[str, ...]
+) -> LoadedNetwork:
     """Let the library load what it knows under other names or in other sizes.
 
     Without a classifier of its own, the file gets that of the network: libraries ask for one.
@@ -214,7 +217,7 @@ def _convert(recipe: Recipe, state: State, refusal: WeightsError, notes: tuple[s
             )
             notes += (absent,) if missing else ()
             loaded = {n: t for n, t in net.state_dict().items() if n not in missing}
-            return Filled(net, loaded, (*notes, "entries converted by timm"), None, missing)
+            return LoadedNetwork(net, loaded, (*notes, "entries converted by timm"), None, missing)
     raise refusal
 
 
@@ -248,3 +251,61 @@ def check_channels(channels: int) -> int:
             f"the network takes {channels} channels; featx feeds 3 (RGB) or 1 (their mean)"
         )
     return channels
+
+
+_HUB = re.compile(r"(?:hf[-_]hub:|https://huggingface\.co/)(.*)|(timm/.*)")
+_LISTED = 5
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split into source and plain name; "" where no source is said.
+
+    Examples
+    --------
+    >>> split_name("torchvision:resnet18"), split_name("ResNet50")
+    (('torchvision', 'resnet18'), ('', 'ResNet50'))
+    >>> split_name("hf-hub:timm/resnet50.a1_in1k")
+    ('timm', 'resnet50.a1_in1k')
+    """
+    if (hub := _HUB.fullmatch(name)) is not None:
+        owner, _, plain = (hub[1] or hub[2]).rpartition("/")
+        if owner != "timm":
+            raise UnknownBackboneError(
+                f"{name!r} is not one of timm's own repositories (hf-hub:timm/NAME.TAG); download "
+                "its weights and name them: --backbone timm:NAME --weights FILE"
+            )
+        return "timm", plain
+    source, colon, plain = name.partition(":")
+    return (source.strip().lower(), plain.strip()) if colon else ("", name.strip())
+
+
+def spelled(name: str, names: Sequence[str]) -> str | None:
+    """Find the name among `names` that differs at most in capitals and signs; None without one.
+
+    Examples
+    --------
+    >>> spelled("EfficientNet-B0", ["efficientnet_b0", "efficientnet_b1"])
+    'efficientnet_b0'
+    """
+    if name in names:
+        return name
+    plain = re.sub(r"[-/ .]+", "_", name.lower())
+    if plain in names:
+        return plain
+    alike = [known for known in names if squashed(known) == squashed(name)]
+    return alike[0] if len(alike) == 1 else None  # regnet_x_16gf and regnet_x_1_6gf are two
+
+
+def squashed(name: str) -> str:
+    """Return the letters and digits alone."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Name what may have been meant, as a clause for an error message."""
+    known = list(dict.fromkeys(names))
+    plain = squashed(name)
+    within = [n for n in known if plain and plain in squashed(n)]
+    if within:
+        return f"; did you mean {', '.join(sorted(within, key=len)[:_LISTED])}?"
+    return nearest(name.lower(), known)

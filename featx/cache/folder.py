@@ -2,22 +2,170 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import os
+import re
 import stat
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from featx.cache.distrust import open_file, open_index
-from featx.cache.fingerprint import ExtractSpec
 from featx.cache.format import ID_INDEX, INDEX, read_text, values_of
-from featx.cache.joined import Joined
-from featx.cache.parts import Part, read_parts
+from featx.cache.h5file import open_file, open_index
 from featx.errors import CacheError, CacheFormatError
-from featx.files import behind, require_writable, sync_folder
+from featx.files import behind, sync_folder
+from featx.spec import ExtractSpec
+from featx.targets import require_writable
+
+_PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.h5", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part as the index names it: its rows are `start` to `stop` of the whole."""
+
+    name: str
+    start: int
+    stop: int
+    n_bytes: int
+    digest: str
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b-128 of the bytes of a file, as ``b2sum -l 128`` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def read_parts(index: h5py.File) -> list[Part]:
+    """List the parts that an index names, in the order of their rows.
+
+    Raises
+    ------
+    CacheFormatError
+        If a name is not a plain one, or rows overlap or are missing.
+    """
+    names, digests = read_text(index["parts"]), read_text(index["part_digest"])
+    spans, sizes = index["part_rows"][...].tolist(), index["part_bytes"][...].tolist()
+    for name in names:
+        if not _PART_NAME.fullmatch(name) or name == INDEX:
+            raise CacheFormatError(f"{INDEX} names the part {name!r}, which is no plain name")
+    if len(set(names)) != len(names):
+        raise CacheFormatError(f"{INDEX} names a part twice")
+    for before, (start, stop) in pairwise([(0, 0), *spans]):
+        if start != before[1]:
+            what = "overlap" if start < before[1] else "are missing"
+            raise CacheFormatError(
+                f"{INDEX}: rows {min(start, before[1])} to {max(start, before[1])} {what}"
+            )
+        if stop <= start:
+            raise CacheFormatError(f"{INDEX} names a part of rows {start} to {stop}")
+    return [
+        Part(name, int(start), int(stop), int(size), digest)
+        for name, (start, stop), size, digest in zip(names, spans, sizes, digests, strict=True)
+    ]
+
+
+class JoinedDataset:
+    """One dataset of all the parts of a folder.
+
+    Rows are chosen as in an `h5py.Dataset`: by a number, a slice that goes up, a mask, or a list in
+    increasing order; what else it takes or refuses is left to h5py.
+
+    Raises
+    ------
+    IndexError
+        For a row that is not there.
+    TypeError, ValueError
+        For what h5py does not take.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        first = folder.part(0)[name]
+        self._folder, self.name = folder, f"/{name}"
+        self._starts = np.array([part.start for part in folder.parts])
+        self.shape: tuple[int, ...] = (len(folder), *first.shape[1:])
+        self.dtype, self.ndim, self.chunks = first.dtype, first.ndim, first.chunks
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("the values lie in files; reading them makes a copy")
+        return np.asarray(self[...], dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        rows, *rest = self._axes(key)
+        if hasattr(rows, "__index__") and not np.ndim(rows):
+            row = self._inside(operator.index(rows))
+            k = self._part_of(row)
+            return self._read(k, (row - int(self._starts[k]), *rest))
+        pieces = [self._read(k, (here, *rest)) for k, here in self._in_parts(rows)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _read(self, k: int, key: tuple[Any, ...]) -> Any:
+        return self._folder.read(self.name[1:], k, key)
+
+    def _axes(self, key: Any) -> tuple[Any, ...]:
+        """One key an axis, as far as there are any; an ellipsis stands for whole axes."""
+        keys = key if isinstance(key, tuple) else (key,)
+        at = [k for k, one in enumerate(keys) if one is Ellipsis]
+        if len(at) == 1:
+            whole = (slice(None),) * (self.ndim - len(keys) + 1)
+            keys = (*keys[: at[0]], *whole, *keys[at[0] + 1 :])
+        return keys or (slice(None),)
+
+    def _inside(self, row: int) -> int:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return row % len(self)
+
+    def _part_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, "right")) - 1
+
+    def _in_parts(self, rows: Any) -> list[tuple[int, Any]]:
+        """Say which parts several rows lie in, and what they are called there."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step > 0:
+                return list(self._slices(range(start, stop, step))) or [(0, slice(0))]
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool:
+            if not wanted.ndim or wanted.shape != self.shape[: wanted.ndim]:
+                raise TypeError(f"a mask of shape {wanted.shape} for values of shape {self.shape}")
+            return [(k, wanted[p.start : p.stop]) for k, p in enumerate(self._folder.parts)]
+        if wanted.dtype.kind in "iu" and wanted.ndim == 1 and wanted.size:
+            return list(self._lists([self._inside(row) for row in wanted.tolist()]))
+        return [(0, rows)]  # what there is of them in a part says what h5py makes of such a key
+
+    def _slices(self, rows: range) -> Iterator[tuple[int, slice]]:
+        for k in range(self._part_of(rows.start), len(self._starts)):
+            part = self._folder.parts[k]
+            if part.start >= rows.stop:
+                return
+            here = rows[bisect_left(rows, part.start) : bisect_left(rows, part.stop)]
+            if here:
+                yield k, slice(here.start - part.start, here.stop - part.start, here.step)
+
+    def _lists(self, rows: list[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        wanted = np.array(rows, np.int64)
+        if np.any(np.diff(wanted) <= 0):
+            raise TypeError("rows in a list must be in increasing order, each once")
+        parts = np.searchsorted(self._starts, wanted, "right") - 1
+        for here in np.split(wanted, np.flatnonzero(np.diff(parts)) + 1):
+            k = self._part_of(int(here[0]))
+            yield k, here - self._starts[k]
+
 
 _GROUPS = ("taps", "columns")
 _IN_INDEX = ("spec", "provenance", "classes", ID_INDEX, "failed", "failed/ids", "failed/reasons")
@@ -82,10 +230,10 @@ class Folder:
             return self.index[name]
         if name in _GROUPS:
             inside = [full for full in self._names() if full.startswith(f"{name}/")]
-            return {full.removeprefix(f"{name}/"): Joined(self, full) for full in inside}
+            return {full.removeprefix(f"{name}/"): JoinedDataset(self, full) for full in inside}
         if name not in self._names():
             raise KeyError(f"{self.path} holds no /{name}")
-        return Joined(self, name)
+        return JoinedDataset(self, name)
 
     def __iter__(self) -> Iterator[str]:
         yield from dict.fromkeys(full.split("/")[0] for full in [*self.index, *self._names()])

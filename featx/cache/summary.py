@@ -14,7 +14,7 @@ from featx.cache.format import BLOCK_ROWS, values_of
 from featx.files import size_text
 
 if TYPE_CHECKING:
-    from featx.cache.reader import Cache
+    from featx.cache.cache import Cache
 
 
 _NAMED = 10  # failed images, and groups of equal ones, that a summary names

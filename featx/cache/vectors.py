@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.arguments import typed
-from featx.cache.assemble import Description
-from featx.cache.fingerprint import EXTERNAL, ExtractSpec, spec_difference
 from featx.cache.folder import holds_cache, open_trusted, require_target, target_path
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE, column_dtype, row_digest
 from featx.cache.lock import WriterLock
-from featx.cache.writing import Whole, write_file
+from featx.cache.publish import Description
+from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
 from featx.labels import SEPARATOR, Labels, Names, encode_labels
-from featx.provenance import library_versions
+from featx.spec import EXTERNAL, ExtractSpec, library_versions, spec_difference
 
 TAP = "vectors"
 """Name of the only tap of such a cache."""
@@ -123,7 +122,7 @@ def write_cache(
     with WriterLock(path):
         if not force:
             _require_match(path, spec)
-        whole = Whole(spec, _provenance(encoder, named=ids is not None), classes, {})
+        whole = FileFacts(spec, _provenance(encoder, named=ids is not None), classes, {})
         write_file(path, whole, _RowsInMemory(described, vectors, _contents(content, vectors)))
     return path
 

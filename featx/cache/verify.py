@@ -11,14 +11,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_file
-from featx.cache.fingerprint import ExtractSpec
-from featx.cache.folder import Folder
+from featx.cache.folder import Folder, Part, file_digest
 from featx.cache.format import BLOCK_ROWS, ID_INDEX, INDEX, blocks, row_digest, vector_datasets
-from featx.cache.lookup import index_problems
-from featx.cache.parts import Part, file_digest
-from featx.cache.seal import is_sealed, seal_problem
+from featx.cache.h5file import is_sealed, open_file, seal_problem
+from featx.cache.ids import index_problems
 from featx.errors import CacheError, CacheFormatError, words_of
+from featx.spec import ExtractSpec
 
 _KEYS = ("/ids", "/content", "/row_digest")
 

@@ -12,9 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.distrust import open_file, open_index
-from featx.cache.durable import durable_h5
-from featx.cache.fingerprint import ExtractSpec
+from featx.cache.folder import Part, file_digest
 from featx.cache.format import (
     INDEX,
     INDEX_TYPE,
@@ -25,11 +23,12 @@ from featx.cache.format import (
     create_vectors,
     fill,
 )
-from featx.cache.lookup import write_id_index
-from featx.cache.parts import Part, file_digest
+from featx.cache.h5file import durable_h5, open_file, open_index
+from featx.cache.ids import write_id_index
 from featx.cache.verify import require_sound
 from featx.errors import CacheError
 from featx.files import TEMPORARY, require_space
+from featx.spec import ExtractSpec
 
 PART_ROWS = 65_536
 _RESERVE = 1 << 20  # bytes kept free for metadata
@@ -37,7 +36,7 @@ _ROW_BYTES = 400  # id, path, digests, label and columns of one row
 
 
 @dataclass(frozen=True)
-class Whole:
+class FileFacts:
     """What a cache says once and not by rows.
 
     Parameters
@@ -56,7 +55,7 @@ class Whole:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Finished rows in the order that they are written in.
 
     `columns` gives the stored type and the further axes of each column beside the vectors, digests
@@ -75,7 +74,7 @@ class Rows(Protocol):
         """Name a part of these rows; the same name only ever means the same part."""
 
 
-def write_file(path: Path, whole: Whole, rows: Rows) -> None:
+def write_file(path: Path, whole: FileFacts, rows: RowSource) -> None:
     """Write all rows into one file, which takes the place of the old one when it is complete.
 
     Raises
@@ -91,7 +90,9 @@ def write_file(path: Path, whole: Whole, rows: Rows) -> None:
         write_id_index(file, len(rows), [file["ids"]])
 
 
-def write_folder(path: Path, whole: Whole, rows: Rows, part_rows: int = PART_ROWS) -> list[Part]:
+def write_folder(
+    path: Path, whole: FileFacts, rows: RowSource, part_rows: int = PART_ROWS
+) -> list[Part]:
     """Write rows into parts, and then the index that makes them the cache.
 
     Until the index has its name, the folder is what it was before. Parts that a stopped run left
@@ -132,7 +133,7 @@ def remove_other_parts(path: Path, names: Sequence[str] = ()) -> None:
             file.unlink()
 
 
-def _write_part(path: Path, whole: Whole, rows: Rows, span: slice) -> None:
+def _write_part(path: Path, whole: FileFacts, rows: RowSource, span: slice) -> None:
     n_rows = span.stop - span.start
     needed = n_rows * _row_bytes(whole.spec, rows)
     with durable_h5(path, needed=needed, check=require_sound) as file:
@@ -142,7 +143,7 @@ def _write_part(path: Path, whole: Whole, rows: Rows, span: slice) -> None:
         _copy(file, whole.spec, rows, span)
 
 
-def _write_index(path: Path, whole: Whole, parts: Sequence[Part]) -> None:
+def _write_index(path: Path, whole: FileFacts, parts: Sequence[Part]) -> None:
     def check(temporary: Path) -> None:
         open_index(temporary)[0].close()
 
@@ -164,7 +165,7 @@ def _id_columns(path: Path, parts: Sequence[Part]) -> Iterator[h5py.Dataset]:
             yield file["ids"]
 
 
-def _say(file: h5py.File, whole: Whole) -> None:
+def _say(file: h5py.File, whole: FileFacts) -> None:
     if whole.provenance is not None:
         file.create_dataset("provenance", data=whole.provenance, dtype=h5py.string_dtype())
     if whole.classes is not None:
@@ -173,7 +174,7 @@ def _say(file: h5py.File, whole: Whole) -> None:
     create_column(file, "failed/reasons", list(whole.failed.values()))
 
 
-def _copy(file: h5py.File, spec: ExtractSpec, rows: Rows, span: slice) -> None:
+def _copy(file: h5py.File, spec: ExtractSpec, rows: RowSource, span: slice) -> None:
     """Copy a stretch of the rows, block by block."""
     n_rows = span.stop - span.start
     vectors = create_vectors(file, spec, n_rows, rows.widths)
@@ -203,11 +204,13 @@ def _sound(path: Path) -> bool:
     return True
 
 
-def _row_bytes(spec: ExtractSpec, rows: Rows) -> int:
+def _row_bytes(spec: ExtractSpec, rows: RowSource) -> int:
     return int(sum(rows.widths) * np.dtype(spec.dtype).itemsize + _ROW_BYTES)
 
 
-def _require_space(path: Path, folder: Path, spec: ExtractSpec, rows: Rows, n_rows: int) -> int:
+def _require_space(
+    path: Path, folder: Path, spec: ExtractSpec, rows: RowSource, n_rows: int
+) -> int:
     needed = n_rows * _row_bytes(spec, rows) + _RESERVE
     require_space(path, folder, needed)
     return needed

@@ -7,9 +7,12 @@ import logging
 import signal
 import sys
 
-from featx.cli import caches, data, heads, models, networks, tuning, whole
+from featx.cli import caches, heads, models, networks
+from featx.cli import caches as data
+from featx.cli import heads as tuning
+from featx.cli import heads as whole
 from featx.cli.app import app
-from featx.run.progress import LogLines
+from featx.progress import LogLines
 
 __all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "tuning", "whole"]
 

@@ -8,18 +8,45 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from featx import __version__
-from featx.cli.colours import print_lines
 from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
 from featx.files import full_text, is_full
-from featx.run.progress import close_bars
+from featx.progress import close_bars
+
+_STYLES = (("warning (", "yellow"), ("failed: ", "red"), ("featx: ", "red"))
+
+
+def print_lines(text: str, file: TextIO | None = None, style: str = "") -> None:
+    """Print lines; warnings and errors in colour where `file` is a terminal.
+
+    Parameters
+    ----------
+    style
+        Of every line, as rich names it; by default each line's own.
+    """
+    stream = sys.stdout if file is None else file
+    if not (stream.isatty() or os.environ.get("FORCE_COLOR")):
+        print(text, file=stream, flush=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    for line in text.split("\n"):
+        console.print(Text(line, style or _style_of(line)))
+
+
+def _style_of(line: str) -> str:
+    return next((style for start, style in _STYLES if line.lstrip().startswith(start)), "")
+
 
 log = logging.getLogger("featx")
 
@@ -177,3 +204,17 @@ def show(found: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
         # What is left in its buffer would fail again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise FeatxError(f"the result cannot be printed: {error.strerror}") from None
+
+
+_IMPORTED = time.monotonic()
+
+
+def process_seconds() -> float:
+    """Seconds since the start of this process; where that is unknown, since this was imported."""
+    try:
+        # Fields are counted behind the name of the program, which may hold spaces.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic() - _IMPORTED

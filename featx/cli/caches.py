@@ -1,4 +1,4 @@
-"""Commands about caches: extract, info, verify, split, merge."""
+"""Commands about caches: extract, info, verify, split, merge, import, audit, search."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from featx.cli.app import (
     SOME_FAILED,
     AllowHosts,
     CacheFile,
+    ExcelSafe,
+    Force,
     Json,
     Source,
     command,
     numbers,
+    process_seconds,
     say_failures,
     show,
     split_names,
     whole,
 )
-from featx.cli.clock import process_seconds
 from featx.preprocess import VIEW_SETS, Interpolation
 
 
@@ -135,8 +137,8 @@ def extract(
     options |= {"mean": numbers("mean", mean), "std": numbers("std", std)}
     if batch_size != "auto":
         options["batch_size"] = whole("batch-size", batch_size)
-    from featx.extraction import extract as run
-    from featx.printing import extract_text
+    from featx.cli.listings import extract_text
+    from featx.extraction.extraction import extract as run
 
     result = run(source, cache, **options)
     say_failures(result.failures, "a run" if dry_run else f"failed/ in {cache}")
@@ -158,8 +160,7 @@ def info(
 ) -> None:
     """Show what is inside CACHE: network, pixels, counts, classes, failed and equal images."""
     from featx.cache import open_cache
-    from featx.listings import info_text
-    from featx.printing import tree
+    from featx.cli.listings import info_text, tree
 
     with open_cache(cache) as found:
         summary = found.info(everything=everything)
@@ -213,7 +214,7 @@ def merge(
 ) -> None:
     """Copy SOURCES, the caches of all shards or a folder of parts, into one CACHE."""
     from featx.cache import merge as run
-    from featx.printing import merge_text
+    from featx.cli.listings import merge_text
 
     found = run(sources, cache, partial=partial, force=force).to_dict()
     show(found, as_json, merge_text(found))
@@ -247,3 +248,84 @@ def import_(
         result = {"cache": str(cache), "rows": rows, "n_features": width}
         result |= {"fingerprint": found.fingerprint, "classes": found.classes}
     show(result, as_json, f"{cache}: {rows} rows x {width}; next: featx fit {cache}")
+
+
+@command
+def audit(
+    cache: CacheFile,
+    head: Annotated[
+        str, typer.Option(help="Head whose held-out predictions are compared with the labels.")
+    ] = "logreg",
+    tap: Annotated[str | None, typer.Option(help="Tap whose features are used.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
+    pictures: Annotated[
+        bool, typer.Option(help="Read the pictures again: copies are confirmed by pixels.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Random seed of folds and samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV or Parquet file for the findings.")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML contact sheet of the findings.")] = None,
+    review: Annotated[
+        int | None, typer.Option(help="Number of random rows for a person to look at.")
+    ] = None,
+    review_out: Annotated[
+        Path | None, typer.Option(help="CSV file for them; fill in its column `answer`.")
+    ] = None,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="The same file with answers: gives the error rate.")
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of corrected labels, for `featx extract --labels`."),
+    ] = None,
+    force: Force = False,
+    excel_safe: ExcelSafe = False,
+    as_json: Json = False,
+) -> None:
+    """Name conflicting labels, copies, likely label errors, outliers and failed files of CACHE."""
+    options = {k: v for k, v in locals().items() if k not in ("cache", "as_json")}
+    from featx.cli.listings import audit_text
+    from featx.fitting.audit import audit as run
+
+    found = run(cache, **options)
+    show(found.to_dict(), as_json, audit_text(found))
+
+
+@command
+def search(
+    cache: CacheFile,
+    pictures: Annotated[list[str] | None, typer.Argument(help="Files to look for.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Rows for each query.")] = 10,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Row of CACHE as a query; repeatable.")
+    ] = None,
+    tap: Annotated[str | None, typer.Option(help="Tap whose features are compared.")] = None,
+    metric: Annotated[str, typer.Option(help="cosine or euclidean.")] = "cosine",
+    label: Annotated[str | None, typer.Option(help="Only rows of this class.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
+    index: Annotated[
+        str,
+        typer.Option(help="exact, approximate (by an index), auto: approximate past 1M rows."),
+    ] = "auto",
+    html: Annotated[Path | None, typer.Option(help="HTML contact sheet of what is found.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    backbone: Annotated[
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights file, if it lies elsewhere now.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Find the rows of CACHE that are nearest to PICTURES, or to rows named by --id."""
+    options = {k: v for k, v in locals().items() if k not in ("cache", "as_json")}
+    options |= {"pictures": pictures or [], "ids": ids or []}
+    from featx.cli.listings import search_text
+    from featx.fitting.nearest import search as run
+
+    found = run(cache, **options)
+    show([match.to_dict() for match in found], as_json, search_text(found))

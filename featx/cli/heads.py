@@ -1,4 +1,4 @@
-"""Commands about heads: fit, evaluate, compare, report."""
+"""Commands that fit: train, fit, evaluate, report, compare, tune."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import CacheFile, Fetch, Force, Json, ModelFile, command, show, split_names
+from featx.cli.app import (
+    SOME_FAILED,
+    CacheFile,
+    Fetch,
+    Force,
+    Json,
+    ModelFile,
+    Source,
+    command,
+    say_failures,
+    show,
+    split_names,
+    whole,
+)
+from featx.preprocess import VIEW_SETS
 
 HEAD_NAMES = (
     "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
@@ -185,3 +199,179 @@ def compare(
     options = {k: v for k, v in locals().items() if k not in ("caches", "heads", "as_json", "run")}
     found = run(caches, split_names(heads) or ("svm", "logreg"), **options)
     show(found.to_dict(), as_json, repr(found))
+
+
+@command
+def train(
+    source: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Name of the files without suffix; default: that of SOURCE."),
+    ] = None,
+    backbones: Annotated[
+        str, typer.Option(help="Network; several, as a,b, compete. See `featx backbones`.")
+    ] = "efficientnet_lite0",
+    weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer to read, globs allowed; several, as a,b or repeated, compete."),
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps."),
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help=f"auto (the default): svm, logreg, ridge and svm-rbf compete; or {HEAD_NAMES}; or "
+            "module:attribute of your own."
+        ),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    folds: Annotated[int, typer.Option(help="Folds of the search, and outer folds.")] = 5,
+    repeats: Annotated[
+        int | None, typer.Option(help="Splits that are measured; default: by the number of rows.")
+    ] = None,
+    nested: Annotated[
+        bool | None,
+        typer.Option(
+            "--nested/--no-nested",
+            help="Measure every row, by outer folds; auto does so below 2,000 rows.",
+        ),
+    ] = None,
+    fit_on: Annotated[
+        str,
+        typer.Option(
+            help="Rows of the model, once it was measured: all; train; auto: all, but for test "
+            "rows that the source marks itself."
+        ),
+    ] = "auto",
+    rare: Annotated[
+        str, typer.Option(help="Classes with too few rows: error names them, drop omits them.")
+    ] = "error",
+    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
+    ] = "skip",
+    max_failed: Annotated[
+        int | None, typer.Option(help="Stop once more images than this have failed.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Go from labelled images in SOURCE to a measured model, with its report, in one command."""
+    options = {k: v for k, v in locals().items() if k not in ("source", "out", "as_json")}
+    options["layers"] = split_names(options.pop("layer"))
+    options["missing"] = tuple(missing or ())
+    options["backbones"] = split_names([backbones])
+    if batch_size != "auto":
+        options["batch_size"] = whole("batch-size", batch_size)
+    from featx.fitting.from_source import train as run
+
+    result = run(source, out, **options)
+    say_failures(result.failures, f"failed/ in {result.files['cache']}")
+    show(result.to_dict(), as_json, repr(result))
+    if result.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+@command
+def tune(
+    source: Source,
+    weights: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    layer: Annotated[
+        str, typer.Option(help="Layer whose map is cached; those above it are trained.")
+    ],
+    backbone: Annotated[
+        str, typer.Option(help="Network; see `featx backbones`.")
+    ] = "efficientnet_lite0",
+    start: Annotated[
+        str | None,
+        typer.Option(help="Weights to begin with: file, URL, tag, or random."),
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="Cache of the maps; default: beside WEIGHTS.")
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
+    ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help=f"Views that training draws from: {', '.join(VIEW_SETS)}."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32, of the stored maps.")] = "float16",
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Rounds over the training rows, at most.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Rows of one step.")] = 64,
+    optimizer: Annotated[str, typer.Option(help="adamw, or sgd with momentum 0.9.")] = "adamw",
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-4,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the optimizer.")] = 0.01,
+    schedule: Annotated[
+        str, typer.Option(help="Learning rate: cosine, one-cycle, constant.")
+    ] = "cosine",
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of the target that all classes get.")
+    ] = 0.0,
+    class_weights: Annotated[
+        str, typer.Option(help="none, or balanced: each class weighs the same.")
+    ] = "none",
+    batchnorm: Annotated[
+        str, typer.Option(help="Statistics of BatchNorm: frozen, or train on each batch.")
+    ] = "frozen",
+    validation: Annotated[
+        float, typer.Option(help="Share of the training rows that decides when to stop.")
+    ] = 0.15,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a lower validation loss before training stops.")
+    ] = 5,
+    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
+    ] = None,
+    weights_column: Annotated[
+        str | None, typer.Option(help="Column with the weight of each row in the loss.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Other ways on the same rows: frozen, whole, scratch, as a,b."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of split, top and shuffles.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train the layers above a map from cached maps; write the network to WEIGHTS.
+
+    The maps of SOURCE are computed once and kept. `featx extract --weights WEIGHTS` then makes a
+    cache of the tuned features, and heads work on it as ever; pictures that the network was trained
+    on are kept out of their test rows.
+    """
+    options = {k: v for k, v in locals().items() if k not in ("source", "weights", "as_json")}
+    options["missing"] = tuple(missing or ())
+    options["baselines"] = split_names([baselines] if baselines else None)
+    from featx.tuning.tune import tune as run
+
+    result = run(source, weights, **options)
+    show(result.to_dict(), as_json, repr(result))

@@ -30,8 +30,8 @@ def backbones(
     A dozen recommended ones come first; a pattern, --here, --sort or --all show the others.
     """
     from featx.backbones import list_backbones
-    from featx.backbones.recommended import RECOMMENDED
-    from featx.listings import backbones_text
+    from featx.backbones.listing import RECOMMENDED
+    from featx.cli.listings import backbones_text
 
     found = list_backbones(pattern, here=here, sort=sort)  # type: ignore[arg-type]
     if not found:
@@ -57,7 +57,7 @@ def layers(
 ) -> None:
     """List the layers of a network with their shapes and sizes; any of them can be read."""
     from featx.backbones import load_backbone
-    from featx.listings import layers_text
+    from featx.cli.listings import layers_text
 
     shapes_only = None if name.endswith(".onnx") else "random"  # an ONNX file brings its weights
     backbone = load_backbone(name, weights=weights or shapes_only)
@@ -76,8 +76,8 @@ def layers(
 @command
 def heads(as_json: Json = False) -> None:
     """List the heads of `featx fit`, with one line each on when to use it."""
+    from featx.cli.listings import heads_text
     from featx.heads import HEADS
-    from featx.listings import heads_text
 
     found = [{"name": h.name, "task": h.task, "when": h.when} for h in HEADS.values()]
     show({"heads": found}, as_json, heads_text(HEADS))
@@ -86,8 +86,8 @@ def heads(as_json: Json = False) -> None:
 @command
 def doctor(as_json: Json = False) -> None:
     """Show what this machine can do: versions, devices, precision, weights, folders."""
+    from featx.cli.listings import doctor_text
     from featx.doctor import diagnose
-    from featx.listings import doctor_text
 
     found = diagnose()
     show(found, as_json, doctor_text(found))

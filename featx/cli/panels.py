@@ -101,8 +101,8 @@ class ListsHeads(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page, with one line for each head."""
+        from featx.cli.listings import heads_text
         from featx.heads import HEADS
-        from featx.listings import heads_text
 
         lines = heads_text(HEADS).splitlines()
         self.epilog = "\n\n".join([examples_of(str(self.name)), "Heads:", *lines])

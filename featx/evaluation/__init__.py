@@ -2,8 +2,7 @@
 
 from featx.evaluation.decisions import abstain_band, threshold_for_cost, threshold_for_precision
 from featx.evaluation.measure import evaluate, json_ready
-from featx.evaluation.pairing import baseline, compare_paired
-from featx.evaluation.repeats import over_repeats
+from featx.evaluation.pairing import baseline, compare_paired, over_repeats
 
 __all__ = [
     "abstain_band",

@@ -10,10 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
 from featx.evaluation import metrics as m
-from featx.evaluation.ordinal import among_first, ordered, ranks_of
+from featx.evaluation.metrics import among_first, ordered, ranks_of
 from featx.evaluation.resampling import LEVEL, balanced_rows
-from featx.evaluation.sampled import Sampled, by_class
-from featx.evaluation.several import several_labels
+from featx.evaluation.sampled import BootstrapSamples, by_class, several_labels
 
 _WORTH = {"balanced_accuracy": 1.0, "macro_f1": 1.0, "roc_auc": 1.5, "average_precision": 1.0}
 """Of the rows, how many a mean over classes is worth at most; pairs of rows are worth more."""
@@ -77,7 +76,7 @@ def evaluate(
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
     _check_lengths(true, predicted, probabilities, scores, groups)
     units = None if groups is None else np.asarray(groups)
-    sampled = Sampled(len(true), n_boot, seed, units, level)
+    sampled = BootstrapSamples(len(true), n_boot, seed, units, level)
     if task == "regression":
         return sampled.measure(m.numeric(true.astype(np.float64), predicted.astype(np.float64)))
     if task == "multilabel":

@@ -1,5 +1,5 @@
 """A model as one ONNX file that runs without featx."""
 
-from featx.exporting.whole import Exported, export
+from featx.exporting.exporting import ExportResult, export
 
-__all__ = ["Exported", "export"]
+__all__ = ["ExportResult", "export"]

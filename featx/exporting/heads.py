@@ -12,8 +12,9 @@ from torch import nn
 from featx.errors import ModelError
 from featx.exporting.layers import (
     Affine,
-    Beside,
-    Columns,
+    ColumnPicker,
+    ColumnRange,
+    Concatenation,
     Constant,
     CubeRoot,
     Gaussian,
@@ -21,12 +22,11 @@ from featx.exporting.layers import (
     Scale,
     Shares,
     Sigmoid,
-    Slice,
     UnitRows,
     Votes,
 )
 from featx.heads import HEADS
-from featx.model.scoring import has_several
+from featx.model.thresholds import has_several
 
 Maker = Callable[[Any], nn.Module | None]
 
@@ -60,7 +60,7 @@ def head_module(estimator: Any, classes: list[str]) -> nn.Module:
         return module
     place = np.zeros((len(given), len(classes)))
     place[np.arange(len(given)), [classes.index(name) for name in given]] = 1
-    return nn.Sequential(module, Columns(place=place))
+    return nn.Sequential(module, ColumnPicker(place=place))
 
 
 def _last(estimator: Any, makers: dict[str, Maker]) -> nn.Module:
@@ -222,13 +222,13 @@ def _stack(clf: Any) -> nn.Module | None:
     by = {"predict_proba": _PROBABILITIES, "decision_function": _FIGURES}
     parts = [_last(e, by[how]) for e, how in zip(clf.estimators_, clf.stack_method_, strict=True)]
     drop = [int(two and how == "predict_proba") for how in clf.stack_method_]
-    return nn.Sequential(Beside(parts, drop), _last(clf.final_estimator_, _PROBABILITIES))
+    return nn.Sequential(Concatenation(parts, drop), _last(clf.final_estimator_, _PROBABILITIES))
 
 
 def _several(clf: Any) -> nn.Module:
     """The positive column of each label's own classifier."""
     parts = [_last(one, _PROBABILITIES) for one in clf.estimators_]
-    return Beside(parts, [1] * len(parts))
+    return Concatenation(parts, [1] * len(parts))
 
 
 def _constant(clf: Any) -> nn.Module:
@@ -241,7 +241,7 @@ def _selected(step: Any) -> nn.Module | None:
     columns = step.transformers[0][2]
     if len(step.transformers) > 1 or step.remainder != "drop" or not isinstance(columns, slice):
         return None
-    return Slice(columns.start, columns.stop)
+    return ColumnRange(columns.start, columns.stop)
 
 
 _TRANSFORMS: dict[str, Maker] = {

@@ -136,7 +136,7 @@ class Neighbours(Fixed):
         return squared.clamp(min=0).sqrt()
 
 
-class Beside(nn.Module):
+class Concatenation(nn.Module):
     """The outputs of several modules beside each other, without each one's first `drop` columns."""
 
     def __init__(self, parts: list[nn.Module], drop: list[int]) -> None:
@@ -148,7 +148,7 @@ class Beside(nn.Module):
         return torch.cat([m(x)[:, k:] for m, k in zip(self.parts, self.drop, strict=True)], 1)
 
 
-class Columns(Fixed):
+class ColumnPicker(Fixed):
     """Put columns where `place` (given, wanted) has a 1; zeros elsewhere."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Columns(Fixed):
         return placed
 
 
-class Slice(nn.Module):
+class ColumnRange(nn.Module):
     """Some columns that stand side by side."""
 
     def __init__(self, start: int, stop: int) -> None:

@@ -18,23 +18,22 @@ from featx.auditing import (
     nearest_rows,
     unit_rows,
 )
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FitError
-from featx.files import require_writable
 from featx.fitting.columns import load_samples, require_vectors
-from featx.fitting.decimals import look_like_measurements
 from featx.fitting.findings import Audit, Finding, finding
+from featx.fitting.looks import PictureLooks, copies_of, look_at
 from featx.fitting.options import FitOptions
-from featx.fitting.pictures import Seen, copies_of, look_at
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.streamed import measurement
 from featx.fitting.training import opened
 from featx.heads import get_head, over_taps
-from featx.labelcheck import conflicting_rows
+from featx.labels import conflicting_rows, look_like_measurements
 from featx.model import Model
-from featx.run.progress import Progress
+from featx.progress import Progress
 from featx.selection.checks import FEW_ROWS, Warn, warn
-from featx.selection.notes import overheard
+from featx.selection.trials import overheard
+from featx.targets import require_writable
 
 _NEIGHBOURS = 8
 _MOST_PICTURES = 20_000
@@ -117,7 +116,7 @@ def audit(
     >>> found = featx.audit("photos.h5", out="audit.csv")  # doctest: +SKIP
     >>> found.to_frame().query("kind == 'label'").head()  # doctest: +SKIP
     """
-    from featx.fitting import review as reviews
+    from featx.fitting import findings as reviews
 
     require_seed(seed)
     options = FitOptions(tap=tap, label=label, groups=groups, folds=folds, seed=seed, nested=True)
@@ -143,7 +142,7 @@ def audit(
         if out is not None:
             reviews.write_table(Path(out), found, safe=excel_safe)
         if page is not None:
-            from featx.fitting.sheet import audit_sheet
+            from featx.fitting.sheets import audit_sheet
 
             audit_sheet(Path(page), file, found)
     return found
@@ -254,7 +253,7 @@ class _Auditor:
         return nearest_rows(X, X, _NEIGHBOURS, exclude=np.arange(len(X)))
 
     def _copies(
-        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: Seen | None
+        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: PictureLooks | None
     ) -> list[Finding]:
         found = []
         for a, b, score in copies_of(self.cache.content_digests, near, seen):
@@ -350,7 +349,7 @@ class _Auditor:
         return samples.keep(~np.isin(samples.y, rare), "in a class of one row")
 
     def _outliers(
-        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: Seen | None
+        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: PictureLooks | None
     ) -> list[Finding]:
         found = []
         if near is not None and len(self.cache) >= 20:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FitError, nearest
-from featx.fitting.decimals import look_like_measurements, numbers_of
 from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head
-from featx.labels import MISSING, table_of
+from featx.labels import MISSING, look_like_measurements, numbers_of, table_of
 from featx.selection.checks import Warn, warn
 
 GROUP = "group"

@@ -14,26 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import several, typed
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
-from featx.files import require_writable, write_bytes
+from featx.files import write_bytes
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.leaderboard import Comparison, Entry, pareto_front
+from featx.fitting.leaderboard import Comparison, Entry, draw_leaderboard, pareto_front
+from featx.fitting.leaks import SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.options import FitOptions
-from featx.fitting.plotting import draw_leaderboard, require_png
 from featx.fitting.samples import Samples
-from featx.fitting.seen import SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
-from featx.run.progress import Progress
+from featx.progress import Progress
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
 from featx.selection.folds import Folds, Rows
-from featx.selection.notes import overheard
-from featx.selection.steps import fits_of
+from featx.selection.sweep import fits_of
+from featx.selection.trials import overheard
+from featx.targets import require_png, require_writable
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FitError
 from featx.fitting.options import FitOptions, usable_samples
 from featx.fitting.samples import Samples

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from featx.arguments import typed
 from featx.auditing.shift import LEAST_ROWS, find_shift, share_interval, shares_p_value
+from featx.cache.cache import Cache, open_cache
 from featx.cache.folder import holds_cache
 from featx.cache.format import INDEX
-from featx.cache.reader import Cache, open_cache
 from featx.errors import FeatxError, ModelError, OptionError
 from featx.files import scratch_folder
 from featx.labels import joined_labels
@@ -33,7 +33,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Moved:
+class MovedPicture:
     """A picture that lies nearer to its batch than to the training."""
 
     id: str
@@ -84,7 +84,7 @@ class Drift:
     unfamiliar: dict[str, float]
     predicted: dict[str, dict[str, float | None]]
     predicted_p_value: float | None
-    moved: list[Moved] = field(repr=False)
+    moved: list[MovedPicture] = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Drift:
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
+class _NewRows:
     """Features of a batch, float32 (n, n_features), without rows of the training and copies."""
 
     X: NDArray[np.float32]
@@ -209,7 +209,7 @@ def drift(
 @contextmanager
 def _batch(
     model: Model, source: Any, cache: str | os.PathLike[str] | None, options: dict[str, Any]
-) -> Iterator[_Batch]:
+) -> Iterator[_NewRows]:
     """Read or compute the features of a batch."""
     if isinstance(source, str | os.PathLike) and _is_cache(Path(source)):
         with open_cache(source) as opened:
@@ -244,25 +244,25 @@ def _is_cache(path: Path) -> bool:
     return any(head[at : at + len(_HDF5)] == _HDF5 for at in places)
 
 
-def _of_cache(model: Model, cache: Cache, *, precision: bool) -> _Batch:
+def _of_cache(model: Model, cache: Cache, *, precision: bool) -> _NewRows:
     model.require_cache(cache, precision=precision)
     known = model.saw(list(cache.ids), cache.content_digests, by_name=False)
     rows = np.flatnonzero(~known)
     X = np.asarray(cache.tap(model.tap)[rows], dtype=np.float32)
     found = _distinct(X, [cache.ids[int(k)] for k in rows])
-    return _Batch(
+    return _NewRows(
         found.X, found.ids, int(known.sum()), found.copies, len(cache.failed), cache.spec.precision
     )
 
 
-def _distinct(X: NDArray[np.float32], ids: list[str]) -> _Batch:
+def _distinct(X: NDArray[np.float32], ids: list[str]) -> _NewRows:
     """Count rows that are equal once: copies are not evidence of their own."""
     _, first = np.unique(X, axis=0, return_index=True)
     kept = np.sort(first)
-    return _Batch(X[kept], [ids[k] for k in kept], copies=len(X) - len(kept))
+    return _NewRows(X[kept], [ids[k] for k in kept], copies=len(X) - len(kept))
 
 
-def _compare(model: Model, near: Likeness, batch: _Batch, level: float, seed: int) -> Drift:
+def _compare(model: Model, near: Likeness, batch: _NewRows, level: float, seed: int) -> Drift:
     reference, rows = _as_kept(near.unit), _as_kept(unit_length(batch.X))
     shift = find_shift(reference, rows, seed=seed)
     nearest, distances = _nearest(near, batch.X)
@@ -293,7 +293,7 @@ def _compare(model: Model, near: Likeness, batch: _Batch, level: float, seed: in
         predicted=predicted,
         predicted_p_value=p_value,
         moved=[
-            Moved(
+            MovedPicture(
                 id=batch.ids[k],
                 score=round(float(shift.moved[k]), 6),
                 label=labels[k],

@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 
 from featx.arguments import typed
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
 from featx.evaluation.conformal import coverage_of
 from featx.evaluation.slices import slice_notes
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.measures import Measures, Slicing, worse_notes
+from featx.fitting.leaks import CODE, SEEN, barred_rows, refuse_seen, seen_note
+from featx.fitting.options import Measures, Slicing, worse_notes
 from featx.fitting.samples import Samples, require_seed
-from featx.fitting.seen import CODE, SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
 from featx.model.modelfile import load_model
-from featx.model.scoring import joined
-from featx.model.thresholds import worth
+from featx.model.thresholds import joined, worth
 from featx.selection.checks import Warn, check_groups, warn
 
 _BATCH = 8192

@@ -1,14 +1,29 @@
-"""What an audit found: one entry for each finding, and what they add up to."""
+"""What an audit found, as files: its table, a sample to look at, the answers, corrected labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from featx.auditing import Stratum, estimate_rate, review_sample
+from featx.columns import excel_safe
+from featx.errors import FitError
+from featx.files import write_bytes
 from featx.selection.checks import Warn
 
 if TYPE_CHECKING:
+    import os
+
     import pandas as pd
+
+    from featx.cache.cache import Cache
+
 
 KINDS = ("conflict", "near-duplicate", "label", "outlier", "failed")
 COLUMNS = ("id", "kind", "score", "label", "suggested", "other")
@@ -87,3 +102,208 @@ def finding(
     """Make one entry."""
     values = (name, kind, score, label, suggested, other)
     return dict(zip(COLUMNS, values, strict=True))
+
+
+SAMPLE_COLUMNS = ("id", "path", "label", "suggested", "stratum", "stratum_rows", "answer")
+_OK, _WRONG = "ok", "wrong"
+
+
+@dataclass(frozen=True)
+class ReviewedRow:
+    """What a person said of one row of a sample."""
+
+    item: str
+    label: str
+    stratum: str
+    stratum_rows: int
+    answer: str
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the label is not right."""
+        return self.answer != _OK and self.answer != self.label
+
+
+def write_table(path: Path, found: Audit, *, safe: bool = False) -> None:
+    """Write the findings as CSV or Parquet.
+
+    Parameters
+    ----------
+    safe
+        Whether text of a CSV file is kept from being a formula: `featx.columns.excel_safe`.
+
+    Raises
+    ------
+    FitError
+        For another suffix.
+    CacheError
+        If the file cannot be written.
+    """
+    from featx.targets import GENERATOR
+
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        lines = ([one[c] for c in COLUMNS] for one in found.findings)
+        kept = (map(excel_safe, line) for line in lines) if safe else lines
+        write_bytes(path, _csv(COLUMNS, kept))
+    elif suffix in (".parquet", ".pq"):
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        text = [c for c in COLUMNS if c != "score"]
+        columns: dict[str, Any] = {
+            c: pa.array([None if f[c] is None else str(f[c]) for f in found.findings], pa.string())
+            for c in text
+        }
+        columns["score"] = pa.array([f["score"] for f in found.findings], pa.float64())
+        table = pa.table({c: columns[c] for c in COLUMNS})
+        table = table.replace_schema_metadata({GENERATOR: "audit"})
+        file = io.BytesIO()
+        parquet.write_table(table, file)
+        write_bytes(path, file.getvalue())
+    else:
+        raise FitError(f"audit {path}: the suffix names no format; use .csv or .parquet")
+
+
+def write_sample(path: Path, cache: Cache, found: Audit, n: int, seed: int) -> None:
+    """Write rows for a person to look at, half of them flagged, in an order that tells nothing.
+
+    Raises
+    ------
+    FitError
+        If the cache has no labels, or `n` is below 2.
+    """
+    labels = cache.labels
+    if labels is None:
+        raise FitError(f"{cache.path} has no labels to review")
+    rows = [row for row, label in enumerate(labels) if label is not None and label == label]
+    flagged = set(found.flagged)
+    marks = np.array([cache.ids[row] in flagged for row in rows], np.bool_)
+    suggested = {f["id"]: f["suggested"] for f in found.findings if f["kind"] == "label"}
+    sample = review_sample(marks, n, seed)
+    order = np.random.default_rng(seed).permutation(len(sample))
+    lines = []
+    for k in order:
+        at, stratum, size = sample[int(k)]
+        row = rows[at]
+        name = cache.ids[row]
+        lines.append(
+            [name, cache.paths[row], labels[row], suggested.get(name, ""), stratum, size, ""]
+        )
+    write_bytes(path, _csv(SAMPLE_COLUMNS, lines))
+
+
+def read_answers(path: Path) -> list[ReviewedRow]:
+    """Read a sample that a person has filled in; rows without an answer are left out.
+
+    Raises
+    ------
+    FitError
+        If it is not such a file, or holds no answer.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FitError(f"answers {path} cannot be read: {error}") from None
+    lines = list(csv.DictReader(io.StringIO(text)))
+    missing = [c for c in SAMPLE_COLUMNS if not lines or c not in lines[0]]
+    if missing:
+        raise FitError(
+            f"{path} is not a review: it has no column {missing[0]!r}; write one with --review"
+        )
+    answers = [
+        ReviewedRow(
+            line["id"], line["label"], line["stratum"], int(line["stratum_rows"]), _word(line, path)
+        )
+        for line in lines
+        if (line["answer"] or "").strip()
+    ]
+    if not answers:
+        raise FitError(
+            f"{path} holds no answer; fill the column `answer` with ok, wrong, or the right label"
+        )
+    return answers
+
+
+def _word(line: dict[str, str], path: Path) -> str:
+    if not line["stratum_rows"].isdigit():
+        raise FitError(f"{path}: stratum_rows of {line['id']!r} is not a number")
+    answer = line["answer"].strip()
+    return answer.lower() if answer.lower() in (_OK, _WRONG) else answer
+
+
+def with_rate(found: Audit, path: Path, cache: Cache, seed: int) -> Audit:
+    """Add the estimate of the error rate that answers give.
+
+    Raises
+    ------
+    FitError
+        If the answers are of other rows, or a stratum has none.
+    """
+    answers = read_answers(path)
+    _require_ids(path, answers, cache.ids)
+    sizes = {answer.stratum: answer.stratum_rows for answer in answers}
+    strata = [
+        Stratum(
+            size=sizes[name],
+            reviewed=sum(a.stratum == name for a in answers),
+            wrong=sum(a.stratum == name and a.is_wrong for a in answers),
+        )
+        for name in sorted(sizes)
+    ]
+    if sum(s.size for s in strata) > found.rows:
+        raise FitError(
+            f"{path} is the review of another cache: it is of {sum(s.size for s in strata)} rows, "
+            f"and this cache has {found.rows}"
+        )
+    return replace(found, error_rate=estimate_rate(strata, seed=seed))
+
+
+def _require_ids(path: Path, answers: list[ReviewedRow], known: Iterable[str]) -> None:
+    """Refuse answers for rows that the cache does not have.
+
+    Raises
+    ------
+    FitError
+        Naming the first.
+    """
+    ids = set(known)
+    odd = [answer.item for answer in answers if answer.item not in ids]
+    if odd:
+        raise FitError(
+            f"{path} has answers for {len(odd)} ids that this cache does not have, first {odd[0]!r}"
+        )
+
+
+def write_labels(path: Path, found: Audit, reviewed: str | os.PathLike[str] | None) -> int:
+    """Write corrected labels, ``id,label``, for ``featx extract --labels``.
+
+    Returns
+    -------
+    n : number of corrections
+
+    Raises
+    ------
+    FitError
+        If nothing is to be corrected.
+    """
+    if reviewed is not None:
+        fixes = {
+            a.item: a.answer
+            for a in read_answers(Path(reviewed))
+            if a.is_wrong and a.answer != _WRONG
+        }
+    else:
+        fixes = {f["id"]: str(f["suggested"]) for f in found.findings if f["kind"] == "label"}
+    if not fixes:
+        raise FitError(f"labels {path}: nothing is to be corrected, so no file is written")
+    write_bytes(path, _csv(("id", "label"), fixes.items()))
+    return len(fixes)
+
+
+def _csv(columns: Iterable[str], lines: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if v is None else v for v in line] for line in lines])
+    return text.getvalue().encode()

@@ -17,18 +17,18 @@ from typing import Any, Literal
 import numpy as np
 
 from featx.arguments import several, typed
-from featx.cache.reader import Cache, open_cache
+from featx.cache.cache import Cache, open_cache
 from featx.errors import FeatxError, ModelError
-from featx.files import require_writable
+from featx.extraction.options import DEFAULT_BACKBONE, ExtractResult
 from featx.fitting.options import FitOptions, FitResult
-from featx.fitting.trainable import require_trainable
+from featx.fitting.rare import require_trainable
 from featx.fitting.training import fit_caches
 from featx.fitting.verdict import TrainResult
 from featx.heads import Head, get_head
-from featx.manifest import Source
+from featx.items import Source
 from featx.model.modelfile import load_model, save_model
-from featx.provenance import library_versions
-from featx.run.options import DEFAULT_BACKBONE, ExtractResult
+from featx.spec import library_versions
+from featx.targets import require_writable
 
 log = logging.getLogger("featx")
 
@@ -197,7 +197,7 @@ def _cache_place(base: Path, backbone: str, n: int) -> Path:
 
 
 def _embedded(source: Source, place: Path, backbone: str, options: dict[str, Any]) -> ExtractResult:
-    from featx.extraction import extract
+    from featx.extraction.extraction import extract
 
     return extract(source, place, backbone=backbone, **options)
 

@@ -13,24 +13,32 @@ from sklearn.preprocessing import StandardScaler
 
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
-from featx.fitting.measuring import Measured
+from featx.fitting.measuring import MeasuredHead
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import blocks_of
 from featx.heads import HEADS
 from featx.model.model import Model, digest_seen
 from featx.model.rowsums import MOST_BYTES, RowSums
-from featx.model.scoring import Scores
+from featx.model.thresholds import Scores
 from featx.selection import SearchResult, make_folds
 from featx.selection.calibration import calibrated, held_probabilities
+from featx.selection.candidates import scored
 from featx.selection.checks import check_groups, warn
 from featx.selection.folds import Folds
-from featx.selection.result import scored
-from featx.selection.tuning import SCORING
+from featx.selection.hyperparameters import SCORING
 from featx.streaming import STREAMED, Blocks
-from featx.streaming.closed import Linear, lda, ridge
-from featx.streaming.estimators import as_pipeline
-from featx.streaming.moments import Moments, Statistics, gather, one_hot, with_targets
+from featx.streaming.choosing import as_pipeline
+from featx.streaming.moments import (
+    Linear,
+    Moments,
+    Statistics,
+    gather,
+    lda,
+    one_hot,
+    ridge,
+    with_targets,
+)
 
 Array = NDArray[Any]
 
@@ -93,7 +101,7 @@ def closed_form(estimator: Any) -> tuple[str, float] | None:
 class Grown:
     """A model's head with more rows, what was measured on these, and its sums."""
 
-    measured: Measured
+    measured: MeasuredHead
     sums: RowSums
     classes: list[str]
     n_train: int
@@ -242,7 +250,7 @@ class _Growing:
 
     def _measured(
         self, scores: Scores, folds: Folds, estimator: Any, params: dict[str, Any], scale: str
-    ) -> Measured:
+    ) -> MeasuredHead:
         new, task, seed = self.new, self.new.task, self.options.seed
         codes = check_groups(new.groups, len(new))
         metrics = evaluate(
@@ -273,7 +281,7 @@ class _Growing:
             scale=scale,
         )
         rows = np.arange(len(new))
-        return Measured(
+        return MeasuredHead(
             found=kept,
             train=rows[:0],
             test=rows,

@@ -17,19 +17,19 @@ from featx.errors import FitError
 from featx.evaluation import baseline, evaluate, over_repeats
 from featx.fitting.samples import Samples
 from featx.heads import LARGE_ROWS, Head, option_of
-from featx.model.scoring import Scores, joined, score_rows
+from featx.model.thresholds import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
+from featx.selection.hyperparameters import SearchOptions, search_several
 from featx.selection.multilabel import plain_names
 from featx.selection.ondevice import Device
-from featx.selection.steps import Step, fits_of
-from featx.selection.tuning import How, search_several
+from featx.selection.sweep import Step, fits_of
 
 Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredHead:
     """A head fitted and measured.
 
     Parameters
@@ -94,7 +94,7 @@ class Measurement:
                 f"--split {plan.test_size:g}"
             )
 
-    def run(self) -> Measured:
+    def run(self) -> MeasuredHead:
         """Fit and measure as planned, then fit the head that is kept."""
         with warnings.catch_warnings():
             # What scikit-learn suspects of as many classes as rows is known where there are few.
@@ -102,7 +102,7 @@ class Measurement:
                 warnings.filterwarnings("ignore", message="The number of unique classes")
             return self._run()
 
-    def _run(self) -> Measured:
+    def _run(self) -> MeasuredHead:
         if self.plan.nested:
             return self._nested()
         measured = self._held_out()
@@ -123,7 +123,7 @@ class Measurement:
         """Number of fits that one search makes, about."""
         return len(self.fields) * fits_of(self.head, len(self.samples), self.plan.folds)
 
-    def _fitted_on_all(self, measured: Measured) -> Measured:
+    def _fitted_on_all(self, measured: MeasuredHead) -> MeasuredHead:
         """Fit on every row: with the settings that were measured, or by the whole search again.
 
         Several splits may have chosen several settings, and a head may be another one on more
@@ -146,7 +146,7 @@ class Measurement:
             measured, kept=kept, trained=everything, warnings=[*measured.warnings, *notes]
         )
 
-    def _settled(self, measured: Measured) -> Head | None:
+    def _settled(self, measured: MeasuredHead) -> Head | None:
         """The head with the settings that were measured; None where it has to search again."""
         head = option_of(self.head, measured.found.head)
         params = measured.found.best_params
@@ -155,7 +155,7 @@ class Measurement:
             return None
         return head.with_grid({name: [value] for name, value in plain_names(params).items()})
 
-    def _held_out(self) -> Measured:
+    def _held_out(self) -> MeasuredHead:
         done = [self._once(self.plan.seed + k) for k in range(self.plan.repeats)]
         first = done[0]
         if len(done) == 1:
@@ -167,7 +167,7 @@ class Measurement:
             getattr(first, figures).update(over_repeats(rounds, share, rows))
         return first
 
-    def _once(self, seed: int) -> Measured:
+    def _once(self, seed: int) -> MeasuredHead:
         samples, plan = self.samples, self.plan
         split = make_split(
             samples.y,
@@ -198,7 +198,7 @@ class Measurement:
                 "folds of the search; name a column with more groups"
             )
 
-    def _nested(self) -> Measured:
+    def _nested(self) -> MeasuredHead:
         plan, samples = self.plan, self.samples
         rounds = [self._outer(plan.seed + k) for k in range(plan.repeats)]
         everything = np.arange(len(samples))
@@ -246,7 +246,7 @@ class Measurement:
             X = samples.take(train)
             return search(self.head, X, samples.y[train], device=self.device, **how)
         several = [partial(one.take, train) for one in self.fields]
-        asked = How(**how, device=self.device)
+        asked = SearchOptions(**how, device=self.device)
         return search_several(self.head, several, samples.y[train], asked, scales=self.scales)
 
     def _counted(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
@@ -300,11 +300,11 @@ class Measurement:
 
     def _measured(
         self, found: SearchResult, train: Rows, test: Rows, scores: Scores, notes: list[Warn]
-    ) -> Measured:
+    ) -> MeasuredHead:
         y = self.samples.y
         groups = None if self.codes is None else self.codes[test]
         known = baseline(y[train], y[test], task=self.samples.task, groups=groups)
-        return Measured(
+        return MeasuredHead(
             found=found,
             train=train,
             test=test,

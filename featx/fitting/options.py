@@ -2,21 +2,132 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featx.arguments import require_types
-from featx.cache.reader import Cache
-from featx.errors import FitError
+from featx.cache.cache import Cache
+from featx.errors import FitError, nearest
 from featx.evaluation import json_ready
-from featx.fitting.columns import Columns, load_samples
-from featx.fitting.deciding import Wanted
-from featx.fitting.measures import Measures
+from featx.evaluation.slices import by_slice, require_slices, slice_names
+from featx.fitting.columns import Columns, column_of, load_samples
+from featx.fitting.deciding import DecisionTarget
 from featx.fitting.samples import Samples, require_seed
 from featx.heads import Head
 from featx.model import Model
+from featx.model.thresholds import Scores
+from featx.printing import figures_sheet
 from featx.selection import SplitPlan
+from featx.selection.checks import Warn, warn
+
+
+class Interval(NamedTuple):
+    """A figure with the ends of its 95 % interval; an end that cannot be known is None."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+_LOSSES = ("log_loss", "brier", "mae", "rmse", "rank_mae")
+
+
+def worse_notes(test: dict[str, Any], baseline: dict[str, Any]) -> list[Warn]:
+    """Warn of metrics that the constant answer has better."""
+    worse = [
+        f"{name} {test[name]['value']:.4f} against {one['value']:.4f}"
+        for name, one in baseline.items()
+        if name in test and isinstance(one, dict) and _is_worse(name, test[name], one)
+    ]
+    if not worse:
+        return []
+    text = f"worse than always giving the same answer: {', '.join(worse)}"
+    return [warn("worse-than-constant", text)]
+
+
+def _is_worse(name: str, one: dict[str, float], other: dict[str, float]) -> bool:
+    gap = one["value"] - other["value"]
+    return (gap if name in _LOSSES else -gap) > 1e-12
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """Which slice each of some samples is in.
+
+    Parameters
+    ----------
+    column
+        What the slices are values of.
+    names
+        Slice of each sample, shape (n_samples,).
+    groups
+        Number of the group of each sample, or None.
+    """
+
+    column: str
+    names: NDArray[np.str_]
+    groups: NDArray[Any] | None = None
+
+    @classmethod
+    def of(
+        cls, column: str | None, cache: Cache, samples: Samples, groups: NDArray[Any] | None
+    ) -> Slicing | None:
+        """Read the column that is asked for, if any.
+
+        Raises
+        ------
+        FitError
+            If there is no such column, or no value of it has the rows that a slice takes.
+        """
+        if column is None:
+            return None
+        names = slice_names(column_of(cache, column, "--slices")[samples.rows])
+        require_slices(column, names, groups)
+        return cls(column, names, groups)
+
+    def measure(
+        self, samples: Samples, at: NDArray[np.intp], scores: Scores, classes: list[str], seed: int
+    ) -> dict[str, Any]:
+        """Measure the slices of the samples `at`, of which `scores` are predictions."""
+        return by_slice(
+            self.column,
+            self.names[at],
+            samples.y[at],
+            scores.predicted,
+            probabilities=scores.probabilities,
+            classes=classes or None,
+            task=samples.task,
+            seed=seed,
+            groups=None if self.groups is None else self.groups[at],
+        )
+
+
+class Measures:
+    """Give each metric of ``test`` as an attribute, and show the shell's table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Interval:
+        test = self.__dict__.get("test", {})  # absent while the object is being copied
+        if name in test:
+            return Interval(**test[name])
+        kind = type(self).__name__
+        raise AttributeError(f"{kind} has no metric {name!r}{nearest(name, test)}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.__dict__.get("test", {})})
+
+    def __repr__(self) -> str:
+        return figures_sheet(self.to_dict()).text()
+
+    def _repr_html_(self) -> str:
+        return figures_sheet(self.to_dict()).html()
 
 
 @dataclass(frozen=True)
@@ -38,7 +149,7 @@ class FitOptions:
     folds
         Folds of the search, and outer folds when `nested`.
     repeats
-        How many splits are measured; when None one, or for ``auto`` as `featx.fitting.procedure`
+        How many splits are measured; when None one, or for ``auto`` as `featx.fitting.options`
         says.
     nested
         Measure every row by outer folds, each with a search of its own; None as for `repeats`.
@@ -142,9 +253,9 @@ class FitOptions:
         )
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> DecisionTarget:
         """What decisions shall be worth."""
-        return Wanted.of(self.precision_at, self.cost, self.abstain, self.confidence)
+        return DecisionTarget.of(self.precision_at, self.cost, self.abstain, self.confidence)
 
     @property
     def promises(self) -> bool:
@@ -256,3 +367,50 @@ def usable_samples(cache: Cache, head: Head, options: FitOptions) -> Samples:
     if samples.split is None:
         return samples
     return samples.keep(samples.split != "", "without split")
+
+
+NESTED_ROWS = 2000
+"""Rows below which every one of them is measured, by nested folds."""
+_MANY_ROWS = 5000
+
+
+def settle(options: FitOptions, head: Head, samples: Samples) -> FitOptions:
+    """Fill in ``nested`` and ``repeats`` where the user left them open.
+
+    A head that is chosen among several is measured with the choice inside: nested where rows are
+    few, so that each of them counts, and by repeated splits where there are many. A split of the
+    source, a share, thresholds or sets leave one split. Only the number of rows decides.
+
+    Raises
+    ------
+    FitError
+        If a class has too few rows to choose and to measure.
+    """
+    given = options.nested is not None or options.repeats is not None
+    open_ = bool(head.options) and not given and samples.split is None and options.split == "auto"
+    if not open_ or options.promises:
+        repeats = 1 if options.repeats is None else options.repeats
+        return replace(options, nested=bool(options.nested), repeats=repeats)
+    if len(samples) >= NESTED_ROWS:
+        repeats = 5 if len(samples) < _MANY_ROWS else 3
+        return replace(options, nested=False, repeats=repeats)
+    if options.fit_on == "train":
+        return replace(options, nested=False, repeats=5)
+    folds = min(options.folds, _rarest(samples, options.folds))
+    return replace(options, nested=True, repeats=1, folds=folds)
+
+
+def _rarest(samples: Samples, enough: int) -> int:
+    """Count the rows of the rarest class; `enough` where rows have no single class."""
+    if samples.task != "classification":
+        return enough
+    classes, counts = np.unique(samples.y, return_counts=True)
+    if len(classes) > 1 and counts.min() < 3:
+        few = [f"{c} ({n})" for c, n in zip(classes, counts, strict=True) if n < 3]
+        named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        raise FitError(
+            f"class {named} has fewer than 3 images: one to learn from, one to choose by and one "
+            "to measure with; add images, or leave such classes out. Without a head, the features "
+            "can still be used: featx.open_cache, or a head such as knn on them in scikit-learn"
+        )
+    return max(2, int(counts.min()))

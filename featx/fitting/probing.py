@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline
+from featx.fitting.leaks import CODE, without_seen
 from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.samples import Samples
-from featx.fitting.seen import CODE, without_seen
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
 from featx.selection import Split, leak_warnings, make_split

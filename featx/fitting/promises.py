@@ -10,20 +10,19 @@ from numpy.typing import NDArray
 from featx.errors import FitError
 from featx.evaluation.conformal import coverage_of, rows_for, set_cuts
 from featx.fitting.contenders import Contender
-from featx.fitting.crossfit import Held, held_out
-from featx.fitting.deciding import choose
-from featx.fitting.measuring import Measured
+from featx.fitting.deciding import HeldOutPredictions, choose, held_out
+from featx.fitting.measuring import MeasuredHead
 from featx.fitting.options import FitOptions
 from featx.heads import Head, option_of
 from featx.model.model import Model
 from featx.model.thresholds import worth
-from featx.run.progress import waiting
+from featx.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.checks import Warn, check_groups, warn
 
 
 def set_promises(
-    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+    model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
 ) -> dict[str, dict[str, Any]]:
     """Choose the thresholds and sets that are asked for, and measure how they are chosen.
 
@@ -42,7 +41,7 @@ def set_promises(
 
 
 def set_thresholds(
-    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+    model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
 ) -> dict[str, Any]:
     """Choose thresholds for the head that is kept, and measure how they are chosen.
 
@@ -65,7 +64,7 @@ def set_thresholds(
 
 
 def set_sets(
-    model: Model, head: Head, found: list[Contender], measured: Measured, options: FitOptions
+    model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
 ) -> dict[str, Any]:
     """Choose conformal sets for the head that is kept, and measure how they are chosen."""
     assert options.sets is not None
@@ -112,6 +111,6 @@ def _held(
     searched: SearchResult,
     rows: NDArray[np.intp],
     options: FitOptions,
-) -> Held:
+) -> HeldOutPredictions:
     one, samples = option_of(head, searched.head), found[searched.place].samples
     return held_out(one, searched, samples, rows, options.folds, options.seed)

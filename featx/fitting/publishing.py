@@ -14,24 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.evaluation import json_ready
-from featx.files import require_writable
 from featx.fitting.contenders import Contender
-from featx.fitting.measures import worse_notes
-from featx.fitting.measuring import Measured
-from featx.fitting.options import FitOptions, FitResult
+from featx.fitting.measuring import MeasuredHead
+from featx.fitting.options import FitOptions, FitResult, worse_notes
 from featx.fitting.samples import Samples
 from featx.model import Model
 from featx.model.archive import REPORT
 from featx.model.modelfile import load_model
 from featx.model.references import image_reader
-from featx.portion import Dealt
+from featx.progress import Progress
 from featx.reporting import (
     FeatureMap,
-    Part,
     ReportData,
+    RowSet,
     choose_points,
     fits_of_curve,
     learning_curve,
@@ -43,9 +41,10 @@ from featx.reporting import (
 )
 from featx.reporting.data import labels_text
 from featx.reporting.pictures import GALLERY_SIDE, MOST_PICTURES, SMALL_SIDE
-from featx.run.progress import Progress
 from featx.selection import SplitPlan, make_split
-from featx.selection.steps import Step
+from featx.selection.sweep import Step
+from featx.slices import SliceRecord
+from featx.targets import require_writable
 
 _N_MAP = 400
 _MOST_TRAIN, _MOST_TEST = 20_000, 10_000
@@ -127,7 +126,7 @@ def report_data(model: Model) -> ReportData:
 def keep_for_report(
     cache: Cache,
     samples: Samples,
-    measured: Measured,
+    measured: MeasuredHead,
     command: str,
     seed: int = 0,
     method: str = "pca",
@@ -166,7 +165,9 @@ def keep_for_report(
     return ready
 
 
-def _map(samples: Samples, measured: Measured, points: Rows, method: str) -> dict[str, Any] | None:
+def _map(
+    samples: Samples, measured: MeasuredHead, points: Rows, method: str
+) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     at = measured.test[points]
@@ -186,7 +187,9 @@ def _labels(samples: Samples, y: NDArray[Any]) -> list[Any]:
     return [labels_text(row, samples.names) for row in y] if samples.names else list(y.tolist())
 
 
-def _learning(samples: Samples, measured: Measured, seed: int, step: Step) -> dict[str, Any] | None:
+def _learning(
+    samples: Samples, measured: MeasuredHead, seed: int, step: Step
+) -> dict[str, Any] | None:
     train, test = measured.train, measured.test
     if not len(train):  # an update measures what many old rows and some new ones gave
         return None
@@ -215,12 +218,12 @@ def _learning(samples: Samples, measured: Measured, seed: int, step: Step) -> di
         return None  # too few rows for parts of them
 
 
-def _part(samples: Samples, at: Rows) -> Part:
+def _part(samples: Samples, at: Rows) -> RowSet:
     def some(column: NDArray[Any] | None) -> NDArray[Any] | None:
         return None if column is None else column[at]
 
     groups = some(samples.groups)
-    return Part(
+    return RowSet(
         samples.take(at),
         samples.y[at],
         None if groups is None else groups.astype(str),
@@ -228,7 +231,7 @@ def _part(samples: Samples, at: Rows) -> Part:
     )
 
 
-def _shown(samples: Samples, measured: Measured, points: Rows) -> dict[int, int]:
+def _shown(samples: Samples, measured: MeasuredHead, points: Rows) -> dict[int, int]:
     """Give the test rows whose pictures are shown, each with the side of its picture."""
     scores = measured.scores
     y = samples.y[measured.test]
@@ -280,7 +283,7 @@ def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: in
 
 def result_of(
     won: Contender,
-    measured: Measured,
+    measured: MeasuredHead,
     model: Model,
     options: FitOptions,
     contenders: list[Contender],
@@ -319,7 +322,7 @@ def result_of(
     )
 
 
-def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[str, Any]]:
+def _head_options(measured: MeasuredHead, contenders: list[Contender]) -> list[dict[str, Any]]:
     """Describe each competitor, and mark the winner."""
     kept, found = measured.kept, []
     for option in kept.options:
@@ -338,7 +341,7 @@ def _head_options(measured: Measured, contenders: list[Contender]) -> list[dict[
     return found
 
 
-def _spread(measured: Measured) -> float:
+def _spread(measured: MeasuredHead) -> float:
     chosen = measured.kept.chosen["params"]
     return next(float(row["std"]) for row in measured.kept.table if row["params"] == chosen)
 
@@ -371,7 +374,7 @@ def extract_command(cache: Cache) -> str:
             words += [flag, str(value)]
     if corrections := known.get("labels"):
         words += ["--labels", str(corrections.get("file"))]
-    dealt = Dealt.from_dict(known.get("shard"))
+    dealt = SliceRecord.from_dict(known.get("shard"))
     if dealt is not None and not dealt.portion.is_whole:
         words += ["--shard", str(dealt.portion)]
     return shlex.join(words)

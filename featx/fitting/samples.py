@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featx.cache.features import Features
 from featx.errors import FitError
-from featx.labelcheck import conflicting_rows, conflicts_text, lookalikes_text
+from featx.labels import conflicting_rows, conflicts_text, lookalikes_text
 from featx.selection.checks import Warn, warn
 from featx.streaming.blocks import numbered
 

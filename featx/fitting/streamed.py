@@ -12,9 +12,9 @@ from featx.fitting.measuring import Measurement, Rows
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head
-from featx.run.progress import waiting
+from featx.progress import waiting
 from featx.selection import SearchResult
-from featx.selection.competing import option_entry
+from featx.selection.choice import option_entry
 from featx.selection.ondevice import Device
 from featx.streaming import Blocks, plan_memory, search_blocks
 from featx.streaming.choosing import streams
@@ -95,6 +95,6 @@ def measurement(
 def _device(asked: str) -> Device | None:
     if asked == "cpu":
         return None
-    from featx.runtime.arrays import array_device  # torch, which nothing else here needs
+    from featx.runtime.devices import array_device  # torch, which nothing else here needs
 
     return array_device(asked)

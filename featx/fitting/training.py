@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
-from featx.cache.reader import Cache, open_cache
+from featx.cache.cache import Cache, open_cache
 from featx.errors import FitError
 from featx.evaluation.slices import slice_notes
-from featx.files import require_writable
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
 from featx.fitting.growing import keep_sums, take_in
-from featx.fitting.measures import Slicing
-from featx.fitting.measuring import Measured
-from featx.fitting.options import FitOptions, FitResult, usable_samples
+from featx.fitting.leaks import guard
+from featx.fitting.measuring import MeasuredHead
+from featx.fitting.options import FitOptions, FitResult, Slicing, settle, usable_samples
 from featx.fitting.probing import probe, require_protocol
-from featx.fitting.procedure import settle
 from featx.fitting.promises import set_promises
 from featx.fitting.publishing import (
     fit_command,
@@ -36,7 +34,6 @@ from featx.fitting.publishing import (
 )
 from featx.fitting.rare import settle_rare
 from featx.fitting.samples import Samples
-from featx.fitting.seen import guard
 from featx.fitting.streamed import measurement
 from featx.fitting.update import (
     grown_model,
@@ -49,18 +46,18 @@ from featx.fitting.update import (
 from featx.heads import Head, get_head
 from featx.labels import joined_labels
 from featx.model.archive import VECTORS
-from featx.model.headfile import dump_head
 from featx.model.likeness import Likeness, likeness_of, make_likeness
 from featx.model.model import Model, digest_seen
-from featx.model.modelfile import describe_model, load_model, save_model
+from featx.model.modelfile import describe_model, dump_head, load_model, save_model
 from featx.model.references import make_references
 from featx.model.rowsums import read_sums
+from featx.progress import Progress, waiting
 from featx.reporting import write_report
-from featx.run.progress import Progress, waiting
 from featx.selection.checks import Warn, check_groups, warn
-from featx.selection.notes import overheard
+from featx.selection.trials import overheard
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
+from featx.targets import require_writable
 
 
 @typed
@@ -300,7 +297,7 @@ def fit_caches(
 
 def _published(
     won: Contender,
-    measured: Measured,
+    measured: MeasuredHead,
     result: FitResult,
     options: FitOptions,
     line: str,
@@ -404,7 +401,7 @@ def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
         yield file
 
 
-def _model(cache: Cache, samples: Samples, measured: Measured, options: FitOptions) -> Model:
+def _model(cache: Cache, samples: Samples, measured: MeasuredHead, options: FitOptions) -> Model:
     train = measured.trained
     seen, names = digest_seen(samples.ids[train].tolist(), samples.digests[train])
     meta = describe_model(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FeatxError, FitError, ModelError
 from featx.fitting.growing import Grown, closed_form
 from featx.fitting.options import FitOptions

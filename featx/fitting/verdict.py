@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from featx.extraction.options import ExtractResult
 from featx.fitting.options import FitResult
-from featx.printing import Sheet
-from featx.run.options import ExtractResult
+from featx.printing import TextTable
 
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae")
 
@@ -127,7 +127,7 @@ def _percent(share: float | None) -> str:
     return "?" if share is None else f"{100 * share:.1f}"
 
 
-def _sheet(result: TrainResult) -> Sheet:
+def _sheet(result: TrainResult) -> TextTable:
     found, files = result.fit.to_dict(), result.files
     rows = []
     for name in _SHOWN:
@@ -136,7 +136,7 @@ def _sheet(result: TrainResult) -> Sheet:
             ends = " - ".join("no end" if v is None else f"{v:.4f}" for v in _ends(figure))
             base = f"{beside['value']:.4f}" if beside else ""
             rows.append([name, f"{figure['value']:.4f}", ends, base])
-    return Sheet(
+    return TextTable(
         [
             verdict(found),
             f"measured by {found['measured_by']}, on images that no head had seen",

@@ -1,9 +1,7 @@
 """Named heads: scikit-learn pipelines, the grid to search, and a line on when to use each."""
 
-from featx.heads.auto import AUTO, for_rows, option_of
-from featx.heads.finding import get_head
 from featx.heads.head import LARGE_ROWS, Grid, Head
-from featx.heads.named import HEADS
+from featx.heads.named import AUTO, HEADS, for_rows, get_head, option_of
 from featx.heads.norms import NORMS, make_norm
 from featx.heads.stack import over_taps
 

@@ -1,15 +1,14 @@
-"""The heads that featx brings.
-
-Every head is ``scale -> pca -> clf``, so scaling and projection are fitted on training rows only,
-and the values of every grid run from the simplest to the most flexible model.
-"""
+"""The heads that featx brings, and a head by name, by import path, or of the user's own."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
@@ -18,7 +17,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC
 
-from featx.heads.head import Head
+from featx.errors import FitError, nearest
+from featx.heads.head import LARGE_ROWS, Head, Task
 from featx.heads.norms import make_norm
 from featx.heads.stack import stack_of
 
@@ -170,3 +170,100 @@ _STACK = stack_of(
 )
 
 HEADS: Mapping[str, Head] = MappingProxyType({**_BY_NAME, _STACK.name: _STACK})
+
+
+AUTO = Head(
+    "auto",
+    "classification",
+    "the default: svm, logreg, ridge, and svm-rbf up to ten thousand images, whichever does best",
+    HEADS["svm"].make,
+    large=HEADS["svm"].large,
+    options=tuple(HEADS[name] for name in ("svm", "logreg", "ridge", "svm-rbf")),
+)
+"""The first of equals wins, so the simplest heads come first."""
+
+
+def for_rows(head: Head, n_samples: int) -> Head:
+    """Leave out the options that take too long on so many rows; another head stays as it is.
+
+    The number of rows decides and nothing else: the same cache gives the same options on every
+    machine.
+
+    Examples
+    --------
+    >>> [option.name for option in for_rows(AUTO, 20_000).options]
+    ['svm', 'logreg', 'ridge']
+    """
+    if n_samples <= LARGE_ROWS:
+        return head
+    kept = tuple(option for option in head.options if option.name != "svm-rbf")
+    return dataclasses.replace(head, options=kept)
+
+
+def option_of(head: Head, name: str) -> Head:
+    """Give the option that won; a head without options is itself."""
+    return next((option for option in head.options if option.name == name), head)
+
+
+def get_head(what: str | Head | Any) -> Head:
+    """Find a head by name, by import path, or around an estimator of your own.
+
+    Parameters
+    ----------
+    what
+        ``auto``, a name out of ``HEADS``, ``package.module:attribute`` (an estimator, or a
+        callable without arguments that makes one), a scikit-learn estimator, or a ``Head``.
+
+    Raises
+    ------
+    FitError
+        For an unknown name, a path that cannot be imported, or something that is no estimator.
+
+    Examples
+    --------
+    >>> get_head("svm").task
+    'classification'
+    """
+    if isinstance(what, Head):
+        return what
+    if isinstance(what, str) and ":" not in what:
+        known = {AUTO.name: AUTO, **HEADS}
+        if what not in known:
+            hint = nearest(what, known)
+            raise FitError(f"no head is called {what!r}{hint} (there are {', '.join(known)})")
+        return known[what]
+    name = what if isinstance(what, str) else type(what).__name__
+    return _own_head(_import(what) if isinstance(what, str) else what, name)
+
+
+def _import(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FitError(f"head {path!r} cannot be imported: {error}") from error
+    if isinstance(found, Head | BaseEstimator) or not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # the user's own code, or no maker of estimators at all
+        raise FitError(
+            f"head {path!r} cannot be made without arguments: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _own_head(estimator: Any, name: str) -> Head:
+    if isinstance(estimator, Head):
+        return estimator
+    if not (isinstance(estimator, BaseEstimator) and hasattr(estimator, "fit")):
+        raise FitError(
+            f"head {name!r} is a {type(estimator).__name__}, not a scikit-learn estimator"
+        )
+    if not (is_classifier(estimator) or is_regressor(estimator)):
+        raise FitError(f"head {name!r} is neither a classifier nor a regressor")
+    task: Task = "regression" if is_regressor(estimator) else "classification"
+
+    def make(seed: int, n_samples: int) -> Pipeline:
+        return Pipeline([("clf", clone(estimator))])
+
+    return Head(name, task, "your own estimator, as it is", make)

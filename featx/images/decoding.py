@@ -24,20 +24,125 @@ import logging
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from featx.errors import ImageError, words_of
 from featx.images.formats import MAX_PIXELS, open_image
-from featx.images.jpeg import decode_plain
-from featx.images.png import is_deep_png, read_deep_png
 from featx.images.policy import DEFAULT_POLICY, DecodePolicy
-from featx.images.samples import Pixels, on_white, pick_bands, rgb_of, scale, white_of
+from featx.images.samples import Pixels, Samples, on_white, pick_bands, rgb_of, scale, white_of
 from featx.images.tags import check_tiff, tiff_pixels
 from featx.images.tiff import is_tiff, read_tiff, rgb_of_tiff
+
+_START = b"\xff\xd8\xff"
+_SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
+_HEADERS = range(0xC0, 0xFF)  # markers that are followed by their length
+_FEW_SCANS, _FEW_SEGMENTS = 20, 300
+_COLOURS = ("YCbCr", "Gray")
+
+
+def decode_plain(data: bytes, most_pixels: int) -> Pixels | None:
+    """Decode a JPEG that says nothing beyond its pixels; None for every other file.
+
+    Returns
+    -------
+    pixels : uint8, shape (height, width, 3), RGB, or None
+        None also where the file is damaged or larger than `most_pixels`: who reads it in full
+        words the reason.
+    """
+    if not data.startswith(_START) or not _is_bare(data):
+        return None
+    if data.count(b"\xff\xda") > _FEW_SCANS:  # too many take minutes; `check_jpeg` judges them
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in _COLOURS or height * width > most_pixels:
+            return None
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
+    return pixels
+
+
+def _is_bare(data: bytes) -> bool:
+    """Whether the segments before the first scan hold neither EXIF nor XMP nor an index."""
+    at, length = 2, len(data)
+    for _ in range(_FEW_SEGMENTS):
+        if at + 4 > length or data[at] != 0xFF:
+            return False
+        marker = data[at + 1]
+        if marker == _SCAN:
+            return True
+        if marker not in _HEADERS or marker == _APP1:
+            return False
+        if marker == _APP2 and data[at + 4 : at + 8] == b"MPF\0":
+            return False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
+
+
+_MAGIC = b"\x89PNG\r\n\x1a\n"
+_DEPTH = 24  # place of the bits of a sample
+_NEEDED = (b"IHDR", b"IDAT", b"IEND")
+_BLOCK = 1 << 20
+
+
+def is_deep_png(data: bytes) -> bool:
+    """Tell a PNG of 16 bits by its header."""
+    return data[:8] == _MAGIC and data[_DEPTH : _DEPTH + 1] == b"\x10"
+
+
+def read_deep_png(data: bytes) -> Samples:
+    """Read the samples of a PNG of 16 bits: uint16, shape (height, width, 1 to 4).
+
+    Raises
+    ------
+    ImageError
+        If its data are damaged or cut off.
+    """
+    chunks = list(_chunks(data))
+    _require_whole(chunks)
+    found = imagecodecs.png_decode(_MAGIC + b"".join(chunk for kind, chunk in chunks))
+    return np.atleast_3d(found)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give the kind and the bytes of each chunk that is needed."""
+    at = 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if kind in _NEEDED:
+            check = int.from_bytes(data[end - 4 : end], "big")
+            if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != check:
+                raise ImageError("damaged or cut off: the checksum of its pixels is wrong")
+            yield kind, data[at:end]
+        if kind == b"IEND":
+            return
+        at = end
+    raise ImageError("cannot be decoded: the file is cut off")
+
+
+def _require_whole(chunks: list[tuple[bytes, bytes]]) -> None:
+    stream = zlib.decompressobj()
+    try:
+        for kind, chunk in chunks:
+            rest = chunk[8:-4] if kind == b"IDAT" else b""
+            while rest and not stream.eof:
+                stream.decompress(rest, _BLOCK)
+                rest = stream.unconsumed_tail
+        while not stream.eof and stream.decompress(b"", _BLOCK):
+            pass
+    except zlib.error as error:
+        raise ImageError(f"cannot be decoded: {error}") from None
+    if not stream.eof:
+        raise ImageError("cannot be decoded: its pixels are cut off")
+
 
 _LARGE = 40_000_000
 _large_picture = threading.BoundedSemaphore(1)  # bounds memory: one very large picture at a time

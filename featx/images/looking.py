@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from featx.errors import ImageError
+from featx.images.decoding import is_deep_png, read_deep_png
 from featx.images.formats import MAX_PIXELS, open_image
-from featx.images.png import is_deep_png, read_deep_png
 from featx.images.policy import DEFAULT_POLICY
 from featx.images.samples import Samples, white_of
 from featx.images.tags import check_tiff

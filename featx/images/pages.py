@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from featx.errors import ImageError
 from featx.images.formats import open_image
-from featx.images.ifd import picture_pages
-from featx.images.tiff import is_tiff
+from featx.images.tiff import is_tiff, picture_pages
 
 MOST_PAGES = 100_000
 """Of one file."""

@@ -12,7 +12,7 @@ from featx.errors import FeatxError
 DecodeMode = Literal["exact", "fast", "reference"]
 
 POLICY = 2
-"""Goes up whenever a file gives other pixels; `featx.cache.fingerprint` says what changed."""
+"""Goes up whenever a file gives other pixels; `featx.spec` says what changed."""
 
 _LEAST_BITS, _MOST_BITS = 9, 31
 _MOST_BANDS = 65_535  # samples of a pixel that a TIFF can hold

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import ModelError
 from featx.model import Model
 
 
 @dataclass(frozen=True)
-class Vectors:
+class GivenFeatures:
     """Features without a cache, with as much of its face as prediction needs."""
 
     X: NDArray[np.float32]
@@ -26,7 +26,7 @@ class Vectors:
     places: Sequence[str] | None = None
 
     @classmethod
-    def none(cls, model: Model, failed: dict[str, str]) -> Vectors:
+    def none(cls, model: Model, failed: dict[str, str]) -> GivenFeatures:
         """Make no rows at all, where every image failed."""
         return cls(np.empty((0, int(model.estimator.n_features_in_)), np.float32), failed)
 
@@ -43,7 +43,7 @@ class Vectors:
         """Those that were given, else empty: features lie nowhere."""
         return list(self.places) if self.places is not None else [""] * len(self)
 
-    def tap(self, name: str) -> Vectors:
+    def tap(self, name: str) -> GivenFeatures:
         """Themselves."""
         return self
 
@@ -156,7 +156,7 @@ def _kind(entry: Any) -> str:
 
 def _without_folders(paths: list[Any]) -> list[Any]:
     """Put the images of a folder in its place; one that is named twice stays once."""
-    from featx.manifest import load_manifest
+    from featx.sources.load import load_manifest
 
     found: list[Any] = []
     for path in paths:

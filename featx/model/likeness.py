@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.cache import Cache, open_cache
 from featx.cache.folder import holds_cache
-from featx.cache.reader import Cache, open_cache
 from featx.errors import FeatxError, ModelError, OptionError
 from featx.labels import joined_labels
 from featx.model import Model

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.arguments import typed
-from featx.cache.fingerprint import EXTERNAL, ExtractSpec, as_trained, spec_difference
+from featx.cache.cache import Cache
 from featx.cache.format import tap_names
-from featx.cache.reader import Cache
 from featx.errors import ModelError
-from featx.model.scoring import Scores, score_rows
+from featx.model.thresholds import Scores, score_rows
+from featx.spec import EXTERNAL, ExtractSpec, as_trained, spec_difference
 
 if TYPE_CHECKING:
     from featx.explaining import Explanation
-    from featx.exporting import Exported
+    from featx.exporting import ExportResult
     from featx.model.prediction import Prediction
 
 SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
@@ -236,7 +236,7 @@ class Model:
         backbone: str | None = None,
         force: bool = False,
         fetch: bool = False,
-    ) -> Exported:
+    ) -> ExportResult:
         """Write one ONNX file that runs without featx: uint8 pictures in, probabilities out.
 
         Parameters

@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.format import tap_names
-from featx.cache.keys import KEY_DTYPE
-from featx.cache.shards import Row
-from featx.engines.job import Outcome
+from featx.cache.ids import KEY_DTYPE
+from featx.cache.staging import Row
+from featx.extraction import records
+from featx.extraction.job import Outcome
+from featx.extraction.notices import say_of_pages, say_of_pictures
+from featx.extraction.options import ExtractOptions
+from featx.extraction.run import Run
 from featx.images import Pixels, decode, draw_pixels
-from featx.manifest import Source
+from featx.items import Source
 from featx.model import Model
-from featx.model.given import Vectors
+from featx.model.given import GivenFeatures
 from featx.model.references import (
     plain_image,
     reference_images,
@@ -25,11 +29,7 @@ from featx.model.references import (
     same_options,
 )
 from featx.preprocess import Preprocess
-from featx.run import records
-from featx.run.notices import say_of_pages, say_of_pictures
-from featx.run.options import ExtractOptions
-from featx.run.prepared import Run
-from featx.run.progress import Progress
+from featx.progress import Progress
 
 if TYPE_CHECKING:
     from featx.runtime import Runner, RuntimePlan
@@ -44,7 +44,7 @@ def require_same_features(model: Model, options: dict[str, Any]) -> dict[str, An
     Parameters
     ----------
     options
-        Fields of `featx.run.options.ExtractOptions` that the user gave.
+        Fields of `featx.extraction.options.ExtractOptions` that the user gave.
 
     Returns
     -------
@@ -77,7 +77,7 @@ class ModelNetwork(Run):
     model
         Says which network, preprocessing and taps.
     options
-        Fields of `featx.run.options.ExtractOptions`, from `same_options`.
+        Fields of `featx.extraction.options.ExtractOptions`, from `same_options`.
     source
         Pictures.
 
@@ -153,7 +153,7 @@ class ModelNetwork(Run):
         vectors = self.vectors(runner, drawn) if known and there else None
         require_same_vectors(self.model, self.spec(runner.precision), vectors)
 
-    def embed(self) -> Vectors:
+    def embed(self) -> GivenFeatures:
         """Embed the pictures of the source in memory, once the reference images agree.
 
         Raises
@@ -193,7 +193,7 @@ class ModelNetwork(Run):
         # Without a pace, which would tell nothing of a large run.
         self.remember(Outcome(np.zeros(0, KEY_DTYPE)), self.spec(runner.precision))
 
-    def _embed(self, runner: Runner) -> Vectors:
+    def _embed(self, runner: Runner) -> GivenFeatures:
         manifest, found = self.manifest, dict[str, NDArray[np.float32]]()
         items, outcome = np.arange(len(manifest)), Outcome(np.zeros(len(manifest), KEY_DTYPE))
 
@@ -213,7 +213,7 @@ class ModelNetwork(Run):
         failed = self.failures(outcome)
         rows = [k for k in items.tolist() if manifest.ids[k] in found]
         if not rows:
-            return Vectors.none(self.model, failed)
+            return GivenFeatures.none(self.model, failed)
         ids = [manifest.ids[k] for k in rows]
         X = np.stack([found[name] for name in ids])
-        return Vectors(X, failed, ids, [manifest.paths[k] for k in rows])
+        return GivenFeatures(X, failed, ids, [manifest.paths[k] for k in rows])

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.cache import Cache, open_cache
 from featx.cache.lock import WriterLock
-from featx.cache.reader import Cache, open_cache
-from featx.cache.shards import parts_folder, remove_parts
+from featx.cache.staging import parts_folder, remove_parts
 from featx.errors import CacheError, ExtractError
 from featx.evaluation.conformal import members
 from featx.files import behind, scratch_folder
 from featx.labels import SEPARATOR, joined_labels
 from featx.model import Model
-from featx.model.given import Vectors, as_source
+from featx.model.given import GivenFeatures, as_source
 from featx.model.likeness import RATE, Likeness, likeness_of, require_rate
 from featx.model.network import ModelNetwork, require_same_features
 from featx.model.references import same_options
 from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
 from featx.printing import prediction_sheet
-from featx.run.progress import Progress
+from featx.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ def predict(
     unfamiliar_at
         Share of pictures like those of the training that may be called unfamiliar.
     options
-        Fields of `featx.run.options.ExtractOptions` that change no value, and `weights` or
+        Fields of `featx.extraction.options.ExtractOptions` that change no value, and `weights` or
         `backbone` where they are not None.
     """
     require_rate(unfamiliar_at)
@@ -130,7 +130,7 @@ def predict(
         require_rows_target(target, source, model.path, force=force, safe=safe)
     given = as_source(source, model)
     if isinstance(given, np.ndarray):
-        return _label(model, Vectors(given), target, near, safe)
+        return _label(model, GivenFeatures(given), target, near, safe)
     if isinstance(given, Cache):
         model.require_cache(given)
         return _label(model, given, target, near, safe)
@@ -139,14 +139,14 @@ def predict(
         return _label(model, network.embed(), target, near, safe)
     chosen = require_same_features(model, options or {})
     with _place(target, cache, model.fingerprint) as place:
-        from featx.extraction import extract
+        from featx.extraction.extraction import extract
 
         try:
             extract(given, place, **chosen)
         except ExtractError as error:
             if not error.failures or chosen.get("on_error") == "fail":
                 raise
-            return _label(model, Vectors.none(model, error.failures), target, near, safe)
+            return _label(model, GivenFeatures.none(model, error.failures), target, near, safe)
         with open_cache(place) as found:
             model.require_cache(found, precision=False)
             return _label(model, found, target, near, safe)
@@ -210,7 +210,7 @@ def _remove_features(place: Path) -> None:
 
 def _label(
     model: Model,
-    cache: Cache | Vectors,
+    cache: Cache | GivenFeatures,
     target: Path | None,
     near: Likeness | None,
     safe: bool = False,
@@ -283,7 +283,7 @@ def label_rows(model: Model, X: NDArray[np.float32]) -> list[Row]:
 
 
 def _rows(
-    model: Model, cache: Cache | Vectors, counts: Counter[str], near: Likeness | None
+    model: Model, cache: Cache | GivenFeatures, counts: Counter[str], near: Likeness | None
 ) -> Iterator[list[Row]]:
     blank: Row = dict.fromkeys(columns_of(model))
     start = 0

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.cache.fingerprint import ExtractSpec, as_trained, spec_difference
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import DeviceError, DriftError, FeatxError, ModelError
 from featx.model import Model
 from featx.model.archive import N_REFERENCES, REFERENCES
-from featx.portion import WHOLE, Dealt
 from featx.preprocess import Preprocess
-from featx.provenance import library_versions
+from featx.slices import WHOLE, SliceRecord
+from featx.spec import ExtractSpec, as_trained, library_versions, spec_difference
 
 LEAST_COSINE = 0.999
 _VECTORS = "references.npy"
@@ -31,7 +30,7 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     ModelError
         If the backbone is code of a file and the user did not name it, or `options` name a shard.
     """
-    from featx.run.options import DECIDE_VALUES
+    from featx.extraction.options import DECIDE_VALUES
 
     model.require_pictures("predict")
     if options.get("shard") is not None:
@@ -200,9 +199,9 @@ def make_references(cache: Cache, tap: str, rows: NDArray[np.int64]) -> dict[str
 
 def image_reader(cache: Cache) -> Callable[[int], bytes]:
     """Give what reads the image of a row, from its path or from the source of the cache."""
-    from featx.sources.again import read_again
+    from featx.sources.load import read_again
 
-    dealt = Dealt.from_dict(cache.provenance.get("shard"))
+    dealt = SliceRecord.from_dict(cache.provenance.get("shard"))
     portion = WHOLE if dealt is None else dealt.portion
     source, missing = str(cache.provenance.get("source")), cache.provenance.get("missing") or ()
     return read_again(source, cache.ids, cache.paths, portion, missing)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from featx.columns import excel_safe
 from featx.errors import ModelError
-from featx.files import Sequential, require_writable, writing
-from featx.formulas import excel_safe
-from featx.marks import GENERATOR
+from featx.files import Sequential, writing
+from featx.targets import GENERATOR, require_writable
 
 Row = dict[str, Any]
 """One line: name of the column -> text, number, or None."""
@@ -63,7 +63,7 @@ def open_rows(path: Path, columns: dict[str, type], *, safe: bool = False) -> It
     columns
         Name and type (``str``, ``float`` or ``bool``) of each column.
     safe
-        Whether text of a CSV file is kept from being a formula: `featx.formulas.excel_safe`.
+        Whether text of a CSV file is kept from being a formula: `featx.columns.excel_safe`.
     """
     with writing(path) as file:
         writer = _writer(path.suffix.lower(), file, columns, safe)

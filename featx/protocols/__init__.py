@@ -17,8 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError, nearest
 from featx.protocols.logistic import CLIP, DINOV2_LOGREG, KORNBLITH
-from featx.protocols.lowshot import low_shot
-from featx.protocols.machines import RAZAVIAN, VISSL
+from featx.protocols.machines import RAZAVIAN, VISSL, low_shot
 from featx.protocols.neighbours import DINOV2_KNN
 from featx.protocols.rules import Protocol, accuracies, check
 from featx.selection.splits import Split

@@ -10,14 +10,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from featx.evaluation import evaluate
-from featx.protocols.figures import ap11, mean_precision, precision_figure
-from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows, logspace
+from featx.protocols.rules import (
+    N_BOOT,
+    Array,
+    Floats,
+    Predictions,
+    Protocol,
+    ProtocolRows,
+    ap11,
+    logspace,
+    mean_precision,
+    precision_figure,
+)
 
 PER_CLASS_SETS = frozenset({"aircraft", "pets", "caltech101", "flowers"})
 """Data sets whose figure is the mean over classes of the accuracy (Kornblith et al. 2019)."""
 
 
-def _kornblith(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _kornblith(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     metric = "accuracy"
     if rows.dataset in PER_CLASS_SETS:
         metric = "balanced_accuracy"
@@ -26,18 +36,20 @@ def _kornblith(protocol: Protocol, rows: Rows) -> dict[str, Any]:
     return _swept(protocol, rows, metric, [1 / value for value in protocol.values])
 
 
-def _dinov2_logreg(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _dinov2_logreg(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     return _swept(protocol, rows, "accuracy", list(protocol.values))
 
 
-def _swept(protocol: Protocol, rows: Rows, metric: str, costs: list[float]) -> dict[str, Any]:
+def _swept(
+    protocol: Protocol, rows: ProtocolRows, metric: str, costs: list[float]
+) -> dict[str, Any]:
     train, validation = rows.chosen_on(protocol.validation_share)
     probe = _Probe(protocol, rows, metric)
     scores = {cost: probe.score(cost, train, validation) for cost in sorted(costs)}
     return probe.finish(scores, train, validation)
 
 
-def _clip(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _clip(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     """Search from coarse to fine on a grid of eight steps a decade (appendix A.3)."""
     train, validation = rows.chosen_on(protocol.validation_share)
     probe = _Probe(protocol, rows, "accuracy")
@@ -57,7 +69,7 @@ def _clip(protocol: Protocol, rows: Rows) -> dict[str, Any]:
 class _Probe:
     """Logistic regressions that each start where the one before ended."""
 
-    def __init__(self, protocol: Protocol, rows: Rows, metric: str) -> None:
+    def __init__(self, protocol: Protocol, rows: ProtocolRows, metric: str) -> None:
         self.rows, self.metric, self.protocol = rows, metric, protocol
         self.several = rows.y.ndim == 2
         self.fits = self._fresh()
@@ -114,14 +126,14 @@ class _Probe:
             "n_validation": len(validation),
         }
 
-    def _called(self, found: Floats) -> Called:
+    def _called(self, found: Floats) -> Predictions:
         if self.several:
-            return Called((found > 0).astype(int), probabilities=expit(found))
+            return Predictions((found > 0).astype(int), probabilities=expit(found))
         classes, every = self.fits[0].classes_, np.unique(self.rows.y)
         # A class that only test rows have gets probability zero.
         table = np.zeros((len(found), len(every)))
         table[:, np.searchsorted(every, classes)] = found
-        return Called(classes[found.argmax(axis=1)], probabilities=table)
+        return Predictions(classes[found.argmax(axis=1)], probabilities=table)
 
 
 KORNBLITH = Protocol(

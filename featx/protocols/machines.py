@@ -5,17 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 
 from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.evaluation import metrics as m
-from featx.protocols.figures import l2, mean_precision, precision_figure, signed_power
-from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows
+from featx.protocols.rules import (
+    N_BOOT,
+    Array,
+    Floats,
+    Predictions,
+    Protocol,
+    ProtocolRows,
+    check,
+    l2,
+    mean_precision,
+    precision_figure,
+    signed_power,
+)
+from featx.selection.splits import Split
 
 
-def _vissl(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _vissl(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     """Choose a cost for each class by three folds of the training rows."""
     X, truth = l2(rows.X), rows.indicator
     train, test = rows.split.train, rows.split.test
@@ -53,12 +66,12 @@ def _vissl(protocol: Protocol, rows: Rows) -> dict[str, Any]:
     }
 
 
-def _called(scores: Floats, rows: Rows) -> Called:
+def _called(scores: Floats, rows: ProtocolRows) -> Predictions:
     """Call the class with the highest score, or each label whose machine says yes."""
     if rows.y.ndim == 2:
-        return Called((scores > 0).astype(int), scores=scores)
+        return Predictions((scores > 0).astype(int), scores=scores)
     ranked = scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-    return Called(np.unique(rows.y)[scores.argmax(axis=1)], scores=ranked)
+    return Predictions(np.unique(rows.y)[scores.argmax(axis=1)], scores=ranked)
 
 
 def vissl_svc(cost: float, protocol: Protocol) -> LinearSVC:
@@ -74,7 +87,7 @@ def vissl_svc(cost: float, protocol: Protocol) -> LinearSVC:
     )
 
 
-def _razavian(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _razavian(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     """One machine a class on vectors of length one; every view is a training row."""
     views = rows.X if rows.X.ndim == 3 else rows.X[:, None]
     Z = l2(signed_power(views)) if views.shape[1] > 1 else l2(views)
@@ -135,3 +148,68 @@ RAZAVIAN = Protocol(
     tuple(10.0**e for e in range(-2, 3)),
     max_iter=2000,
 )
+
+
+LOW_SHOT_K = (1, 2, 4, 8, 16, 32, 64, 96)
+LOW_SHOT_SAMPLES = 5
+
+
+def low_shot(
+    X: ArrayLike,
+    y: ArrayLike,
+    split: Split | ArrayLike,
+    *,
+    ks: tuple[int, ...] = LOW_SHOT_K,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Measure ``vissl-svm`` with k positives a class, five draws for each k.
+
+    VISSL reports the cost that does best on the test rows; here the cost is the one that does best
+    on the training rows that were not drawn, so the figure is not the best of many.
+
+    Returns
+    -------
+    rows : for each k ``{"k", "mean", "min", "max", "std"}`` of the mean average precision
+    """
+    protocol = VISSL
+    rows = check(protocol, np.asarray(X, np.float32), np.asarray(y), split, None, seed)
+    Z, truth, train = l2(rows.X), rows.indicator, rows.split.train
+    found = []
+    for k in [k for k in ks if k < truth[train].sum(axis=0).min()]:
+        draws = []
+        for sample in range(LOW_SHOT_SAMPLES):
+            rng = np.random.default_rng([seed, k, sample])
+            draws.append(_low_shot_draw(protocol, Z, truth, rows, draw_k(truth, train, k, rng)))
+        found.append(
+            {"k": k, "mean": float(np.mean(draws)), "min": min(draws), "max": max(draws),
+             "std": float(np.std(draws))}
+        )  # fmt: skip
+    return found
+
+
+def draw_k(truth: Array, train: Array, k: int, rng: np.random.Generator) -> Array:
+    """Draw k positive training rows of each class, without a row twice."""
+    drawn = [
+        rng.choice(train[truth[train, c]], k, replace=False) for c in range(truth.shape[1])
+    ]  # fmt: skip
+    return np.unique(np.concatenate(drawn))
+
+
+def _low_shot_draw(
+    protocol: Protocol, Z: Array, truth: Array, rows: ProtocolRows, drawn: Array
+) -> float:
+    rest, test = np.setdiff1d(rows.split.train, drawn), rows.split.test
+    best, figure = -1.0, 0.0
+    for cost in protocol.values:
+        fits = [
+            vissl_svc(cost, protocol).fit(Z[drawn], truth[drawn, c]) for c in range(truth.shape[1])
+        ]
+        on_rest, on_test = (
+            mean_precision(
+                None, truth[at], np.stack([f.decision_function(Z[at]) for f in fits], axis=1)
+            )
+            for at in (rest, test)
+        )
+        if on_rest > best:
+            best, figure = on_rest, on_test
+    return figure

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from featx.evaluation import evaluate
-from featx.protocols.figures import l2
-from featx.protocols.rules import N_BOOT, Array, Called, Floats, Protocol, Rows
+from featx.protocols.rules import N_BOOT, Array, Floats, Predictions, Protocol, ProtocolRows, l2
 
 TEMPERATURE = 0.07
 PAPER_K = 20
 
 
-def _dinov2_knn(protocol: Protocol, rows: Rows) -> dict[str, Any]:
+def _dinov2_knn(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     """Vote with weights exp(similarity / T); k is 20 unless there are validation rows."""
     X = l2(rows.X)
     train, validation, test = rows.split
@@ -33,7 +32,7 @@ def _dinov2_knn(protocol: Protocol, rows: Rows) -> dict[str, Any]:
         for n in called
     }
     return {
-        "called": Called(called[k], scores=table[:, 1] if table.shape[1] == 2 else table),
+        "called": Predictions(called[k], scores=table[:, 1] if table.shape[1] == 2 else table),
         "metric": "accuracy",
         "figure": by_k[k],
         "chosen": {"k": k, "temperature": TEMPERATURE},

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
 
 from featx.errors import FitError
 from featx.evaluation import evaluate
+from featx.evaluation import metrics as m
+from featx.evaluation.resampling import draw_weights, interval
 from featx.selection.splits import Split, make_split
 
 Array = NDArray[Any]
@@ -45,7 +48,7 @@ class Protocol:
     name: str
     rule: str
     source: str
-    run: Callable[[Protocol, Rows], dict[str, Any]] = field(repr=False)
+    run: Callable[[Protocol, ProtocolRows], dict[str, Any]] = field(repr=False)
     values: tuple[float, ...]
     validation_share: float = 0.2
     refit: bool = True
@@ -53,7 +56,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProtocolRows:
     """What a protocol is given; ``y`` has one column a label where rows may have several."""
 
     X: Array
@@ -80,7 +83,7 @@ class Rows:
 
 def check(
     protocol: Protocol, X: Array, y: Array, split: Any, dataset: str | None, seed: int
-) -> Rows:
+) -> ProtocolRows:
     """Check what a protocol is given, and read the split."""
     wanted = (2, 3) if protocol.name == "razavian" else (2,)
     if X.ndim not in wanted:
@@ -95,11 +98,11 @@ def check(
     parts = split if isinstance(split, Split) else make_split(np.zeros(len(y)), split=split)
     if y.ndim == 1 and len(np.unique(y[parts.train])) < 2:
         raise FitError("the training rows hold one class; a protocol needs two")
-    return Rows(X, y, parts, dataset, seed)
+    return ProtocolRows(X, y, parts, dataset, seed)
 
 
 @dataclass(frozen=True)
-class Called:
+class Predictions:
     """What a protocol says of the test rows.
 
     Parameters
@@ -117,7 +120,7 @@ class Called:
     scores: Floats | None = None
 
 
-def accuracies(called: Called, rows: Rows) -> dict[str, Any]:
+def accuracies(called: Predictions, rows: ProtocolRows) -> dict[str, Any]:
     """Measure what every classifier is measured by, beside the protocol's own metric."""
     several = rows.y.ndim == 2
     classes = None if several else np.unique(rows.y)
@@ -137,3 +140,57 @@ def accuracies(called: Called, rows: Rows) -> dict[str, Any]:
 def logspace(low: float, high: float, n: int) -> tuple[float, ...]:
     """Make n powers of ten, evenly spaced."""
     return tuple(float(v) for v in np.logspace(low, high, n))
+
+
+def l2(X: Array) -> Array:
+    """Scale the last axis to length one; zeros stay zeros."""
+    length = np.linalg.norm(X, axis=-1, keepdims=True)
+    return np.asarray(X / np.where(length > 0, length, 1))
+
+
+def signed_power(X: Array, power: float = 0.5) -> Array:
+    """Raise magnitudes to a power and keep the signs."""
+    return np.asarray(np.sign(X) * np.abs(X) ** power)
+
+
+def ap11(positive: NDArray[np.bool_], scores: Floats) -> m.Metric:
+    """Make VOC 2007's average precision: the mean over 11 recalls of the best precision there."""
+    order = np.argsort(-scores, kind="stable")
+    mask = positive[order].astype(np.float64)
+
+    def metric(w: Floats) -> Floats:
+        hits = np.cumsum(w[:, order] * mask, axis=1)
+        precision = np.nan_to_num(m.ratio(hits, np.cumsum(w[:, order], axis=1)))
+        recall = m.ratio(hits, np.broadcast_to(hits[:, -1:], hits.shape))
+        # A recall of 0.7 must count as reached when rounding makes it 0.69999.
+        best = [
+            np.where(recall >= t - 1e-9, precision, 0).max(axis=1) for t in np.linspace(0, 1, 11)
+        ]
+        return np.asarray(np.where(hits[:, -1] > 0, np.mean(best, axis=0), np.nan))
+
+    return metric
+
+
+def mean_precision(make: Any, truth: Array, scores: Floats) -> float:
+    """Average over the classes that occur; scikit-learn's average precision when make is None."""
+    there = np.flatnonzero(truth.any(axis=0))
+    if make is None:
+        return float(
+            np.mean([average_precision_score(truth[:, k], scores[:, k]) for k in there])
+        )  # fmt: skip
+    one = np.ones((1, len(truth)))
+    return float(np.mean([make(truth[:, k], scores[:, k])(one)[0] for k in there]))
+
+
+def precision_figure(make: Any, truth: Array, scores: Floats, seed: int) -> dict[str, float]:
+    """Give the mean over the classes that occur, with its interval."""
+    each = [make(truth[:, k], scores[:, k]) for k in np.flatnonzero(truth.any(axis=0))]
+    if not each:
+        raise FitError("no test row is positive; average precision is not defined")
+    n = len(truth)
+
+    def mean(w: Floats) -> Floats:
+        return m.mean_there(np.stack([metric(w) for metric in each], axis=1))
+
+    samples = np.concatenate([mean(w) for w in draw_weights(n, N_BOOT, seed)])
+    return interval(float(mean(np.ones((1, n)))[0]), samples, "share", n)

@@ -1,14 +1,14 @@
 """Reports: what was measured, as one self-contained HTML page that holds its numbers as JSON."""
 
 from featx.reporting.data import FeatureMap, ReportData
-from featx.reporting.learning import Part, fits_of_curve, learning_curve
+from featx.reporting.learning import RowSet, fits_of_curve, learning_curve
 from featx.reporting.page import numbers, render, write_report
 from featx.reporting.pictures import least_certain, thumbnail, worst_mistakes
 from featx.reporting.projection import choose_points, project
 
 __all__ = [
     "FeatureMap",
-    "Part",
+    "RowSet",
     "ReportData",
     "choose_points",
     "fits_of_curve",

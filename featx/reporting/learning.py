@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Part:
+class RowSet:
     """Rows on one side of a split.
 
     Parameters
@@ -50,8 +50,8 @@ class Part:
 
 def learning_curve(
     estimator: Any,
-    train: Part,
-    test: Part,
+    train: RowSet,
+    test: RowSet,
     *,
     task: str = "classification",
     fractions: tuple[float, ...] = FRACTIONS,
@@ -148,7 +148,7 @@ def _uncalibrated(estimator: Any) -> Any:
 
 
 def _subsets(
-    train: Part, share: float, task: str, rng: np.random.Generator, repeats: int
+    train: RowSet, share: float, task: str, rng: np.random.Generator, repeats: int
 ) -> list[NDArray[np.intp]]:
     """Deal training rows into subsets without a common row."""
     n, many = len(train.y), _drawn(share, repeats)
@@ -180,7 +180,7 @@ def _in_shares(codes: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _errors(
-    estimator: Any, train: Part, test: Part, at: NDArray[np.intp], task: str
+    estimator: Any, train: RowSet, test: RowSet, at: NDArray[np.intp], task: str
 ) -> tuple[int, Floats] | None:
     """Fit on some rows and give each test row's error; None where they hold one class only."""
     if task == "multilabel" and not np.ptp(train.y[at], axis=0).all():
@@ -233,7 +233,7 @@ def _as_many_folds(estimator: Any, y: NDArray[Any], task: str) -> bool:
 
 
 def _summary(
-    sizes: NDArray[np.int_], several: list[Floats], test: Part, task: str, seed: int
+    sizes: NDArray[np.int_], several: list[Floats], test: RowSet, task: str, seed: int
 ) -> dict[str, Any]:
     metric = "mae" if task == "regression" else "accuracy"
     errors = np.array([one.mean(axis=0) for one in several])

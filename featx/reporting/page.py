@@ -17,10 +17,9 @@ from featx.evaluation.decisions import decision_lines
 from featx.files import write_bytes
 from featx.reporting import plots, words
 from featx.reporting.charts import SHAPES, shape
-from featx.reporting.curves import calibration_bins, ranking_curves
-from featx.reporting.data import ReportData
+from featx.reporting.data import ReportData, prediction_rows
 from featx.reporting.pictures import least_certain, worst_mistakes
-from featx.reporting.rows import prediction_rows
+from featx.reporting.plots import calibration_bins, ranking_curves
 from featx.selection.candidates import STRENGTHS
 
 _MOST_ROWS = 5000

@@ -13,9 +13,8 @@ from featx.errors import DeviceError, brief
 from featx.runtime.card import Card
 from featx.runtime.checking import Forward
 from featx.runtime.cuda import CLOSED
-from featx.runtime.fast import Floats, Pixels
-from featx.runtime.machine import memory_bytes
-from featx.runtime.memory import halved, is_out_of_memory
+from featx.runtime.forward import Floats, Pixels
+from featx.runtime.machine import halved, is_out_of_memory, memory_bytes
 from featx.runtime.plan import RuntimePlan
 
 log = logging.getLogger("featx")

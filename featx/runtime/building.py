@@ -16,7 +16,7 @@ from featx.errors import DeviceError, brief
 from featx.files import scratch_folder
 from featx.runtime.batches import Pieces, in_batches
 from featx.runtime.card import Card
-from featx.runtime.checking import MIN_COSINE, Check, Forward, disagreement, worst_row
+from featx.runtime.checking import MIN_COSINE, Check, Forward, Rescuing, disagreement, worst_row
 from featx.runtime.compiling import (
     compile_library,
     count_layers,
@@ -26,16 +26,10 @@ from featx.runtime.compiling import (
 )
 from featx.runtime.cuda import compiled_for_cuda
 from featx.runtime.exact import true_fp32
-from featx.runtime.fast import (
-    EagerForward,
-    Floats,
-    Pixels,
-    converted,
-)
 from featx.runtime.forms import REFERENCE_BATCH, Forms, Network, opened
-from featx.runtime.memory import halved, is_out_of_memory
+from featx.runtime.forward import EagerForward, Floats, Pixels, converted
+from featx.runtime.machine import halved, is_out_of_memory
 from featx.runtime.native import NativeForward
-from featx.runtime.overflow import Rescuing
 from featx.runtime.packages import is_sound, keep, package_path
 from featx.runtime.plan import Precision, RuntimePlan
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featx.errors import brief
-from featx.runtime.memory import share_of_memory
+from featx.runtime.machine import share_of_memory
 
 log = logging.getLogger("featx")
 

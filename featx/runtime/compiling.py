@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from featx.files import scratch_folder
-from featx.runtime.mirroring import mirrored
+from featx.runtime.graph.mirroring import mirrored
 
 # Seen on two idle server cores: 12-15 s for EfficientNet-Lite0 and ResNet-50 with some 50 layers
 # each, several times that for the 120 of DenseNet-121; 35-45 % less time an image for the first,

@@ -7,13 +7,16 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from featx.errors import DeviceError, nearest, words_of
-from featx.runtime.memory import is_out_of_memory
+from featx.runtime.machine import is_out_of_memory
 
 log = logging.getLogger("featx")
 
@@ -243,3 +246,38 @@ def open_device(device: str) -> None:
         failure = card_failure(device, error)
         reason = words_of(error)
     raise failure or DeviceError(f"{device} cannot be used ({reason}); see `featx doctor`")
+
+
+@dataclass(frozen=True)
+class ArrayDevice:
+    """Puts arrays on a device and gets them back.
+
+    Examples
+    --------
+    >>> here = ArrayDevice("cpu")
+    >>> here.get(2 * here.put(np.arange(3)))
+    array([0, 2, 4])
+    """
+
+    name: str
+
+    def put(self, values: NDArray[Any]) -> torch.Tensor:
+        """Copy an array to the device."""
+        return torch.as_tensor(np.ascontiguousarray(values), device=self.name)
+
+    def get(self, values: torch.Tensor) -> NDArray[Any]:
+        """Copy an array from the device."""
+        found: NDArray[Any] = values.cpu().numpy()
+        return found
+
+
+def array_device(asked: str) -> ArrayDevice | None:
+    """Find a device by torch's name for it; None where it is the processor.
+
+    Raises
+    ------
+    DeviceError
+        If it is unknown, or not there.
+    """
+    chosen = choose_device(asked)
+    return None if chosen == "cpu" else ArrayDevice(chosen)

@@ -15,13 +15,11 @@ from torch import fx, nn
 from featx.errors import brief
 from featx.runtime.batches import Pieces, in_batches
 from featx.runtime.card import Card
-from featx.runtime.checking import Forward
+from featx.runtime.checking import Forward, Rescuing
 from featx.runtime.compiling import has_depthwise
-from featx.runtime.fast import EagerForward, GraphForward, Pixels, converted
-from featx.runtime.oncard import OnCard
-from featx.runtime.overflow import Rescuing
+from featx.runtime.cuda import OnCard
+from featx.runtime.forward import EagerForward, GraphForward, Pixels, PlainForward, converted
 from featx.runtime.packages import is_sound, package_path
-from featx.runtime.plain import PlainForward
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 
 log = logging.getLogger("featx")
@@ -145,7 +143,7 @@ class Forms:
             return None
         if (kept := self._kept_graph(precision)) is not None:
             return kept
-        from featx.runtime.lowering import lowered_program, traced  # loads much of torch
+        from featx.runtime.graph.lowering import lowered_program, traced  # loads much of torch
 
         try:
             self._program = traced(exact, self.batch_shape)
@@ -161,7 +159,7 @@ class Forms:
         program, self._program = self._program, None
         if program is None:
             return
-        from featx.runtime.lowering import lowered_program
+        from featx.runtime.graph.lowering import lowered_program
 
         try:
             self._keep(lowered_program(program, torch.float32), "fp32")
@@ -169,7 +167,7 @@ class Forms:
             log.debug("the network cannot be kept (%s)", brief(error))
 
     def _kept_graph(self, precision: Precision) -> fx.GraphModule | None:
-        from featx.runtime.graphs import read_graph
+        from featx.runtime.graph.kept import read_graph
 
         if not self._key or self._plan.kind != "cpu":
             return None
@@ -183,7 +181,7 @@ class Forms:
             return None
 
     def _keep(self, graph: fx.GraphModule, precision: Precision) -> None:
-        from featx.runtime.graphs import keep_graph
+        from featx.runtime.graph.kept import keep_graph
 
         if not self._key:
             return

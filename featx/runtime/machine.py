@@ -1,12 +1,21 @@
-"""What the processor is and how much of it this process may use."""
+"""The processor and the memory of this machine, and how much of both this process may use."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import platform
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from featx.errors import DeviceError
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -129,3 +138,124 @@ def _cpuinfo(field: str) -> str:
         if name.strip() == field:
             return value.strip()
     return ""
+
+
+_SAID = (
+    "out of memory",  # CUDA, MPS (a plain RuntimeError), page-locked memory, graph capture
+    "can't allocate memory",  # torch on a CPU
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+)
+_KEPT_FREE = 0.9  # of a card: its workspaces, and what a neighbour takes meanwhile
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small, of a device or of this machine.
+
+    Examples
+    --------
+    >>> is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB)"))
+    True
+    >>> is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    False
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SAID)
+
+
+def share_of_memory(free: int, total: int, sharers: int) -> int:
+    """Bytes that one of several workers of a device may plan with.
+
+    Parameters
+    ----------
+    free, total
+        Bytes of the device.
+    sharers
+        Workers that share it. Those that started earlier have their share already, so that what
+        is free is not cut again; but no worker takes more than its share of the whole.
+
+    Examples
+    --------
+    >>> share_of_memory(80, 80, 2), share_of_memory(30, 80, 2), share_of_memory(80, 80, 1)
+    (36, 27, 72)
+    """
+    return int(min(free, total / sharers) * _KEPT_FREE)
+
+
+def halved(size: int, device: str, reason: str) -> int:
+    """Take half of a batch that was too large for the memory.
+
+    Raises
+    ------
+    DeviceError
+        If it was a single picture.
+    """
+    if size == 1:
+        raise DeviceError(
+            f"not even one picture fits into the memory of {device}; use a smaller network "
+            f"or input size, or another device ({reason})"
+        )
+    return size // 2
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <malloc.h>
+# Blocks up to a GiB come from the heap, which keeps as much; one heap for all threads, since that
+# of a thread of its own ends at 64 MiB.
+_KEEPING = {
+    _MMAP_THRESHOLD: 1 << 30,
+    _TRIM_THRESHOLD: 1 << 30,
+    _TOP_PAD: 64 << 20,
+    _ARENA_MAX: 1,
+}
+# Where glibc's own rules end up.
+_BEFORE = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 0, _ARENA_MAX: 0}
+
+_lock = threading.Lock()
+_holders = 0
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """Reuse large blocks inside; what is unused goes back to the kernel once all have left.
+
+    Does nothing where the C library is not glibc.
+    """
+    _hold(+1)
+    try:
+        yield
+    finally:
+        _hold(-1)
+
+
+def _hold(change: int) -> None:
+    global _holders
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
+        return
+    with _lock:
+        before, _holders = _holders, _holders + change
+        if not before:
+            for option, value in _KEEPING.items():
+                mallopt(option, value)
+        elif not _holders:
+            for option, value in _BEFORE.items():
+                mallopt(option, value)
+            give_back()
+
+
+def give_back() -> None:
+    """Hand what was freed back to the kernel; glibc keeps the gaps, and 64 MiB at the end."""
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., Any] | None:
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        return getattr(library, name, None)
+    except OSError:
+        return None

@@ -42,7 +42,7 @@ def package_path(
     batch_shape
         (batch, height, width, 3).
     kind
-        ``so`` for compiled code, ``graph`` for what `featx.runtime.graphs` keeps.
+        ``so`` for compiled code, ``graph`` for what `featx.runtime.graph.kept` keeps.
     """
     parts = {
         "spec": key,

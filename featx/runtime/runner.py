@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from featx.errors import DeviceError, FeatxError
-from featx.runtime.allocator import kept_memory
 from featx.runtime.batches import Pieces, bounded_batch
 from featx.runtime.building import Builder
 from featx.runtime.card import Card
 from featx.runtime.cuda import CLOSED
 from featx.runtime.devices import card_failure, open_device
 from featx.runtime.exact import true_fp32
-from featx.runtime.fast import Floats, Pixels
 from featx.runtime.forms import Network
+from featx.runtime.forward import Floats, Pixels
+from featx.runtime.machine import kept_memory
 from featx.runtime.plan import Precision, RuntimePlan
 
 # A precision is chosen for a whole source, and in a few per cent of its pictures it may fail.

@@ -1,10 +1,10 @@
 """Selection: splits, search, refit - who may see which rows. Knows neither torch nor h5py."""
 
+from featx.selection.candidates import SearchResult, describe
 from featx.selection.checks import check_rows, few_samples, leak_warnings
 from featx.selection.folds import make_folds, strata_of
-from featx.selection.result import SearchResult, describe
+from featx.selection.hyperparameters import search
 from featx.selection.splits import Split, SplitPlan, make_split
-from featx.selection.tuning import search
 
 __all__ = [
     "SearchResult",

@@ -24,10 +24,10 @@ SCALES: tuple[Scale, ...] = ("own", "temperature", "sigmoid")
 """From the simplest on."""
 
 
-class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _Identity(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose decisions are its input: calibration sees them and nothing else."""
 
-    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> _Given:
+    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> _Identity:
         self.classes_ = np.unique(y)
         return self
 
@@ -74,7 +74,7 @@ def calibrated(
 def _scaled(
     decisions: Array, y: Array, scale: Scale, weights: Array | None = None
 ) -> CalibratedClassifierCV:
-    made = CalibratedClassifierCV(_Given(), method=scale, ensemble=False, cv=2)
+    made = CalibratedClassifierCV(_Identity(), method=scale, ensemble=False, cv=2)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
         return made.fit(_table(decisions), y, sample_weight=weights)
 

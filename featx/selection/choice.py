@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,19 @@ from sklearn.pipeline import Pipeline
 
 from featx.heads import Head
 from featx.selection.calibration import best_scale, calibrated
+from featx.selection.candidates import SearchResult, describe
 from featx.selection.checks import Warn
 from featx.selection.folds import Folds, hold_out_once, make_folds
 from featx.selection.multilabel import whole_labels
-from featx.selection.notes import convergence_notes, edge_notes
-from featx.selection.refit import Fitted, clone_values, refit
-from featx.selection.result import SearchResult
-from featx.selection.steps import FitRun
-from featx.selection.sweep import in_threads
-from featx.selection.trials import Trials
+from featx.selection.refit import FittedHead, clone_values, refit
+from featx.selection.sweep import FitRun, in_threads
+from featx.selection.trials import Trials, convergence_notes, edge_notes
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class SearchRows:
     """Rows of a search: features, labels, weights or None, groups or None, and the folds."""
 
     X: Array
@@ -71,7 +69,7 @@ class Choice:
 
     head: Head
     pipeline: Pipeline
-    rows: Rows
+    rows: SearchRows
     trials: Trials
     best: int
     edges: list[str]
@@ -123,7 +121,7 @@ class Choice:
             scale=scale,
         )
 
-    def _scaled(self) -> tuple[Fitted, str]:
+    def _scaled(self) -> tuple[FittedHead, str]:
         """Fit the head, and give it the probabilities that suit held-out rows best."""
         X, y, _ = self.rows.data
         fitted = refit(self.pipeline, self.params, self.rows.data, None, self.run.n_jobs)
@@ -137,9 +135,45 @@ class Choice:
         if scale == "own":
             return fitted, scale
         estimator, _ = calibrated(fitted.estimator, decisions, y, len(folds), scale)
-        return Fitted(estimator, True, fitted.converged), scale
+        return FittedHead(estimator, True, fitted.converged), scale
 
 
-def _lacks_probabilities(pipeline: Pipeline, params: Mapping[str, Any], rows: Rows) -> bool:
+def _lacks_probabilities(pipeline: Pipeline, params: Mapping[str, Any], rows: SearchRows) -> bool:
     final = clone(pipeline).set_params(**clone_values(params))
     return rows.task != "regression" and not hasattr(final["clf"], "predict_proba")
+
+
+def compete(
+    choices: Iterable[tuple[int, Choice]], probabilities: bool = True, scales: bool = True
+) -> SearchResult:
+    """Fit the choice with the best score; of equals, the first.
+
+    Parameters
+    ----------
+    choices
+        Each with the number of the features that it was made on; all on the same folds. They are
+        made one after the other, and only the best one so far is kept in memory.
+    """
+    best: tuple[int, Choice] | None = None
+    options: list[dict[str, Any]] = []
+    for place, choice in choices:
+        options.append(option_entry(choice.head.name, place, choice))
+        if best is None or choice.score > best[1].score:
+            best = place, choice
+    assert best is not None
+    place, winner = best
+    return replace(winner.fitted(probabilities, scales), options=options, place=place)
+
+
+def option_entry(name: str, place: int, choice: Choice | SearchResult) -> dict[str, Any]:
+    """Describe a competitor, JSON-ready."""
+    found = choice.trials.table() if isinstance(choice, Choice) else choice.table
+    params = describe(choice.params if isinstance(choice, Choice) else choice.best_params)
+    row = next(row for row in found if row["params"] == params)
+    return {
+        "head": name,
+        "features": place,
+        "params": params,
+        "score": row["mean"],
+        "std": row["std"],
+    }

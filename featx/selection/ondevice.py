@@ -19,7 +19,7 @@ from featx.errors import FitError, words_of
 
 
 class Device(Protocol):
-    """Where arrays can lie; `featx.runtime.arrays.ArrayDevice` is one."""
+    """Where arrays can lie; `featx.runtime.devices.ArrayDevice` is one."""
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedHead:
     """A fitted estimator and how its probabilities came about."""
 
     estimator: Any
@@ -39,7 +39,7 @@ def refit(
     data: tuple[Array, Array, Array | None],
     folds: Folds | None,
     n_jobs: int | None = None,
-) -> Fitted:
+) -> FittedHead:
     """Fit ``pipeline`` with ``params`` on all rows.
 
     Parameters
@@ -62,7 +62,7 @@ def refit(
     with in_threads(n_jobs, len(folds or [0])):
         if folds is None or hasattr(final["clf"], "predict_proba"):
             final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
-            return Fitted(final, False, has_converged(final["clf"]))
+            return FittedHead(final, False, has_converged(final["clf"]))
         if isinstance(final["clf"], OneVsRestClassifier):
             return _each_calibrated(final, X, y, folds)
         calibrated = CalibratedClassifierCV(final, method="sigmoid", ensemble=False, cv=folds)
@@ -70,10 +70,10 @@ def refit(
     # The folds are row numbers of the training set: of no use to a model, and long.
     calibrated.set_params(cv=len(folds))
     inner = calibrated.calibrated_classifiers_[0].estimator
-    return Fitted(calibrated, True, has_converged(inner["clf"]))
+    return FittedHead(calibrated, True, has_converged(inner["clf"]))
 
 
-def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitted:
+def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> FittedHead:
     """Fit one classifier a label, each with a sigmoid of its own.
 
     The steps before see all training rows, as they do without calibration; no label goes there.
@@ -88,7 +88,7 @@ def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitte
     for one in (several.estimator, *several.estimators_):
         one.set_params(cv=len(folds))
     inner = [one.calibrated_classifiers_[0].estimator for one in several.estimators_]
-    return Fitted(final, True, all(has_converged(clf) for clf in inner))
+    return FittedHead(final, True, all(has_converged(clf) for clf in inner))
 
 
 def clone_values(params: Mapping[str, Any]) -> dict[str, Any]:

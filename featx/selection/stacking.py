@@ -21,13 +21,12 @@ from sklearn.pipeline import Pipeline
 from featx.errors import FitError
 from featx.heads import Head
 from featx.selection import candidates as grids
+from featx.selection.candidates import SearchResult, scored
 from featx.selection.checks import Warn, warn
 from featx.selection.fold import has_converged
 from featx.selection.folds import Folds
 from featx.selection.refit import clone_values
-from featx.selection.result import SearchResult, scored
-from featx.selection.steps import FitRun
-from featx.selection.sweep import in_threads
+from featx.selection.sweep import FitRun, in_threads
 from featx.selection.trials import try_all
 
 Array = NDArray[Any]

@@ -22,17 +22,26 @@ from starlette.types import ASGIApp
 from featx.errors import ImageError
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
-from featx.serve.embedding import Embedder
-from featx.serve.guard import Guard
-from featx.serve.labelling import MOST_NEAREST, Answer
-from featx.serve.limits import Limits
+from featx.serve.guard import Guard, Names
+from featx.serve.labelling import MOST_NEAREST, Answer, Embedder
+from featx.serve.limits import Limits, Refusal
 from featx.serve.metrics import CONTENT_TYPE, Metrics
-from featx.serve.names import Names
-from featx.serve.openapi import PICTURE, STATUSES, TEXT, body, describe
-from featx.serve.refusals import Refusal
-from featx.serve.replies import Answered, Facts, Failed, Problem, Result, given_labels, reply
-from featx.serve.training import TrainingRows
-from featx.serve.uploads import Held, Upload, read_uploads
+from featx.serve.neighbours import TrainingRows
+from featx.serve.replies import (
+    PICTURE,
+    STATUSES,
+    TEXT,
+    Answered,
+    Facts,
+    Failed,
+    Problem,
+    Result,
+    body,
+    describe,
+    given_labels,
+    reply,
+)
+from featx.serve.uploads import ByteCount, Upload, read_uploads
 
 log = logging.getLogger("featx")
 
@@ -72,7 +81,7 @@ class Service:
     batcher: Batcher
     training: TrainingRows | None
     limits: Limits
-    held: Held
+    held: ByteCount
     metrics: Metrics
     token: str = ""
     names: Names = field(default_factory=Names)

@@ -16,8 +16,8 @@ from typing import Any
 from featx.errors import ImageError
 from featx.images import Pixels
 from featx.runtime import enter_worker_thread
-from featx.serve.child import GivenUp, TooSlow
-from featx.serve.refusals import Refusal
+from featx.serve.decoders import GivenUp, TooSlow
+from featx.serve.limits import Refusal
 
 log = logging.getLogger("featx")
 

@@ -1,19 +1,112 @@
-"""Pixels in, answers out: label, probabilities, nearest training images, what is unfamiliar."""
+"""From the bytes of pictures to answers: features, label, probabilities, nearest images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from featx.cache.ids import KEY_DTYPE
 from featx.errors import ImageError
+from featx.extraction.job import Outcome
 from featx.images import Pixels
 from featx.model import Model
+from featx.model.network import ModelNetwork
 from featx.model.prediction import label_rows
+from featx.model.references import same_options
 from featx.model.rowfile import Row
-from featx.serve.embedding import Embedder
-from featx.serve.training import TrainingRows
+from featx.runtime import Runner, enter_worker_thread
+from featx.serve.neighbours import TrainingRows
+
+_GPU_BATCH = 32  # a batch is padded to its full size, so a large one delays a single picture
+_TRIALS = 2
+
+
+class Embedder(ModelNetwork):
+    """A loaded network in the state that a model was trained with, for any number of threads.
+
+    One picture that comes alone must not wait for the forward pass of a padded batch, so there are
+    two of them, and `__call__` takes what is faster for the number of pictures at hand.
+
+    Parameters
+    ----------
+    model
+        Says which network, preprocessing and tap.
+    options
+        Fields of `featx.extraction.options.ExtractOptions` that change no value.
+
+    Raises
+    ------
+    ModelError, DriftError
+        If the features would be others than those of the training.
+    """
+
+    def __init__(self, model: Model, options: dict[str, Any]) -> None:
+        super().__init__(model, {**same_options(model, options), "progress": False})
+        if self.plan.kind != "cpu" and self.plan.probe:
+            self.plan = replace(self.plan, batch_size=_GPU_BATCH)
+        one = replace(self.plan, batch_size=1, probe=False, compile="auto")
+        self._many, self._one = self.runner(self.plan), self.runner(one)
+        self._alone = 1  # up to so many pictures go one by one
+        # In a thread of its own, as the pictures will be, so that it is timed as it will run.
+        with ThreadPoolExecutor(1, initializer=enter_worker_thread) as pool:
+            pool.submit(self._check_both).result()
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures that are best embedded together."""
+        return max(1, self._many.batch_size // len(self.preprocess.views))
+
+    @property
+    def precision(self) -> str:
+        """What the network multiplies in."""
+        return self._many.precision
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code runs full batches."""
+        return self._many.compiled
+
+    def __call__(self, drawn: list[Pixels]) -> NDArray[np.float32]:
+        """Embed what `draw` gave: float32, shape (n, n_features), of the model's taps."""
+        n_pixels = sum(map(len, drawn))
+        return self.vectors(self._one if n_pixels <= self._alone else self._many, drawn)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._one.close()
+        self._many.close()
+
+    def _check_both(self) -> None:
+        """Compare the reference images by both forward passes, then see which is fast for what."""
+        drawn = self.drawn_references()
+        sample = np.concatenate(drawn)
+        for runner, first in ((self._one, sample[:1]), (self._many, sample)):
+            runner.prepare(first, len(first))
+            self.require_same(runner, drawn)
+        self._alone = self._break_even(sample)
+        self.remember(Outcome(np.zeros(0, KEY_DTYPE)), self.spec(self.precision))
+
+    def _break_even(self, sample: Pixels) -> int:
+        """Up to how many pictures one after the other are faster than a padded batch."""
+        size = self._many.batch_size
+        full = np.resize(sample, (size, *sample.shape[1:]))
+        alone, together = _seconds(self._one, full[:1]), _seconds(self._many, full)
+        return int(np.clip(together / alone, 1, size - 1)) if size > 1 else 1
+
+
+def _seconds(runner: Runner, pixels: Pixels) -> float:
+    taken = []
+    for _ in range(_TRIALS):
+        start = time.perf_counter()
+        runner(pixels)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
 
 MOST_NEAREST = 20
 

@@ -1,4 +1,4 @@
-"""What a server accepts: bytes, pixels, files, waiting images, seconds."""
+"""What a server accepts: bytes, pixels, files, waiting images, seconds; and how it refuses."""
 
 from __future__ import annotations
 
@@ -63,3 +63,23 @@ class Limits:
                 f"limit held_bytes is {self.held_bytes}, less than one request may have "
                 f"({self.request_bytes})"
             )
+
+
+class Refusal(Exception):
+    """Ends a request; the handler of the app turns it into ``{"error": line}``.
+
+    Parameters
+    ----------
+    status
+        Of HTTP.
+    line
+        What is wrong and what would be right.
+    retry_after
+        Seconds after which the same request may succeed.
+    """
+
+    def __init__(self, status: int, line: str, retry_after: int | None = None) -> None:
+        super().__init__(line)
+        self.status = status
+        self.line = " ".join(line.split())
+        self.retry_after = retry_after

@@ -10,11 +10,10 @@ from featx.labels import SEPARATOR
 from featx.model import Model
 from featx.model.likeness import METRIC
 from featx.model.rowfile import Row
-from featx.provenance import library_versions
-from featx.serve.embedding import Embedder
-from featx.serve.labelling import Answer
+from featx.serve.labelling import Answer, Embedder
 from featx.serve.limits import Limits
-from featx.serve.training import TrainingRows
+from featx.serve.neighbours import TrainingRows
+from featx.spec import library_versions
 
 _SCORE = "p_"
 
@@ -201,3 +200,64 @@ def decision_text(thresholds: Row) -> str:
         ]
         return f"Answers only where it is usually right: {', '.join(said)}."
     return ""
+
+
+STATUSES = {
+    400: "the body is damaged, or holds no picture",
+    401: "the token is missing or wrong",
+    403: "another site asks through a browser",
+    408: "the body came too slowly",
+    413: "too large, or too many pictures",
+    415: "neither a multipart form nor JSON",
+    421: "the header Host names another server",
+    503: "too much waits; see Retry-After",
+}
+"""Why a request is refused."""
+
+PICTURE = {
+    "description": "a JPEG",
+    "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+}
+TEXT = {
+    "description": "in Prometheus' text format",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
+
+
+def body(limits: Limits) -> dict[str, Any]:
+    """Describe a request to predict; FastAPI cannot know it, as the body is read while it comes."""
+    files = {"type": "array", "minItems": 1, "maxItems": limits.files}
+    image = {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "name": {"type": "string"},
+            "data": {"type": "string", "format": "byte", "minLength": 1},
+        },
+    }
+    form = {
+        "type": "object",
+        "required": ["files"],
+        "properties": {"files": {**files, "items": {"type": "string", "format": "binary"}}},
+    }
+    by_json = {
+        "type": "object",
+        "required": ["images"],
+        "properties": {"images": {**files, "items": image}},
+    }
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": by_json},
+        },
+    }
+
+
+def describe(schema: dict[str, Any], has_token: bool) -> dict[str, Any]:
+    """Say that a server without a token asks for none, and takes any."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "security" in operation and not has_token and {} not in operation["security"]:
+                operation["security"].insert(0, {})
+    return schema

@@ -25,14 +25,13 @@ from featx.model.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
-from featx.serve.embedding import Embedder
-from featx.serve.labelling import Labeller
+from featx.serve.guard import Names
+from featx.serve.labelling import Embedder, Labeller
 from featx.serve.limits import Limits
 from featx.serve.metrics import Metrics
-from featx.serve.names import Names
+from featx.serve.neighbours import find_training
 from featx.serve.replies import facts
-from featx.serve.training import find_training
-from featx.serve.uploads import Held
+from featx.serve.uploads import ByteCount
 
 log = logging.getLogger("featx")
 
@@ -112,7 +111,7 @@ def open_service(
     chosen = limits or Limits()
     embedder = Embedder(model, options or {})
     training, reason = find_training(model, cache, unfamiliar_at)
-    held = Held(chosen.held_bytes)
+    held = ByteCount(chosen.held_bytes)
     metrics = Metrics(lambda: len(batcher), lambda: held.total, lambda: decoders.n_ended)
     decoders = Decoders(embedder, chosen)
     batcher = Batcher(
@@ -135,7 +134,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=_PatientProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -154,7 +153,7 @@ def _most_connections() -> int:
     return max(_SPARE + 1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
 
 
-class _Protocol(H11Protocol):
+class _PatientProtocol(H11Protocol):
     """Closes a connection on which no whole request head comes in time."""
 
     _patience: asyncio.TimerHandle | None = None

@@ -16,8 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from featx.files import size_text
-from featx.serve.limits import Limits
-from featx.serve.refusals import Refusal
+from featx.serve.limits import Limits, Refusal
 
 _MOST_NAME = 255
 _JSON_COPIES = 3  # the body, its text, and the pictures in it are in memory together
@@ -32,7 +31,7 @@ class Upload:
     data: bytes = field(repr=False)
 
 
-class Held:
+class ByteCount:
     """Counts the bytes of all requests that are in memory, and refuses more than a limit."""
 
     def __init__(self, most: int) -> None:
@@ -53,7 +52,7 @@ class Held:
 class Share:
     """What one request holds of the memory for uploads."""
 
-    held: Held
+    held: ByteCount
     taken: int = 0
 
     def take(self, n_bytes: int) -> None:
@@ -112,7 +111,7 @@ async def _read_multipart(
 ) -> list[Upload]:
     if not options.get(b"boundary"):
         raise Refusal(400, "the multipart body names no boundary in its content type")
-    form = _Form(limits)
+    form = _FormParser(limits)
     total = 0
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
@@ -129,7 +128,7 @@ async def _read_multipart(
     return form.uploads
 
 
-class _Form:
+class _FormParser:
     """What the parser of a multipart body calls: keeps the files, drops the other fields."""
 
     def __init__(self, limits: Limits) -> None:

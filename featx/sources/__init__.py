@@ -1,1 +1,1 @@
-"""The kinds of source, one module each; `featx.manifest.load_manifest` chooses among them."""
+"""The kinds of source, one module each; `featx.sources.load.load_manifest` chooses among them."""

@@ -1,19 +1,19 @@
-"""Arrow tables whose rows hold images: which column, and what the others say."""
+"""Arrow tables whose rows hold images, and Parquet read in batches of a bounded size."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from featx.errors import ImageError, SourceError
-from featx.manifest import read_file
-from featx.sources.places import join
+from featx.sources.places import join, read_file
 from featx.sources.remote import fetch, is_url
 
 Classes = Mapping[str, Sequence[str]]
@@ -171,3 +171,66 @@ def _text_of_bytes(values: pa.ChunkedArray) -> pd.Series | None:
         return values.cast(pa.large_binary()).cast(pa.large_string()).to_pandas()
     except pa.ArrowException:
         return None
+
+
+MOST_BYTES = 2 << 30
+"""Of the columns of one table, or of the images of one row group, in memory."""
+
+_MOST_BATCH_ROWS = 16_384
+_ROWS_OF_BYTE = 64  # a row of any use takes more than an eighth of a bit
+_ROWS_ALWAYS = 1_000_000
+
+
+def require_rows(place: str, file: pq.ParquetFile, size: int) -> None:
+    """Refuse a file that claims more rows than its bytes can tell apart.
+
+    Raises
+    ------
+    SourceError
+        Naming both.
+    """
+    n_rows = file.metadata.num_rows
+    if not 0 <= n_rows <= size * _ROWS_OF_BYTE + _ROWS_ALWAYS:
+        raise SourceError(f"{place} claims {n_rows} rows in {size} bytes")
+
+
+def bounded_batches(
+    place: str,
+    file: pq.ParquetFile,
+    *,
+    columns: Sequence[str] | None = None,
+    group: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Give the rows of a file, or of one row group, in batches.
+
+    Raises
+    ------
+    SourceError
+        If they hold more than `MOST_BYTES`.
+    """
+    total = 0
+    for number in range(file.num_row_groups) if group is None else [group]:
+        for batch in file.iter_batches(
+            _batch_rows(file.metadata.row_group(number), columns),
+            row_groups=[number],
+            columns=None if columns is None else list(columns),
+        ):
+            total += batch.nbytes
+            if total > MOST_BYTES:
+                raise SourceError(
+                    f"{place} holds more than {MOST_BYTES} bytes "
+                    f"{'of columns' if group is None else f'in row group {group}'} in memory; "
+                    "write smaller files, or row groups of fewer images"
+                )
+            yield batch
+
+
+def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> int:
+    """Count the rows of a batch that fits, even if each of them held all values of the group."""
+    found = (group.column(k) for k in range(group.num_columns))
+    values = sum(
+        column.total_uncompressed_size
+        for column in found
+        if columns is None or column.path_in_schema.split(".", 1)[0] in columns
+    )
+    return int(min(_MOST_BATCH_ROWS, max(1, MOST_BYTES // max(1, values))))

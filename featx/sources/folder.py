@@ -1,24 +1,147 @@
-"""Walk a folder of images: what counts, what is passed over, and which links are followed."""
+"""Walk a folder of images: what counts, what is passed over, and what its folders say."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.columns import Prefixed, Text, shared
 from featx.errors import UnreachableError
-from featx.images import image_extensions
-from featx.manifest import Manifest, Stamp, printable
-from featx.portion import Dealing, Portion
-from featx.sources.classfolders import FirstFolders, labels_and_split
-from featx.sources.passed import PassedOver
+from featx.images import image_extensions, missing_extra
+from featx.items import Manifest, Note, Stamp, note, printable
+from featx.slices import Slice, SliceCounter
+from featx.sources.fields import SPLITS
 from featx.sources.places import ReadFiles
-from featx.sources.text import Prefixed, Text
+
+
+@dataclass
+class FirstFolders:
+    """The folders on the first level of a source, whosever portion their images are.
+
+    ``deep`` are those with folders of images in them, ``shallow`` those with images of their own.
+    """
+
+    deep: set[str] = field(default_factory=set)
+    shallow: set[str] = field(default_factory=set)
+
+    def see(self, name: str) -> None:
+        """Take the name of one image."""
+        first, _, rest = name.partition("/")
+        if rest:
+            (self.deep if "/" in rest else self.shallow).add(first)
+
+    def of(self, names: Iterable[str]) -> FirstFolders:
+        """Take the names of many."""
+        for name in names:
+            self.see(name)
+        return self
+
+    @property
+    def layout(self) -> str:
+        """``split``: all folders are those of a split; ``one``: a single one is; else ``class``."""
+        folders = self.deep | self.shallow
+        meant = {SPLITS.get(name.lower()) for name in folders}
+        if not meant or None in meant:
+            return "class"
+        if "train" in meant and len(meant) > 1:
+            return "split"
+        return "one" if len(folders) == 1 and not self.shallow else "class"
+
+    def notes(self) -> tuple[Note, ...]:
+        """Say of folders that look like a split beside others, which make classes of all."""
+        folders = self.deep | self.shallow
+        splits = sorted(name for name in folders if name.lower() in SPLITS)
+        meant = {SPLITS[name.lower()] for name in splits}
+        others = sorted(folders - set(splits))
+        if self.layout != "class" or "train" not in meant or len(meant) < 2 or not others:
+            return ()
+        text = (
+            f"folders {', '.join(splits)} are taken as classes, for they lie beside others "
+            f"({', '.join(others[:3])}); move those elsewhere if the former are a split"
+        )
+        return (note("split-folders-as-classes", text),)
+
+
+def first_folders(names: Iterable[str]) -> list[str | None] | None:
+    """Label each name by its first folder, None where it has none; None if no name has."""
+    found = shared(name.split("/", 1)[0] if "/" in name else None for name in names)
+    return found if any(found) else None
+
+
+def labels_and_split(
+    names: Iterable[str], folders: FirstFolders
+) -> tuple[list[str | None] | None, list[str] | None]:
+    """Read class and split of each image off its folders.
+
+    Parameters
+    ----------
+    names
+        With ``/``: ``class/...``, or ``train/class/...`` where the folders are those of a split.
+
+    Examples
+    --------
+    >>> names = ["train/ant/1.png", "val/bee/2.png"]
+    >>> labels_and_split(names, FirstFolders().of(names))
+    (['ant', 'bee'], ['train', 'validation'])
+    """
+    if folders.layout == "class":
+        return first_folders(names), None
+    listed = list(names)
+    labels = first_folders(name.partition("/")[2] for name in listed)
+    if folders.layout == "one":
+        return labels, None
+    first = (name.partition("/") for name in listed)
+    return labels, [SPLITS[folder.lower()] if slash else "" for folder, slash, _ in first]
+
+
+_MOST_KINDS = 100  # a folder of x.0001, x.0002, ... has as many extensions as files
+HIDDEN, OTHER = "hidden", "other"
+
+
+class PassedOver(Counter[str]):
+    """How many files were passed over, by lower-case extension with its dot.
+
+    ``hidden`` stands for names that begin with a dot, ``other`` for those without an extension.
+
+    Examples
+    --------
+    >>> passed = PassedOver()
+    >>> for name in ("a.HEIC", "b/c.heic", "README"):
+    ...     passed.take(name)
+    >>> dict(passed), passed.total()
+    ({'.heic': 2, 'other': 1}, 3)
+    """
+
+    def take(self, name: str, *, hidden: bool = False) -> None:
+        """Count a file by its name."""
+        kind = HIDDEN if hidden else os.path.splitext(name)[1].lower()  # noqa: PTH122 - fast
+        self[kind if kind and (kind in self or len(self) < _MOST_KINDS) else OTHER] += 1
+
+
+def extra_notice(passed: dict[str, int]) -> str | None:
+    """Say which extra would read some of the files that were passed over; None if none would.
+
+    Examples
+    --------
+    >>> extra_notice({".txt": 3}) is None
+    True
+    """
+    found = {kind: extra for kind in passed if (extra := missing_extra(kind))}
+    if not found:
+        return None
+    counts = ", ".join(f"{kind} {passed[kind]}" for kind in sorted(found))
+    extras = ",".join(sorted(set(found.values())))
+    return f"files that featx reads with an extra are passed over ({counts}): pip install " + (
+        f"'featx[{extras}]'"
+    )
+
 
 CONTAINERS = (".tar", ".parquet", ".pq")
 """Extensions of files that may hold images."""
@@ -81,7 +204,7 @@ class Listing:
         return names, stamps[order]
 
 
-def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest:
+def folder_manifest(root: Path, found: FoundFiles, dealing: SliceCounter) -> Manifest:
     """Make items of the images of a folder; the folders in it are the classes, or the split."""
     labels, split = labels_and_split(found.ids, found.folders)
     folder = os.fspath(root)
@@ -104,12 +227,12 @@ def folder_manifest(root: Path, found: FoundFiles, dealing: Dealing) -> Manifest
     )
 
 
-def own_ignored(ignored: Counter[str], portion: Portion) -> Counter[str]:
+def own_ignored(ignored: Counter[str], portion: Slice) -> Counter[str]:
     """Count files that are no images once, for the first portion, and not for each."""
     return ignored if portion.number == 1 else Counter()
 
 
-def scan_folder(root: Path, dealing: Dealing) -> FoundFiles:
+def scan_folder(root: Path, dealing: SliceCounter) -> FoundFiles:
     """List the images below `root` that are the portion's; the names of others are not kept.
 
     Links to files and folders are followed, wherever they lead; one that leads back to a folder on
@@ -142,7 +265,7 @@ def _places(ids: Text, odd: dict[str, str]) -> dict[int, str]:
 
 
 class _Walk:
-    def __init__(self, root: Path, dealing: Dealing) -> None:
+    def __init__(self, root: Path, dealing: SliceCounter) -> None:
         self.dealing, self.folder = dealing, os.fspath(root)
         self.extensions = image_extensions()
         self.found = Listing()

@@ -12,19 +12,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from featx.columns import Prefixed, Text
 from featx.errors import ImageError, SourceError, words_of
-from featx.manifest import Manifest, SourceOptions, Stamp
-from featx.portion import Dealing
+from featx.items import Manifest, SourceOptions, Stamp
+from featx.slices import SliceCounter
 from featx.sources.arrow import (
+    MOST_BYTES,
+    bounded_batches,
     classes_of,
     describing,
     features_of,
     image_bytes,
     image_column,
+    require_rows,
     to_frame,
 )
-from featx.sources.bounded import MOST_BYTES, bounded_batches, require_rows
-from featx.sources.columns import (
+from featx.sources.containers import (
+    Container,
+    container_of,
+    deal_files,
+    gather,
+    item_ids,
+    row_stamps,
+)
+from featx.sources.fields import (
     named_splits,
     table_columns,
     table_labels,
@@ -33,8 +44,6 @@ from featx.sources.columns import (
     without,
 )
 from featx.sources.places import Recent, open_file, parent, require_same, unread
-from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
-from featx.sources.text import Prefixed, Text
 
 _ERRORS = (OSError, ValueError, pa.ArrowException)
 
@@ -65,7 +74,7 @@ class ReadRows:
         int64, shape (n_groups, 2): file, and row group in it.
     """
 
-    shards: tuple[Shard, ...]
+    shards: tuple[Container, ...]
     columns: tuple[str, ...]
     starts: NDArray[np.int64]
     groups: NDArray[np.int64]
@@ -73,7 +82,7 @@ class ReadRows:
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
         """Give the bytes of an item and the stamp of its file."""
-        at = shard_of(self.starts, item)
+        at = container_of(self.starts, item)
         number, group = self.groups[at].tolist()
         shard = self.shards[number]
         values = self.recent.get((number, group), lambda: self._load(number, group))
@@ -118,7 +127,7 @@ def holds_images(place: str, stamp: Stamp) -> bool:
 def from_parquet(
     name: str,
     base: str,
-    shards: Sequence[Shard],
+    shards: Sequence[Container],
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
@@ -131,7 +140,7 @@ def from_parquet(
     SourceError
         If no file has a column of images, or there is no row; a portion may have none.
     """
-    dealing = Dealing(options.portion)
+    dealing = SliceCounter(options.portion)
     found = gather(deal_files(shards, dealing), _look)
     kept = tuple(shard for shard, _ in found.pairs)
     files = [file for _, file in found.pairs]
@@ -172,7 +181,7 @@ def from_parquet(
     )
 
 
-def _look(shard: Shard) -> _File:
+def _look(shard: Container) -> _File:
     with open_file(shard.place, shard.stamp) as file:
         found = _open(shard.place, file)
         require_rows(shard.place, found, shard.stamp.size)

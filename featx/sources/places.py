@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import stat as stat_module
 import threading
 import time
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -15,10 +19,93 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError
-from featx.manifest import Stamp, read_file
-from featx.sources.otherwise import written_otherwise
-from featx.sources.remote import fetch, is_url, remote_stamp
-from featx.sources.remotefile import open_remote
+from featx.items import Stamp
+from featx.sources.remote import fetch, is_url, open_remote, remote_stamp
+
+_DRIVE = re.compile(r"(?:^|[/\\])([A-Za-z]:)(?:[/\\]|$)")
+_SHARE = re.compile(r"(?:^|/)(\\\\[^\\/]+)")
+_MOST = 64  # ways that are followed at a time
+
+
+def settled(place: str) -> str:
+    """Write a path with backslashes as the one file that it stands for, if there is one."""
+    if "\\" not in place or "://" in place:
+        return place
+    try:
+        return written_otherwise(place) or place
+    except ImageError:
+        return place
+
+
+def written_otherwise(place: str) -> str | None:
+    """Find the file that a path means which does not exist as it is written.
+
+    Backslashes are folders; a name may be there in another Unicode form, else in another case.
+
+    Returns
+    -------
+    path : None where there is something at `place`, so that the reason lies elsewhere
+
+    Raises
+    ------
+    ImageError
+        If no file fits, or several do.
+    """
+    if "\0" in place or os.path.lexists(place):
+        return None
+    if found := _DRIVE.search(place) or _SHARE.search(place):
+        raise ImageError(
+            f"file not found: a Windows path ({found.group(1)}) that is not on this machine; write "
+            "paths relative to the table"
+        )
+    ways = _ways(place)
+    best = min((rank for _, rank in ways), default=0)
+    fitting = sorted({path for path, rank in ways if rank == best})
+    if len(fitting) > 1:
+        shown = ", ".join(os.path.basename(path) for path in fitting[:3])  # noqa: PTH119
+        raise ImageError(f"file not found: {len(fitting)} others fit ({shown}); write one of them")
+    if not fitting:
+        why = "; with backslashes as folders neither" if "\\" in place else ""
+        raise ImageError(f"file not found{why}")
+    return fitting[0]
+
+
+def _ways(place: str) -> list[tuple[str, int]]:
+    """Files that fit, each with 1 where the Unicode form of a name differs, 2 where case does."""
+    names = [name for name in re.split(r"[/\\]+", place) if name not in ("", ".")]
+    ways = [("/" if place.startswith("/") else "", 0)]
+    for name in names:
+        ways = [
+            (os.path.join(folder, other), max(rank, more))  # noqa: PTH118 - fast
+            for folder, rank in ways[:_MOST]
+            for other, more in _fitting(folder, name)
+        ]
+    return [(path, rank) for path, rank in ways if os.path.isfile(path)]  # noqa: PTH113 - fast
+
+
+def _fitting(folder: str, name: str) -> list[tuple[str, int]]:
+    if name == "..":
+        return [(name, 0)]
+    try:
+        names = _names(folder or ".", os.stat(folder or ".").st_mtime_ns)  # noqa: PTH116
+    except OSError:  # a folder may be passed through that cannot be listed
+        return [(name, 0)] if os.path.lexists(os.path.join(folder, name)) else []  # noqa: PTH118
+    form = _form(name)
+    return [
+        (other, 0 if other == name else 1 if _form(other) == form else 2)
+        for other in names
+        if _form(other).casefold() == form.casefold()
+    ]
+
+
+@lru_cache(256)
+def _names(folder: str, _changed: int) -> tuple[str, ...]:
+    return tuple(os.listdir(folder))  # noqa: PTH208 - fast
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
 
 V = TypeVar("V")
 
@@ -212,3 +299,40 @@ def join(folder: str, name: str) -> str:
 def parent(place: str) -> str:
     """Name the folder that a file lies in."""
     return place.rsplit("/", 1)[0] if is_url(place) else os.fspath(Path(place).parent)
+
+
+_MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes
+
+
+def read_file(path: str) -> tuple[bytes, Stamp]:
+    """Read a whole regular file, and the stamp that it had then."""
+    try:
+        # Non-blocking, so that a pipe called x.jpg cannot stop the run.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            found = os.fstat(handle)
+            if not stat_module.S_ISREG(found.st_mode):
+                raise ImageError("not a regular file")
+            if found.st_size > _MAX_FILE:
+                raise ImageError(f"a file of {found.st_size} bytes; at most {_MAX_FILE} are read")
+            return _read_all(handle, found.st_size), Stamp.of(found)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        raise ImageError("file not found") from None
+    except OSError as error:
+        kind = ImageError if error.errno in GONE else UnreadableError
+        raise kind(f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a zero byte, which no name of a file can hold
+        raise ImageError(f"cannot be read: {error}") from None
+
+
+def _read_all(handle: int, size: int) -> bytes:
+    """Read to the end with as few calls as can be; each lets go of the interpreter once."""
+    data = os.read(handle, size + 1)
+    if len(data) == size and size:
+        return data  # the end, since more was asked for
+    pieces = [data]
+    while pieces[-1] and sum(map(len, pieces)) <= _MAX_FILE:
+        pieces.append(os.read(handle, 1 << 20))
+    return b"".join(pieces)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featx.columns import Prefixed, Text
 from featx.errors import (
     GONE,
     ImageError,
@@ -21,10 +22,11 @@ from featx.errors import (
     UnreachableError,
     words_of,
 )
-from featx.manifest import Manifest, SourceOptions, Stamp
-from featx.portion import Dealing
+from featx.items import Manifest, SourceOptions, Stamp
+from featx.slices import SliceCounter
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame
-from featx.sources.columns import (
+from featx.sources.containers import Container, container_of, item_ids, row_stamps
+from featx.sources.fields import (
     named_splits,
     table_columns,
     table_labels,
@@ -33,8 +35,6 @@ from featx.sources.columns import (
     without,
 )
 from featx.sources.places import Recent, unread
-from featx.sources.shards import Shard, item_ids, row_stamps, shard_of
-from featx.sources.text import Prefixed, Text
 
 _MARKS = ("state.json", "dataset_info.json", "dataset_dict.json")
 
@@ -55,7 +55,7 @@ class ReadSaved:
         The row in its split of each of those.
     """
 
-    parts: tuple[Shard, ...]
+    parts: tuple[Container, ...]
     columns: tuple[str, ...]
     starts: NDArray[np.int64]
     rows: tuple[int, ...]
@@ -63,13 +63,13 @@ class ReadSaved:
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
         """Give the bytes of an item and the stamp of its data set."""
-        at = shard_of(self.starts, item)
+        at = container_of(self.starts, item)
         part, column = self.parts[at], self.columns[at]
         found = self.opened.get(at, lambda: self._open(part))
         row = found[self.rows[at] + item - int(self.starts[at])]
         return image_bytes(row[column][0].as_py(), part.place), part.stamp
 
-    def _open(self, part: Shard) -> Any:
+    def _open(self, part: Container) -> Any:
         try:
             if _stamp(Path(part.place)) != part.stamp:
                 raise ImageError("the data set changed while it was read; run the command again")
@@ -103,16 +103,16 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         raise SourceError(f"{folder} has no rows")
-    dealing = Dealing(options.portion)
+    dealing = SliceCounter(options.portion)
     spans = [dealing.takes_rows(name, len(part)) for name, part in parts.items()]
-    shards: list[Shard] = []
+    shards: list[Container] = []
     images: list[str] = []
     tables: list[pa.Table] = []
     classes: dict[str, list[str]] = {}
     for (name, part), span in zip(parts.items(), spans, strict=True):
         place = folder / name if name else folder
         schema = part.features.arrow_schema
-        shards.append(Shard(os.fspath(place), name, _stamp(place)))
+        shards.append(Container(os.fspath(place), name, _stamp(place)))
         images.append(image_column(os.fspath(place), schema))
         classes |= {
             column: feature.names
@@ -144,7 +144,7 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     )
 
 
-def _ids(place: str, frame: Any, shards: list[Shard], spans: list[range]) -> Text:
+def _ids(place: str, frame: Any, shards: list[Container], spans: list[range]) -> Text:
     if "id" in frame.columns:
         whole = table_text(place, frame, "id")
     else:

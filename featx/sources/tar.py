@@ -12,15 +12,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from featx.columns import Prefixed, Text
 from featx.errors import SourceError
-from featx.manifest import Manifest, Note, SourceOptions, Stamp, note
-from featx.portion import Dealing
-from featx.sources.classfolders import FirstFolders, labels_and_split
-from featx.sources.columns import named_splits, table_columns, table_labels, table_split, without
+from featx.items import Manifest, Note, SourceOptions, Stamp, note
+from featx.slices import SliceCounter
+from featx.sources.containers import (
+    Container,
+    container_of,
+    deal_files,
+    gather,
+    item_ids,
+    row_stamps,
+)
+from featx.sources.fields import named_splits, table_columns, table_labels, table_split, without
+from featx.sources.folder import FirstFolders, labels_and_split
 from featx.sources.places import Parts
-from featx.sources.shards import Shard, deal_files, gather, item_ids, row_stamps, shard_of
 from featx.sources.tarindex import BESIDE, NOTES, UNUSED, TarIndex, index_tar
-from featx.sources.text import Prefixed, Text
 
 _AS_WRITTEN: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
 _ODD = {
@@ -46,7 +53,7 @@ class ReadMembers:
         int64: where the bytes of each item lie in its tar.
     """
 
-    shards: tuple[Shard, ...]
+    shards: tuple[Container, ...]
     starts: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -54,7 +61,7 @@ class ReadMembers:
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
         """Give the bytes of an item and the stamp of its tar."""
-        shard = self.shards[shard_of(self.starts, item)]
+        shard = self.shards[container_of(self.starts, item)]
         offset, size = int(self.offsets[item]), int(self.sizes[item])
         return self.parts.read(shard.place, offset, size, shard.stamp), shard.stamp
 
@@ -62,7 +69,7 @@ class ReadMembers:
 def from_tars(
     name: str,
     base: str,
-    shards: Sequence[Shard],
+    shards: Sequence[Container],
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
@@ -80,7 +87,7 @@ def from_tars(
     SourceError
         If there is no image in any of them; a portion may have none.
     """
-    dealing = Dealing(options.portion)
+    dealing = SliceCounter(options.portion)
     found = gather(deal_files(shards, dealing), lambda shard: index_tar(shard.place, shard.stamp))
     refused = dict(found.refused)
     for shard, index in found.pairs:

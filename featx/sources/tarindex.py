@@ -19,8 +19,8 @@ import pyarrow as pa
 from featx.errors import SourceError
 from featx.files import writing
 from featx.images import image_extensions
-from featx.manifest import Stamp, printable
-from featx.sources.passed import PassedOver
+from featx.items import Stamp, printable
+from featx.sources.folder import PassedOver
 from featx.sources.places import open_file, stamp_of
 from featx.sources.remote import is_url
 
@@ -91,7 +91,7 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
 
 
 @dataclass
-class _Found:
+class _Sample:
     """What the members of one key have told so far.
 
     Of each it is known what stands between the first dot of its name and the last: nothing in a
@@ -141,7 +141,7 @@ class _Pass:
     def __init__(self, place: str, file: BinaryIO, size: int) -> None:
         self.place, self.file, self.size = place, file, size
         self.extensions = image_extensions()
-        self.keys: dict[str, _Found] = {}
+        self.keys: dict[str, _Sample] = {}
         self.seen: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         self.ignored = PassedOver()
@@ -239,7 +239,7 @@ class _Pass:
                 )
             else:
                 self.seen[name] = 1
-                found = self.keys.setdefault(f"{folder}/{stem}", _Found())
+                found = self.keys.setdefault(f"{folder}/{stem}", _Sample())
                 if is_image:
                     found.images.append((name, middle, member.offset_data, member.size))
                 else:

@@ -2,27 +2,91 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 from featx.errors import FitError
-from featx.heads import HEADS, Head
+from featx.heads import HEADS, LARGE_ROWS, Head
 from featx.selection import candidates as grids
 from featx.selection.calibration import calibrated, probabilities_of
+from featx.selection.candidates import SearchResult
 from featx.selection.checks import check_classes, few_samples
 from featx.selection.folds import Folds, make_folds
-from featx.selection.notes import convergence_notes, edge_notes
-from featx.selection.result import SearchResult
-from featx.selection.trials import Trials
-from featx.selection.tuning import SCORING
+from featx.selection.hyperparameters import SCORING
+from featx.selection.trials import Trials, convergence_notes, edge_notes
 from featx.streaming.blocks import Array, Blocks, Rows, numbered
-from featx.streaming.estimators import as_pipeline
-from featx.streaming.holding import ask
-from featx.streaming.solving import Labelled, Solver
+from featx.streaming.moments import Linear, Scaler, Statistics
+from featx.streaming.solving import LabelledBlocks, Solver, ask
+
+
+def as_pipeline(
+    head: Head, params: dict[str, Any], found: Linear, classes: Array | None, statistics: Statistics
+) -> Pipeline:
+    """Make a fitted pipeline ``scale -> clf`` of a streamed head.
+
+    Parameters
+    ----------
+    classes
+        Names in the order of the outputs; None for a regression.
+    """
+    blank = head.build(n_samples=max(statistics.whole.n, LARGE_ROWS + 1)).set_params(**params)
+    clf, d = blank["clf"], len(found.scale.mean)
+    labels = np.zeros(2) if classes is None else np.repeat(classes, 2)
+    _fit_blank(clf, np.zeros((len(labels), d)), labels)
+    single = classes is None
+    vars(clf).update(
+        coef_=found.coef[0] if single else found.coef,
+        intercept_=float(found.intercept[0]) if single else found.intercept,
+        n_features_in_=d,
+    )
+    if hasattr(clf, "covariance_"):
+        _describe_lda(clf, found.scale, statistics)
+    elif found.evaluations:
+        clf.n_iter_ = np.array([found.evaluations])
+    return Pipeline([("scale", _scaler(found.scale)), ("clf", clf)])
+
+
+def _fit_blank(clf: Any, X: Array, labels: Array) -> None:
+    """Fit on blank rows, so that scikit-learn itself says what a fitted estimator holds."""
+    solver = getattr(clf, "solver", None)
+    if isinstance(clf, LinearDiscriminantAnalysis):
+        # Blank rows have no eigenvectors, which LDA keeps for `transform` alone.
+        clf.set_params(solver="lsqr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clf.fit(X, labels)
+    if solver is not None:
+        clf.set_params(solver=solver)
+
+
+def _scaler(scale: Scaler) -> StandardScaler:
+    made = StandardScaler()
+    made.mean_, made.var_, made.scale_ = scale.mean, scale.var, scale.scale
+    made.n_samples_seen_, made.n_features_in_ = scale.n, len(scale.mean)
+    return made
+
+
+def _describe_lda(clf: Any, scale: Scaler, statistics: Statistics) -> None:
+    """Set what LDA keeps beside its coefficients."""
+    sums, shift = statistics.whole, statistics.shift
+    means = (sums.cross / sums.target).T
+    within = sums.second - (means.T * sums.target) @ means
+    within /= sums.weight * np.outer(scale.scale, scale.scale)
+    share = float(clf.shrinkage or 0)
+    covariance = (1 - share) * within
+    covariance.flat[:: len(within) + 1] += share * float(np.trace(within)) / len(within)
+    clf.means_ = (means + shift - scale.mean) / scale.scale
+    clf.priors_, clf.covariance_ = sums.target / sums.weight, covariance
+
 
 STREAMED: Mapping[str, str] = {
     "ridge": "clf__alpha",
@@ -126,7 +190,7 @@ def search_blocks(
         if isinstance(folds, int)
         else (list(folds), [])
     )
-    data = Labelled.of(head, blocks, labels, rows, sample_weight)
+    data = LabelledBlocks.of(head, blocks, labels, rows, sample_weight)
     listed = grids.as_grids(head.grid, rows)
     params = grids.product(listed)
     strengths = [float(p[STREAMED[head.name]]) for p in params]

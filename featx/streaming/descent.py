@@ -9,17 +9,84 @@ All heads are evaluated by one matrix product a block.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.streaming.blocks import Array, Blocks, Rows
-from featx.streaming.closed import Linear
-from featx.streaming.losses import Loss
-from featx.streaming.moments import Floats, Moments, Scale, Statistics, scale_of
+from featx.streaming.moments import Floats, Linear, Moments, Scaler, Statistics, scale_of
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A convex loss of decisions.
+
+    Parameters
+    ----------
+    of
+        ``of(decisions, codes) -> (values, slopes)``: decisions of shape (n_rows, n_heads,
+        n_outputs) become the derivatives, in place where possible; values have shape (n_rows,
+        n_heads).
+    curvature
+        Of the loss by one output, roughly: where a descent starts from.
+    intercept_cost
+        Weight of the intercept in the penalty, beside 1 for a coefficient.
+    """
+
+    of: Callable[[Array, Rows], tuple[Array, Array]]
+    curvature: float
+    intercept_cost: float
+
+
+def softmax(decisions: Array, codes: Rows) -> tuple[Array, Array]:
+    """Multinomial log loss, as in LogisticRegression of three classes or more."""
+    rows = np.arange(len(codes))
+    decisions -= decisions.max(axis=2, keepdims=True)
+    right = decisions[rows, :, codes].copy()
+    np.exp(decisions, out=decisions)
+    total = decisions.sum(axis=2)
+    decisions /= total[:, :, None]
+    decisions[rows, :, codes] -= 1
+    return np.log(total) - right, decisions
+
+
+def logistic(decisions: Array, codes: Rows) -> tuple[Array, Array]:
+    """Log loss of two classes, one output."""
+    signs = np.where(codes == 1, 1, -1).astype(decisions.dtype)[:, None]
+    margins = decisions[:, :, 0] * signs
+    smaller = np.exp(-np.abs(margins))
+    values = np.log1p(smaller) + np.maximum(-margins, 0)
+    wrong = np.where(margins > 0, smaller, 1) / (1 + smaller)
+    return values, (-signs * wrong)[:, :, None]
+
+
+def squared_hinge(decisions: Array, codes: Rows) -> tuple[Array, Array]:
+    """One class against the rest, as in LinearSVC."""
+    signs = np.full((len(codes), 1, decisions.shape[2]), -1, dtype=decisions.dtype)
+    if decisions.shape[2] == 1:
+        signs[:, 0, 0] = np.where(codes == 1, 1, -1)
+    else:
+        signs[np.arange(len(codes)), 0, codes] = 1
+    decisions *= signs
+    np.subtract(1, decisions, out=decisions)
+    np.maximum(decisions, 0, out=decisions)
+    values = np.einsum("ijk,ijk->ij", decisions, decisions)
+    decisions *= -2 * signs
+    return values, decisions
+
+
+LOSSES: Mapping[str, Callable[[int], Loss]] = MappingProxyType(
+    {
+        "logreg": lambda k: Loss(softmax, (k - 1) / k**2, 0) if k > 2 else Loss(logistic, 0.25, 0),
+        "svm": lambda k: Loss(squared_hinge, 2.0, 1),
+    }
+)
+"""Loss of a head's name and its number of classes."""
+
 
 MOST_PASSES = 200
 TOLERANCE, SEARCH_TOLERANCE = 1e-7, 1e-5
@@ -42,7 +109,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Problem:
+class DescentProblem:
     """What all descents share.
 
     Parameters
@@ -62,7 +129,7 @@ class Problem:
     weights: Floats | None
     loss: Loss
     n_outputs: int
-    scale: Scale = field(init=False)
+    scale: Scaler = field(init=False)
     values: Floats = field(init=False)
     vectors: Floats = field(init=False)
 
@@ -78,13 +145,13 @@ class Problem:
         object.__setattr__(self, "vectors", vectors)
 
 
-def _correlations(moments: Moments, scale: Scale) -> Floats:
+def _correlations(moments: Moments, scale: Scaler) -> Floats:
     middle = moments.first / moments.weight
     second = moments.second / moments.weight - np.outer(middle, middle)
     return np.asarray(second / np.outer(scale.scale, scale.scale))
 
 
-def descend(problem: Problem, wishes: Sequence[Wish]) -> list[Linear]:
+def descend(problem: DescentProblem, wishes: Sequence[Wish]) -> list[Linear]:
     """Find the heads, as many side by side as memory allows.
 
     Returns
@@ -95,13 +162,13 @@ def descend(problem: Problem, wishes: Sequence[Wish]) -> list[Linear]:
     at_once = max(1, STATE_BYTES // one)
     found = []
     for first in range(0, len(wishes), at_once):
-        going = [_Head(problem, wish) for wish in wishes[first : first + at_once]]
+        going = [_Fit(problem, wish) for wish in wishes[first : first + at_once]]
         _run(problem, going)
         found += [head.result() for head in going]
     return found
 
 
-def _run(problem: Problem, heads: list[_Head]) -> None:
+def _run(problem: DescentProblem, heads: list[_Fit]) -> None:
     for _ in range(MOST_PASSES):
         going = [head for head in heads if not head.descent.done]
         if not going:
@@ -111,7 +178,7 @@ def _run(problem: Problem, heads: list[_Head]) -> None:
             head.tell(float(values[k]), slopes[:, k], totals[k])
 
 
-def _evaluate(problem: Problem, heads: list[_Head]) -> tuple[Floats, Floats, Floats]:
+def _evaluate(problem: DescentProblem, heads: list[_Fit]) -> tuple[Floats, Floats, Floats]:
     """Sum loss and gradients of some heads over all rows: one pass."""
     given = [head.on_shared_scale() for head in heads]
     coef = np.stack([c for c, _ in given], axis=1).astype(np.float32)
@@ -143,10 +210,10 @@ def _evaluate(problem: Problem, heads: list[_Head]) -> tuple[Floats, Floats, Flo
     return values, slopes.reshape(d, n_heads, k), totals
 
 
-class _Head:
+class _Fit:
     """One head on its way: its rows, its scale, its penalty, and its descent."""
 
-    def __init__(self, problem: Problem, wish: Wish) -> None:
+    def __init__(self, problem: DescentProblem, wish: Wish) -> None:
         shift = problem.statistics.shift
         training = problem.statistics.training(wish.fold)
         self.problem, self.weight = problem, training.weight

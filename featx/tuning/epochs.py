@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featx.errors import FeatxError, FitError, words_of
-from featx.run.progress import duration
+from featx.progress import duration
 from featx.runtime.exact import true_fp32
 from featx.tuning.options import TuneOptions
-from featx.tuning.rates import rate
-from featx.tuning.resume import Progressed, Resume, State
-from featx.tuning.rows import Positions, Rows, batches_of, n_batches
+from featx.tuning.resume import Resume, State, TrainingState
+from featx.tuning.sides import InputRows, Positions, batches_of, n_batches
+
+Schedule = Literal["cosine", "one-cycle", "constant"]
+
+_RISING = 0.25  # share of the steps of one cycle that rise; Smith and Topin 2019, arXiv:1708.07120
+_FIRST = 0.04  # of the highest rate, where one cycle begins
+
+
+def rate(step: int, steps: int, highest: float, schedule: Schedule) -> float:
+    """Give the learning rate of a step.
+
+    Parameters
+    ----------
+    step, steps
+        Number of this step, from 0, and of all.
+    highest
+        The highest rate.
+    schedule
+        ``cosine`` falls to zero from the first step; ``one-cycle`` rises for a quarter of the
+        steps before; ``constant`` stays.
+
+    Examples
+    --------
+    >>> [round(rate(k, 4, 1.0, "cosine"), 3) for k in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    >>> rate(1, 4, 1.0, "one-cycle")
+    1.0
+    """
+    if schedule == "constant":
+        return highest
+    risen = _RISING * steps if schedule == "one-cycle" else 0.0
+    if step < risen:
+        return highest * (_FIRST + (1 - _FIRST) * step / risen)
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - risen) / max(1e-9, steps - risen)))
+
 
 log = logging.getLogger("featx")
 
@@ -75,7 +108,7 @@ class Lesson:
         Positions; without validation rows the last epoch is kept.
     """
 
-    rows: Rows
+    rows: InputRows
     y: NDArray[np.int64]
     weights: NDArray[np.float32]
     train: Positions
@@ -83,7 +116,7 @@ class Lesson:
 
 
 @dataclass
-class Learned:
+class TrainingResult:
     """What came of it: the model holds the weights of the best epoch.
 
     Parameters
@@ -92,7 +125,7 @@ class Learned:
         Of each step that this process made.
     """
 
-    done: Progressed
+    done: TrainingState
     losses: list[float] = field(default_factory=list)
 
 
@@ -102,7 +135,7 @@ def learn(
     options: TuneOptions,
     device: torch.device,
     resume: Resume | None = None,
-) -> Learned:
+) -> TrainingResult:
     """Train what requires gradients, and leave the model with the weights of the best epoch.
 
     Raises
@@ -114,10 +147,10 @@ def learn(
     """
     model.to(device)
     optimizer = _optimizer(model, options)
-    done = Progressed() if resume is None else resume.load(model, optimizer)
+    done = TrainingState() if resume is None else resume.load(model, optimizer)
     if done.epoch:
         log.info("tune: goes on after epoch %d of %d", done.epoch, options.epochs)
-    learned = Learned(done)
+    learned = TrainingResult(done)
     with _in_one_line(), torch.random.fork_rng(), true_fp32(), _deterministic(device):
         while done.epoch < options.epochs and not _stops(done, options):
             start = time.perf_counter()
@@ -133,7 +166,9 @@ def learn(
     return learned
 
 
-def predict(model: Classifier, rows: Rows, at: Positions, options: TuneOptions) -> NDArray[Any]:
+def predict(
+    model: Classifier, rows: InputRows, at: Positions, options: TuneOptions
+) -> NDArray[Any]:
     """Give probabilities of some samples: float64, shape (len(at), n_classes)."""
     set_mode(model, training=False, options=options)
     parts = []
@@ -191,7 +226,7 @@ def _epoch(
 
 
 def _ahead(
-    rows: Rows, batches: Iterator[Positions], rng: np.random.Generator
+    rows: InputRows, batches: Iterator[Positions], rng: np.random.Generator
 ) -> Iterator[tuple[Positions, Tensor]]:
     """Read each batch while the one before is computed; one thread, so that draws keep order."""
     with ThreadPoolExecutor(1) as reader:
@@ -226,7 +261,7 @@ def _forward(model: Classifier, x: Tensor, options: TuneOptions) -> Tensor:
 
 
 def _note(
-    model: Classifier, lesson: Lesson, options: TuneOptions, done: Progressed, loss: float
+    model: Classifier, lesson: Lesson, options: TuneOptions, done: TrainingState, loss: float
 ) -> None:
     """Measure the validation rows, and keep the state where they have the lowest loss yet."""
     found: dict[str, Any] = {"epoch": done.epoch + 1, "loss": loss, "lr": options.lr}
@@ -247,11 +282,11 @@ def _copy(model: nn.Module) -> State:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _stops(done: Progressed, options: TuneOptions) -> bool:
+def _stops(done: TrainingState, options: TuneOptions) -> bool:
     return done.best_epoch >= 0 and done.epoch - 1 - done.best_epoch >= options.patience
 
 
-def _tell(done: Progressed, options: TuneOptions) -> None:
+def _tell(done: TrainingState, options: TuneOptions) -> None:
     if not options.progress:
         return
     last = done.history[-1]

@@ -1,4 +1,4 @@
-"""The state of a training run after each epoch, in one file beside the weights."""
+"""Files of a training run: its state after each epoch, and the trained weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from featx.backbones.backbone import Backbone
 from featx.errors import CacheMismatchError
 from featx.files import write_bytes
+from featx.seen import KEY, Digests, pack, unpack
 
 _KEY = "featx_run"
 State = dict[str, Tensor]
 
 
 @dataclass
-class Progressed:
+class TrainingState:
     """How far a run has come.
 
     Parameters
@@ -61,7 +64,7 @@ class Resume:
         self.path = path
         self._decides = json.loads(json.dumps(decides, sort_keys=True, default=str))
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, done: Progressed) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, done: TrainingState) -> None:
         """Write the state after an epoch in place of the one before."""
         tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in done.best.items()}
@@ -77,7 +80,7 @@ class Resume:
         plain = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         write_bytes(self.path, save(plain, {_KEY: json.dumps(said)}))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
         """Go back to the state that was saved; the beginning where there is none.
 
         Raises
@@ -86,7 +89,7 @@ class Resume:
             If it is of a run with other options, rows or weights, or is not such a file.
         """
         if not self.path.exists():
-            return Progressed()
+            return TrainingState()
         try:
             with safe_open(self.path, "pt") as file:
                 said = json.loads((file.metadata() or {})[_KEY])
@@ -100,7 +103,7 @@ class Resume:
         model.load_state_dict(_part(tensors, "model/"))
         _fill(optimizer, _part(tensors, "optimizer/"))
         best = _part(tensors, "best/")
-        return Progressed(
+        return TrainingState(
             said["epoch"], said["history"], said["best_epoch"], best, float(said["seconds"])
         )
 
@@ -138,3 +141,43 @@ def _fill(optimizer: torch.optim.Optimizer, tensors: State) -> None:
         number, _, key = name.partition("/")
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def write_weights(
+    path: Path, backbone: Backbone, net: nn.Module, top: nn.Linear, seen: Digests, facts: Any
+) -> None:
+    """Write a network so that ``extract --weights`` reads it.
+
+    The new top takes the place of a classifier that is one linear layer; any other classifier is
+    left out, for it knows other classes.
+
+    Parameters
+    ----------
+    net
+        With the trained weights.
+    seen
+        Digests of the pictures that decided about them; those that the network had seen before
+        are added.
+    facts
+        JSON-ready: options, versions, classes.
+    """
+    tensors = {n: t.detach().cpu().clone() for n, t in _entries(backbone, net, top).items()}
+    before = unpack(backbone.weights.seen)
+    said = {"seen": pack(np.concatenate([before, seen])), "tuned": facts}
+    # One entry: of several, the order in the file would differ from run to run.
+    write_bytes(path, save(tensors, {KEY: json.dumps(said, sort_keys=True, default=str)}))
+
+
+def _entries(backbone: Backbone, net: nn.Module, top: nn.Linear) -> dict[str, Tensor]:
+    prefixes = tuple(f"{name}." for name in backbone.classifiers)
+    state = {n: t for n, t in net.state_dict().items() if not n.startswith(prefixes)}
+    linear = [
+        name
+        for name, module in net.named_modules()
+        if f"{name}.".startswith(prefixes) and isinstance(module, nn.Linear)
+    ]
+    one = len(linear) == 1 and len(net.state_dict()) == len(state) + 2
+    if one and not backbone.name.startswith("file:"):
+        if net.get_submodule(linear[0]).in_features == top.in_features:
+            state |= {f"{linear[0]}.{n}": t for n, t in top.state_dict().items()}
+    return state

@@ -1,21 +1,29 @@
-"""Which rows train, which decide when to stop, and which measure."""
+"""Which rows train, stop and measure, and their batches: cached maps or pictures."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
+from featx.cache.features import Features
 from featx.errors import FitError
 from featx.fitting.columns import Columns, load_samples
+from featx.fitting.leaks import without_seen
 from featx.fitting.samples import Samples
-from featx.fitting.seen import without_seen
 from featx.heads import get_head
 from featx.selection import SplitPlan, leak_warnings, make_split
 from featx.selection.checks import check_classes
 from featx.selection.splits import Split
+from featx.streaming.memory import free_bytes
 from featx.tuning.options import TuneOptions
 
 
@@ -104,3 +112,103 @@ def row_weights(
         counts = np.bincount(y[train], minlength=len(samples.classes))
         weights = weights * (len(train) / (len(counts) * np.maximum(counts, 1)))[y]
     return weights.astype(np.float32)
+
+
+Positions = NDArray[np.intp]
+
+_HELD_SHARE = 4  # maps are held in memory where they take at most this part of what is free
+_SMALLEST_CROP = 0.7  # of a side, in augmentation
+
+
+class InputRows(Protocol):
+    """The input of a network, by positions of samples."""
+
+    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
+        """Give the input of some samples; with `rng`, as training sees them."""
+        ...
+
+
+class MapRows:
+    """Maps of a cache, one tap a view; training sees one view of each image, at random.
+
+    Parameters
+    ----------
+    views
+        The taps, the plain view first.
+    shape
+        (channels, height, width).
+    rows
+        Row numbers in the cache of the samples.
+    """
+
+    def __init__(
+        self, views: list[Features], shape: tuple[int, int, int], rows: NDArray[np.int64]
+    ) -> None:
+        self.shape, self._rows = shape, rows
+        n_bytes = len(views) * len(views[0]) * math.prod(shape) * views[0].dtype.itemsize
+        held = n_bytes * _HELD_SHARE <= free_bytes()
+        self._views: list[Any] = [np.asarray(one) for one in views] if held else list(views)
+
+    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
+        """Give float32 maps (n, channels, height, width)."""
+        rows = self._rows[at]
+        found = np.empty((len(at), math.prod(self.shape)), np.float32)
+        chosen = np.zeros(len(at), np.intp)
+        if rng is not None and len(self._views) > 1:
+            chosen = rng.integers(0, len(self._views), len(at))
+        for k, view in enumerate(self._views):
+            here = np.flatnonzero(chosen == k)
+            if len(here):
+                found[here] = view[rows[here]]
+        return torch.from_numpy(found).view(len(at), *self.shape)
+
+
+class PictureRows:
+    """Pictures, flipped and cropped at random in training.
+
+    Parameters
+    ----------
+    pixels
+        uint8, shape (n_samples, height, width, 3).
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = pixels
+
+    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
+        """Give uint8 pictures (n, height, width, 3)."""
+        plain = torch.from_numpy(self._pixels[at])
+        return plain if rng is None else _augmented(plain, rng)
+
+
+def _augmented(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Show a part of each picture, of 0.7 to 1 of its sides, flipped in half of the cases."""
+    n = len(pictures)
+    scale = rng.uniform(_SMALLEST_CROP, 1.0, n)
+    shift = rng.uniform(-1.0, 1.0, (n, 2)) * (1 - scale[:, None])
+    flip = np.where(rng.random(n) < 0.5, -1.0, 1.0)
+    theta = np.zeros((n, 2, 3), np.float32)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
+    floats = pictures.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(torch.from_numpy(theta), list(floats.shape), align_corners=False)
+    drawn = F.grid_sample(floats, grid, padding_mode="reflection", align_corners=False)
+    return drawn.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def batches_of(order: Positions, size: int) -> Iterator[Positions]:
+    """Cut into batches; a last one of a single row joins the one before.
+
+    Examples
+    --------
+    >>> [b.tolist() for b in batches_of(np.arange(5), 2)]
+    [[0, 1], [2, 3, 4]]
+    """
+    n = n_batches(len(order), size)
+    for k in range(n):
+        yield order[k * size : (k + 1) * size if k + 1 < n else len(order)]
+
+
+def n_batches(n_rows: int, size: int) -> int:
+    """Count the batches that `batches_of` gives."""
+    whole, left = divmod(n_rows, size)
+    return max(1, whole + (left > (1 if size > 1 else 0)))

@@ -16,27 +16,25 @@ from numpy.typing import NDArray
 from featx.arguments import several, typed
 from featx.backbones import load_backbone
 from featx.backbones.backbone import Backbone
-from featx.cache.reader import Cache, open_cache
+from featx.cache.cache import Cache, open_cache
 from featx.errors import BackboneError, FitError
 from featx.evaluation import compare_paired
-from featx.extraction import extract
-from featx.files import require_writable
+from featx.extraction.extraction import extract
+from featx.extraction.options import DEFAULT_BACKBONE
 from featx.fitting.samples import Samples
-from featx.manifest import Source
-from featx.provenance import library_versions
-from featx.run.options import DEFAULT_BACKBONE
+from featx.items import Source
 from featx.runtime.devices import choose_device
 from featx.seen import short_digests
 from featx.selection.checks import check_groups
 from featx.selection.splits import Split
-from featx.tuning.epochs import Classifier, Learned, Lesson, learn, predict
+from featx.spec import library_versions
+from featx.targets import require_writable
+from featx.tuning.epochs import Classifier, Lesson, TrainingResult, learn, predict
 from featx.tuning.options import TuneOptions, TuneResult
-from featx.tuning.resume import Resume, digest_of
-from featx.tuning.rows import MapRows
-from featx.tuning.sides import labelled, row_weights, split_rows
-from featx.tuning.upper import Cut, cut_network
-from featx.tuning.ways import WAYS, Field, Found, measured, named
-from featx.tuning.weightsfile import write_weights
+from featx.tuning.resume import Resume, digest_of, write_weights
+from featx.tuning.sides import MapRows, labelled, row_weights, split_rows
+from featx.tuning.upper import CutNetwork, cut_network
+from featx.tuning.ways import WAYS, Field, WayResult, measured, named
 
 log = logging.getLogger("featx")
 
@@ -183,7 +181,7 @@ def _target(weights: str | os.PathLike[str], source: Source, options: TuneOption
     return target
 
 
-def _say(cut: Cut, backbone: Backbone, layer: str) -> None:
+def _say(cut: CutNetwork, backbone: Backbone, layer: str) -> None:
     above, whole = cut.multiply_adds
     log.info(
         "tune: %d tensors above %s of %s are trained: %s of %s million multiply-adds of an image",
@@ -201,7 +199,7 @@ class _Tuning:
 
     cache: Cache
     backbone: Backbone
-    cut: Cut
+    cut: CutNetwork
     options: TuneOptions
     name: str
     start: str | None
@@ -257,7 +255,7 @@ class _Tuning:
             device,
         )
 
-    def _train(self, field: Field, resume: Resume) -> tuple[Classifier, Learned]:
+    def _train(self, field: Field, resume: Resume) -> tuple[Classifier, TrainingResult]:
         parameters = dict(self.cut.net.named_parameters())
         for name in self.cut.trained:
             parameters[name].requires_grad_(True)
@@ -295,8 +293,8 @@ class _Tuning:
     def _result(
         self,
         field: Field,
-        learned: Learned,
-        found: dict[str, Found],
+        learned: TrainingResult,
+        found: dict[str, WayResult],
         layer: str,
         notes: list[dict[str, str]],
     ) -> TuneResult:

@@ -45,7 +45,7 @@ class Upper(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class CutNetwork:
     """A network cut at a layer.
 
     Parameters
@@ -100,7 +100,7 @@ class _Tracer(fx.Tracer):
         return module_qualified_name in self._whole or not any(True for _ in m.children())
 
 
-def cut_network(backbone: Backbone, layer: str, preprocess: Preprocess) -> Cut:
+def cut_network(backbone: Backbone, layer: str, preprocess: Preprocess) -> CutNetwork:
     """Cut a network at the output of `layer`, and check that both halves give what the whole gives.
 
     Parameters
@@ -136,7 +136,7 @@ def cut_network(backbone: Backbone, layer: str, preprocess: Preprocess) -> Cut:
     nhwc = reader.nhwc
     upper = Upper(graph, default, nhwc[0], nhwc[1])
     counted = _verify(reader, upper, shape, layer)
-    return Cut(reader.net, upper, shape, reader.n_features[1], trained, counted)
+    return CutNetwork(reader.net, upper, shape, reader.n_features[1], trained, counted)
 
 
 def _upper_graph(

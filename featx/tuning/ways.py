@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from featx.backbones import load_backbone
-from featx.cache.reader import Cache
+from featx.cache.cache import Cache
 from featx.errors import FeatxError, FitError
 from featx.evaluation import evaluate
 from featx.files import size_text
@@ -29,8 +29,8 @@ from featx.selection.checks import check_groups
 from featx.streaming.memory import free_bytes
 from featx.tuning.epochs import Classifier, Lesson, learn, predict
 from featx.tuning.options import TuneOptions
-from featx.tuning.rows import PictureRows, Positions, Rows, batches_of
-from featx.tuning.upper import Cut
+from featx.tuning.sides import InputRows, PictureRows, Positions, batches_of
+from featx.tuning.upper import CutNetwork
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Field:
     samples: Samples
     backbone: str
     start: str | None
-    cut: Cut
-    maps: Rows
+    cut: CutNetwork
+    maps: InputRows
     lesson: Lesson
     test: Positions
     options: TuneOptions
@@ -70,7 +70,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Found:
+class WayResult:
     """What one way predicts for the test rows, and what it is worth."""
 
     predicted: NDArray[Any]
@@ -79,7 +79,7 @@ class Found:
 
 def measured(
     field: Field, predicted: NDArray[Any], table: NDArray[Any] | None, cost: tuple[float, int]
-) -> Found:
+) -> WayResult:
     """Measure predictions of the test rows; `cost` is seconds and multiply-adds of an image."""
     samples, codes = field.samples, check_groups(field.samples.groups, len(field.samples))
     metrics = evaluate(
@@ -91,7 +91,7 @@ def measured(
         groups=None if codes is None else codes[field.test],
     )
     found = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
-    return Found(predicted, {**found, "seconds": cost[0], "multiply_adds": cost[1]})
+    return WayResult(predicted, {**found, "seconds": cost[0], "multiply_adds": cost[1]})
 
 
 def named(field: Field, table: NDArray[Any]) -> NDArray[Any]:
@@ -99,7 +99,7 @@ def named(field: Field, table: NDArray[Any]) -> NDArray[Any]:
     return np.array([field.samples.classes[k] for k in table.argmax(1)])
 
 
-def frozen(field: Field) -> Found:
+def frozen(field: Field) -> WayResult:
     """Fit the best head on the features of the network as it was before training."""
     start, options = time.perf_counter(), field.options
     body = field.cut.upper.eval()
@@ -123,20 +123,24 @@ def frozen(field: Field) -> Found:
     )
 
 
-def whole(field: Field) -> Found:
+def whole(field: Field) -> WayResult:
     """Train the whole network from pictures, flipped and cropped at random."""
     return _from_pictures(field, field.start, field.options)
 
 
-def scratch(field: Field) -> Found:
+def scratch(field: Field) -> WayResult:
     """Train the architecture from random weights; BatchNorm has no statistics yet and trains."""
     return _from_pictures(field, "random", replace(field.options, batchnorm="train"))
 
 
-WAYS: dict[str, Callable[[Field], Found]] = {"frozen": frozen, "whole": whole, "scratch": scratch}
+WAYS: dict[str, Callable[[Field], WayResult]] = {
+    "frozen": frozen,
+    "whole": whole,
+    "scratch": scratch,
+}
 
 
-def _from_pictures(field: Field, weights: str | None, options: TuneOptions) -> Found:
+def _from_pictures(field: Field, weights: str | None, options: TuneOptions) -> WayResult:
     start = time.perf_counter()
     backbone = load_backbone(field.backbone, weights=weights)
     reader = backbone.reader((backbone.default,), field.preprocess)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import featx
-from featx.cache.fingerprint import FORMAT_VERSION
+from featx.spec import FORMAT_VERSION
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -1,1 +1,0 @@
-"""Who runs the loop: the threads of this process, several processes, a cluster."""

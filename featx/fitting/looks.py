@@ -1,0 +1,165 @@
+"""The pictures of a cache, read once more: how they look, and what is wrong with their pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.auditing import Sketch, blurred, confirm_copies, faults_of, sharpness, sketch_of
+from featx.cache.cache import Cache
+from featx.errors import FeatxError
+from featx.model.references import image_reader
+from featx.progress import Progress
+
+CANDIDATE = 0.8
+"""Least cosine of the features of two pictures whose pixels are compared."""
+SAME_FEATURES = 0.9995
+"""Least cosine of two copies where no pictures can be read."""
+_SIDE = 256  # large JPEGs may be decoded at a reduced scale that keeps twice as much
+_BLOCK = 256
+
+Copy = tuple[int, int, float]
+"""Two rows, and how alike they are; 1 where their bytes are the same."""
+
+
+@dataclass(frozen=True)
+class PictureLooks:
+    """What was seen of each row's picture; None where it could not be read any more.
+
+    Parameters
+    ----------
+    sketches
+        Of each row.
+    flaws
+        Faults of each picture by itself.
+    sharp
+        Sharpness of each picture; NaN where it was not read.
+    """
+
+    sketches: list[Sketch | None]
+    flaws: list[list[str]]
+    sharp: NDArray[np.float64]
+
+    def faults(self) -> Iterator[tuple[int, str]]:
+        """Give rows and their faults, in the order of the rows."""
+        there = np.flatnonzero(~np.isnan(self.sharp))
+        soft = set(there[blurred(self.sharp[there])].tolist())
+        for row, names in enumerate(self.flaws):
+            every = [*names, *(["blurred"] if row in soft else [])]
+            if every:
+                yield row, ", ".join(every)
+
+    @property
+    def n_read(self) -> int:
+        """How many pictures could be read."""
+        return sum(sketch is not None for sketch in self.sketches)
+
+
+def look_at(cache: Cache, *, progress: bool = True) -> PictureLooks:
+    """Read the picture of each row again, where it is still what it was.
+
+    A picture whose bytes have changed is another picture, and is passed over.
+    """
+    from featx.images import decode, policy_of
+    from featx.images.pages import page_of_row
+
+    policy = replace(policy_of(cache.spec.decode), mode="fast")
+    read, digests = image_reader(cache), cache.content_digests
+
+    def see(row: int) -> tuple[Sketch, list[str], float] | None:
+        try:
+            data = read(row)
+            page = page_of_row(data, str(cache.ids[row]), bytes(digests[row]))
+            if page is None:
+                return None
+            pixels = decode(data, policy, _SIDE, page)
+        except (FeatxError, KeyError, OSError):
+            return None
+        return sketch_of(pixels), faults_of(pixels), sharpness(pixels)
+
+    show = Progress(len(cache), "read", show=progress)
+    sketches: list[Sketch | None] = []
+    flaws: list[list[str]] = []
+    sharp: list[float] = []
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for start in range(0, len(cache), _BLOCK):
+                rows = range(start, min(len(cache), start + _BLOCK))
+                for found in pool.map(see, rows):
+                    sketches.append(None if found is None else found[0])
+                    flaws.append([] if found is None else found[1])
+                    sharp.append(np.nan if found is None else found[2])
+                show.update(rows.stop)
+    finally:
+        show.close()
+    return PictureLooks(sketches, flaws, np.array(sharp))
+
+
+def copies_of(
+    digests: NDArray[np.bytes_],
+    near: tuple[NDArray[np.int64], NDArray[np.float32]] | None,
+    seen: PictureLooks | None,
+) -> list[Copy]:
+    """Find pairs of rows that show the same picture.
+
+    Parameters
+    ----------
+    digests
+        Content digest of each row.
+    near
+        Nearest rows and their cosines; None to find only the same bytes.
+    seen
+        Pictures, by which a pair is confirmed; where one of a pair could not be read, the features
+        have to be all but the same.
+    """
+    same = _same_bytes(digests)
+    pairs, cosines = _candidates(digests, near)
+    if not len(pairs):
+        return same
+    sketches = [None] * len(digests) if seen is None else seen.sketches
+    read = np.array([sketch is not None for sketch in sketches], bool)
+    both = read[pairs].all(axis=1)
+    unseen = [
+        (int(a), int(b), float(cosine))
+        for (a, b), cosine in zip(pairs[~both], cosines[~both], strict=True)
+        if cosine >= SAME_FEATURES
+    ]
+    rows, places = np.unique(pairs[both], return_inverse=True)
+    known = [sketch for row in rows if (sketch := sketches[row]) is not None]
+    alike = confirm_copies(known, places.reshape(-1, 2))
+    confirmed = [
+        (int(a), int(b), min(float(score), 0.9999))
+        for (a, b), score in zip(pairs[both], alike, strict=True)
+        if score > 0
+    ]
+    return same + confirmed + unseen
+
+
+def _same_bytes(digests: NDArray[np.bytes_]) -> list[Copy]:
+    first: dict[bytes, int] = {}
+    found = []
+    for row, digest in enumerate(digests.tolist()):
+        if digest and (before := first.setdefault(digest, row)) != row:
+            found.append((before, row, 1.0))
+    return found
+
+
+def _candidates(
+    digests: NDArray[np.bytes_], near: tuple[NDArray[np.int64], NDArray[np.float32]] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Pairs of rows of different bytes whose features are close, each pair once."""
+    if near is None:
+        return np.empty((0, 2), np.int64), np.empty(0, np.float32)
+    rows, cosines = near
+    mine = np.repeat(np.arange(len(rows)), rows.shape[1])
+    its, cosine = rows.ravel(), cosines.ravel()
+    kept = (its >= 0) & (cosine >= CANDIDATE)
+    kept &= digests[mine] != digests[np.maximum(its, 0)]
+    pairs = np.sort(np.stack([mine[kept], its[kept]], axis=1), axis=1)
+    pairs, at = np.unique(pairs, axis=0, return_index=True)
+    return pairs.astype(np.int64), cosine[kept][at]

@@ -1,0 +1,92 @@
+"""Contact sheets of what an audit or a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featx.cache.cache import Cache
+from featx.fitting.findings import Audit, Finding
+from featx.fitting.nearest import Match
+from featx.fitting.publishing import small_picture
+from featx.model.references import image_reader
+from featx.reporting.sheet import Cell, Section, Sheet, write_sheet
+
+_SIDE = 160
+_MOST = 200  # entries of a section
+
+_TITLES = {
+    "conflict": ("Conflicting labels", "The same bytes under different labels."),
+    "near-duplicate": ("Near duplicates", "Pairs that show the same picture."),
+    "label": (
+        "Likely label errors",
+        "The most suspect first, by a head that had not seen them. Not all of them are errors: "
+        "look at them, and estimate the rate with --review.",
+    ),
+    "outlier": ("Outliers", "Pictures far from all others, or with a fault of their pixels."),
+    "failed": ("Failed files", "Pictures that could not be read."),
+}
+
+
+def audit_sheet(path: Path, cache: Cache, found: Audit) -> None:
+    """Write the contact sheet of an audit."""
+    pictures = _Pictures(cache)
+    sections = []
+    for kind, (title, text) in _TITLES.items():
+        some = [finding for finding in found.findings if finding["kind"] == kind]
+        if some:
+            more = f" The first {_MOST} of {len(some)}." if len(some) > _MOST else ""
+            cells = [_cell(finding, pictures) for finding in some[:_MOST]]
+            sections.append(Section(f"{title} ({len(some)})", cells, text + more))
+    lead = f"{found.rows} rows of {cache.path.name}."
+    write_sheet(path, Sheet(f"Audit of {cache.path.name}", lead, sections))
+
+
+def search_sheet(path: Path, cache: Cache, found: Sequence[Match]) -> None:
+    """Write the contact sheet of a search."""
+    pictures = _Pictures(cache)
+    sections = [
+        Section(
+            match.query,
+            [
+                Cell(
+                    (pictures(near.id),),
+                    (near.id, str(near.label or ""), f"similarity {near.similarity:.4f}"),
+                )
+                for near in match.matches
+            ],
+        )
+        for match in found
+    ]
+    lead = f"The nearest of {len(cache)} rows of {cache.path.name}."
+    write_sheet(path, Sheet(f"Search in {cache.path.name}", lead, sections))
+
+
+class _Pictures:
+    """Small pictures by id, of those that can still be read."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache, self._read = cache, image_reader(cache)
+
+    def __call__(self, name: str | None) -> bytes | None:
+        if name is None or self._cache.spec.is_external:
+            return None
+        return small_picture(self._cache, self._cache.row(name), self._read, _SIDE)
+
+
+def _cell(finding: Finding, pictures: _Pictures) -> Cell:
+    kind, score = finding["kind"], finding["score"]
+    if kind == "failed":
+        return Cell((None,), (finding["id"], finding["other"]))
+    pair = kind in ("conflict", "near-duplicate")
+    names = (finding["id"], finding["other"]) if pair else (finding["id"],)
+    lines = [" = ".join(names) if pair else finding["id"]]
+    if finding["label"] is not None:
+        given = f"label {finding['label']}"
+        other = finding["suggested"]
+        lines.append(given if other is None else f"{given}, {'other' if pair else 'head'}: {other}")
+    if kind == "outlier":
+        lines.append(finding["other"])
+    if score is not None:
+        lines.append(f"score {score:.3f}")
+    return Cell(tuple(pictures(name) for name in names), tuple(lines))

@@ -1,0 +1,117 @@
+"""The forward pass as PyTorch runs it: copies in another type or on another device, and batches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featx.runtime.exact import true_fp32
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+class EagerForward:
+    """Runs a reader on the CPU operator by operator, in a copy for each thread that asks.
+
+    A reader hangs hooks into its network while it runs, so two threads cannot share one; the
+    copies share their weights.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._own = threading.local()
+
+    def __call__(self, images: Pixels) -> list[Floats]:
+        """Embed uint8 (n, height, width, 3)."""
+        if not hasattr(self._own, "module"):
+            self._own.module = _sharing_weights(self._module)
+        if not images.flags.writeable:
+            images = images.copy()  # torch warns of memory that it may not write to
+        with torch.inference_mode():
+            return [_as_array(tap) for tap in self._own.module(torch.from_numpy(images))]
+
+
+class GraphForward:
+    """Runs a graph of a fixed batch on the CPU, in any number of threads; short ones are padded."""
+
+    def __init__(self, graph: nn.Module, batch: int) -> None:
+        self._graph = graph
+        self._batch = batch
+
+    def __call__(self, images: Pixels) -> list[Floats]:
+        """Embed uint8 (n, height, width, 3) with n up to the batch."""
+        padded = np.zeros((self._batch, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        with torch.inference_mode():
+            return [_as_array(tap)[: len(images)] for tap in self._graph(torch.from_numpy(padded))]
+
+
+def _as_array(tap: Tensor) -> Floats:
+    array: Floats = tap.to(device="cpu", dtype=torch.float32).contiguous().numpy()
+    return array
+
+
+def converted(
+    reader: nn.Module, device: torch.device, dtype: torch.dtype, channels_last: bool
+) -> nn.Module:
+    """Copy `reader` in evaluation mode, weights frozen, on another device or in another type.
+
+    A weight that is right already is shared, so a large network is never held a third time.
+    BatchNorm stays float32: its kernels take it beside low-precision input, and a rounded
+    variance costs more accuracy than a rounded weight.
+    """
+    copied = _sharing_weights(reader).to(device, dtype)
+    if channels_last:
+        copied.to(memory_format=torch.channels_last)
+    if dtype == torch.float32:
+        return copied.eval()
+    for original, module in zip(reader.modules(), copied.modules(), strict=True):
+        if isinstance(original, nn.modules.batchnorm._BatchNorm):
+            module.float().load_state_dict(original.state_dict())
+    return copied.eval()
+
+
+def _sharing_weights(module: nn.Module) -> nn.Module:
+    """Copy the modules, not the memory of their tensors."""
+    memo: dict[int, object] = {id(b): b.detach() for b in module.buffers()}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(module, memo)
+
+
+class PlainForward:
+    """Runs a reader on a card or on Metal for any number of threads, one after the other.
+
+    Parameters
+    ----------
+    module
+        Reader on the device, which nobody else runs meanwhile.
+    device
+        Of the module.
+    exact
+        Whether products must stay float32 rather than be rounded to TF32.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, exact: bool) -> None:
+        self._module = module
+        self._device = device
+        self._exact = exact
+        self._turn = threading.Lock()  # a reader hangs hooks into its network while it runs
+
+    def __call__(self, images: Pixels) -> list[Floats]:
+        """Embed uint8 (n, height, width, 3)."""
+        if not images.flags.writeable:
+            images = images.copy()  # torch warns of memory that it may not write to
+        products = true_fp32() if self._exact else contextlib.nullcontext()
+        with self._turn, products, torch.inference_mode():
+            pixels = torch.from_numpy(images).to(self._device)
+            taps = self._module(pixels)
+            # To copy to the CPU waits until the card has computed it.
+            return [tap.to(torch.float32).cpu().contiguous().numpy() for tap in taps]

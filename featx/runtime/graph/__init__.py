@@ -1,0 +1,1 @@
+"""An exported network, rewritten: lower precision, paddings turned into the convolutions' own."""

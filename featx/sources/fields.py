@@ -1,0 +1,272 @@
+"""Labels, split and other columns of a table, and corrections of labels from a second one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featx.columns import Text, shared
+from featx.errors import SourceError
+from featx.items import Manifest, printable
+from featx.labels import SEPARATOR, Labels, split_labels
+from featx.slices import WHOLE, SliceCounter
+from featx.sources.table import read_table
+
+RESERVED = ("path", "id", "label", "split")
+
+SPLITS = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+}
+"""What each name of a split means."""
+
+
+def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Give every column of a table that has no meaning of its own.
+
+    Raises
+    ------
+    SourceError
+        If one cannot be stored under its name, or is not quite called as one with a meaning.
+    """
+    odd = [str(name) for name in table.columns if "/" in str(name) or not str(name).strip(". ")]
+    if odd:
+        raise SourceError(f"{place}: column {odd[0]!r} cannot be kept; rename it without a slash")
+    known = (*RESERVED, "group")
+    names = (str(name) for name in table.columns)
+    if spaced := [name for name in names if name not in known and name.strip() in known]:
+        raise SourceError(
+            f"{place}: column {spaced[0]!r} has a space around its name; write "
+            f"{spaced[0].strip()!r}, or another name"
+        )
+    return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
+
+
+def without(table: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
+    """Empty every field that holds one of the texts `missing`; paths and ids stay as they are."""
+    if not missing:
+        return table
+    found = table.copy(deep=False)
+    for name in table.columns:
+        hits = table[name].astype(str).isin(missing).to_numpy()
+        if name not in ("path", "id") and hits.any():
+            column = table[name]
+            text = not pd.api.types.is_float_dtype(column)
+            found[name] = (column.astype(object) if text else column).mask(hits)
+    return found
+
+
+def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
+    """Class names as they are written, several where written as ``a|b``.
+
+    A column whose type says that it holds fractions (of Parquet) gives floats; whole floats, as
+    pandas makes them of integers beside a missing one, give names without the zero.
+
+    Raises
+    ------
+    SourceError
+        If one is infinite, or a list.
+    """
+    if "label" not in table.columns:
+        return None
+    column = table["label"]
+    if pd.api.types.is_float_dtype(column):
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        _refuse(place, table, np.isinf(values), "is infinite; write a number, or leave it empty")
+        known = values[~np.isnan(values)]
+        if known.size and not np.all(known == np.rint(known)):
+            return np.asarray(values)
+        _refuse(place, table, np.abs(values) > 2**53, "is a float beyond 2 ** 53; write it as text")
+        return shared(None if np.isnan(v) else str(int(v)) for v in values)
+    lists = np.array([not pd.api.types.is_scalar(value) for value in column], bool)
+    _refuse(place, table, lists, "is a list; write several labels as a|b")
+    names = shared(None if missing(v) or v == "" else printable(str(v)) for v in column)
+    return split_labels(names) or names
+
+
+def _refuse(place: str, table: pd.DataFrame, odd: NDArray[np.bool_], why: str) -> None:
+    if odd.any():
+        row = table.index[int(odd.argmax())] + 1
+        raise SourceError(f"{place}: column `label` in row {row} {why} ({odd.sum()} such rows)")
+
+
+def table_split(place: str, table: pd.DataFrame) -> list[str] | None:
+    """Membership of each row.
+
+    Raises
+    ------
+    SourceError
+        If a row names another split than train, validation and test.
+    """
+    if "split" not in table.columns:
+        return None
+    found = ["" if missing(v) else str(v).strip().lower() for v in table["split"]]
+    for row, value in enumerate(found):
+        if value and value not in SPLITS:
+            raise SourceError(
+                f"{place}: split {value!r} in row {table.index[row] + 1}; "
+                "write train, validation or test, or leave the field empty"
+            )
+    return [SPLITS.get(value, "") for value in found]
+
+
+def table_text(place: str, table: pd.DataFrame, name: str) -> Text:
+    """Give a column in which no field may be empty.
+
+    Raises
+    ------
+    SourceError
+        If one is.
+    """
+    empty = np.flatnonzero(table[name].isna().to_numpy())
+    if empty.size:
+        raise SourceError(
+            f"{place}: column `{name}` is empty in row {table.index[empty[0]] + 1} "
+            f"({empty.size} such rows); fill it or drop the row"
+        )
+    return Text.of(printable(str(value)) for value in table[name])
+
+
+def named_splits(
+    names: Sequence[str], counts: Iterable[int], among: Iterable[str]
+) -> list[str] | None:
+    """Membership by the names of files or folders, as in ``train-00000.tar``.
+
+    Parameters
+    ----------
+    names, counts
+        Of the files that hold the items, and how many each holds.
+    among
+        Names of all files of the source, of which some may be another portion's.
+
+    Returns
+    -------
+    split : one for each item
+        None unless the names tell of training rows and of others.
+    """
+    told = {_told_split(name) for name in among}
+    if "train" not in told or not {"test", "validation"} & told:
+        return None
+    found = map(_told_split, names)
+    return [split for split, n in zip(found, counts, strict=True) for _ in range(n)]
+
+
+def _told_split(name: str) -> str:
+    words = re.split(r"[/._-]", name.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), "")
+
+
+def plain(column: pd.Series) -> NDArray[Any]:
+    """Numbers as they are, all else as text."""
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+        values: NDArray[Any] = column.to_numpy()
+        return values if values.dtype != object else column.to_numpy(np.float64)
+    texts = shared("" if missing(v) else printable(str(v)) for v in column)
+    return np.array(texts, dtype=object)
+
+
+def missing(value: Any) -> bool:
+    """Whether a field is empty; a list or an object is not."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Labels by id, and the file that they came from.
+
+    Parameters
+    ----------
+    labels
+        ``id -> label``; None takes a label away.
+    file
+        Its name.
+    sha256
+        Of its bytes, in hexadecimal.
+    """
+
+    labels: dict[str, str | None]
+    file: str
+    sha256: str
+
+
+def read_corrections(path: Path) -> Corrections:
+    """Read a table with the columns ``id`` and ``label``; text stays as it is written.
+
+    Raises
+    ------
+    SourceError
+        If it is not such a table, or an id stands in it twice.
+    """
+    if not path.is_file():
+        raise SourceError(f"labels {path}: no such file")
+    frame = read_table(str(path), SliceCounter(WHOLE)).frame
+    if missing := [name for name in ("id", "label") if name not in frame.columns]:
+        raise SourceError(
+            f"labels {path} has no column `{missing[0]}` (it has "
+            f"{', '.join(map(str, frame.columns)) or 'none'}); write a table with id and label"
+        )
+    ids = list(table_text(str(path), frame, "id"))
+    given = table_labels(str(path), frame)
+    labels: dict[str, str | None] = {}
+    for name, label in zip(ids, [] if given is None else given, strict=True):
+        if name in labels:
+            raise SourceError(f"labels {path}: id {name!r} stands in it twice")
+        labels[name] = SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
+    return Corrections(labels, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:
+    """Put corrected labels over those of a source; nothing of the source is changed.
+
+    Returns
+    -------
+    manifest : with the labels of `fixes` where it has some
+    changed : how many labels are others than before
+
+    Raises
+    ------
+    SourceError
+        If a correction is for an id that the source does not have, or labels are numbers.
+    """
+    place = {name: k for k, name in enumerate(manifest.ids)}
+    unknown = [n for n in fixes.labels if n not in place and n not in manifest.refused]
+    if unknown and manifest.dealt is None:
+        raise SourceError(
+            f"labels {fixes.file} names {len(unknown)} ids that {manifest.name} does not have, "
+            f"first {unknown[0]!r}; `featx info` and featx.open_cache(...).ids show ids"
+        )
+    before = manifest.labels
+    if isinstance(before, np.ndarray):
+        raise SourceError(
+            f"labels of {manifest.name} are numbers; correct them in the table itself"
+        )
+    labels: list[str | None] = [None] * len(manifest)
+    if before is not None:
+        labels = [_text(label) for label in before]
+    changed = 0
+    for name, label in fixes.labels.items():
+        at = place.get(name)
+        if at is not None and labels[at] != label:
+            labels[at], changed = label, changed + 1
+    return replace(manifest, labels=_as_given(labels)), changed
+
+
+def _text(label: str | tuple[str, ...] | None) -> str | None:
+    return SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
+
+
+def _as_given(labels: list[str | None]) -> Labels:
+    from featx.labels import split_labels
+
+    return split_labels(labels) or labels
