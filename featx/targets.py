@@ -1,4 +1,4 @@
-"""Which files may be replaced: those that featx wrote, known by a mark, and none that a command reads.
+"""Which files may be replaced: those that featx wrote, known by a mark.
 
 Where a format has room for it, the mark is inside: the generator of a page, the software of a
 picture, the producer of an ONNX graph, the metadata of Parquet, the members of a model. CSV and

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,27 +15,70 @@ import featx
 
 ROOT = Path(featx.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "h5py")
-WITH_TORCH = (
-    "images",
-    "backbones",
-    "runtime",
-    "extraction.py",
-    "engines",
-    "tuning",
-    "exporting",
-    "explaining",
+WITH_TORCH = {
+    *("images", "backbones", "runtime", "extraction", "tuning", "exporting", "explaining"),
+    "transformer",
+}
+GROUND = (
+    *("arguments", "columns", "files", "items", "labels", "preprocess", "progress"),
+    *("seen", "slices", "spec", "targets"),
 )
-
+ARRAYS = ("auditing", "evaluation", "heads", "selection", "streaming", "protocols", "reporting")
 FLOORS = (
     ("errors",),
-    ("manifest", "images", "cache", "backbones", "runtime"),
-    ("run", "engines"),
+    GROUND,
+    (*ARRAYS, "printing", "images", "sources", "backbones", "runtime", "cache"),
     ("extraction",),
     ("model",),
+    ("explaining", "exporting"),
     ("fitting",),
     ("tuning",),
-    ("exporting", "explaining", "serve", "cli"),
+    ("serve", "doctor", "transformer"),
+    ("cli",),
+    ("__main__",),
 )
+# A model is used through its methods, which load what stands above it when they are called.
+DOORS = {
+    ("featx.model.model", "featx.model.prediction"),
+    ("featx.model.model", "featx.explaining"),
+    ("featx.model.model", "featx.exporting"),
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def for_types_only(tree: ast.Module) -> set[ast.AST]:
+    """Find what only type checkers read."""
+    blocks = (n for n in ast.walk(tree) if isinstance(n, ast.If))
+    typing = (n for n in blocks if isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING")
+    return {inside for block in typing for inside in ast.walk(block)}
+
+
+def imports_of(module: str) -> set[str]:
+    """Find the modules that a module imports when it runs, imports inside functions included."""
+    tree = ast.parse(MODULES[module].read_text())
+    skipped, found = for_types_only(tree), set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in MODULES else node.module for name in whole}
+    return found
+
+
+GRAPH = {module: imports_of(module) for module in MODULES}
 
 
 def loaded_by(module: str) -> set[str]:
@@ -42,26 +87,9 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("featx", "featx.errors", "featx.cli", "featx.images"),
-        *("featx.heads", "featx.selection", "featx.evaluation", "featx.streaming"),
-        "featx.reporting",
-    ],
-)
-def test_light_modules_load_neither_torch_nor_h5py(module: str) -> None:
-    assert loaded_by(module) == set()
+def test_light_modules_load_neither_torch_nor_h5py() -> None:
+    light = ["errors", *GROUND, *ARRAYS, "printing", "images", "cli"]
+    assert loaded_by(", ".join(["featx", *(f"featx.{room}" for room in light)])) == set()
 
 
 def test_the_cache_loads_no_torch() -> None:
@@ -69,33 +97,65 @@ def test_the_cache_loads_no_torch() -> None:
 
 
 def test_only_the_cache_imports_h5py() -> None:
-    for path in ROOT.rglob("*.py"):
-        if "h5py" in imports(path):
-            assert path.parent.name == "cache", path
+    at = {module for module, found in GRAPH.items() if "h5py" in found}
+    assert {room_of(module) for module in at} == {"cache"}
 
 
-def test_few_places_import_torch() -> None:
-    for path in ROOT.rglob("*.py"):
-        if imports(path) & {"torch", "torchvision", "timm"}:
-            assert path.relative_to(ROOT).parts[0] in WITH_TORCH, path
+def test_few_rooms_import_torch() -> None:
+    heavy = {"torch", "torchvision", "timm"}
+    at = {m for m, found in GRAPH.items() if {name.split(".")[0] for name in found} & heavy}
+    assert {room_of(module) for module in at} <= WITH_TORCH
 
 
-def floor_of(room: str) -> int | None:
-    return next((k for k, rooms in enumerate(FLOORS) if room in rooms), None)
+def test_every_room_stands_on_one_floor() -> None:
+    rooms = sorted({room_of(module) for module in MODULES} - {""})
+    assert sorted(room for floor in FLOORS for room in floor) == rooms
 
 
 def test_no_room_imports_one_above_it() -> None:
-    checked = 0
-    for path in ROOT.rglob("*.py"):
-        floor = floor_of(path.relative_to(ROOT).parts[0].removesuffix(".py"))
+    floor = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
+    wrong = [
+        f"{module} imports {other}"
+        for module, found in GRAPH.items()
+        for other in found
+        if room_of(module) and other.startswith("featx.") and (module, other) not in DOORS
+        if floor[room_of(other)] > floor[room_of(module)]
+    ]
+    assert not wrong
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_rooms_have_no_circle() -> None:
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for module, found in GRAPH.items():
+        others = {o for o in found if o.startswith("featx.") and (module, o) not in DOORS}
+        rooms[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
+    assert circle_in(rooms) == []
+
+
+def test_modules_have_no_circle() -> None:
+    # A package is its `__init__`, which names modules inside it: those import each other directly.
+    graph = {
+        module: {o for o in found & MODULES.keys() if (module, o) not in DOORS}
+        for module, found in GRAPH.items()
+    }
+    assert circle_in(graph) == []
+
+
+def test_a_class_name_has_one_owner() -> None:
+    owners = defaultdict(list)
+    for module, path in MODULES.items():
         for node in ast.parse(path.read_text()).body:
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("featx."):
-                continue
-            above = floor_of(str(node.module).split(".")[1])
-            if floor is not None and above is not None:
-                checked += 1
-                assert above <= floor, f"{path} imports {node.module}"
-    assert checked > 200
+            if isinstance(node, ast.ClassDef):
+                owners[node.name.lstrip("_")].append(module)
+    assert {name: at for name, at in owners.items() if len(at) > 1} == {}
 
 
 def test_public_names_exist_and_are_documented() -> None:

@@ -9,10 +9,10 @@ from featx.spec import ExtractSpec
 
 __all__ = [
     "Cache",
-    "SplitResult",
     "ExtractSpec",
     "Features",
     "MergeResult",
+    "SplitResult",
     "import_vectors",
     "merge",
     "open_cache",

@@ -8,13 +8,10 @@ import signal
 import sys
 
 from featx.cli import caches, heads, models, networks
-from featx.cli import caches as data
-from featx.cli import heads as tuning
-from featx.cli import heads as whole
 from featx.cli.app import app
 from featx.progress import LogLines
 
-__all__ = ["app", "caches", "data", "heads", "main", "models", "networks", "tuning", "whole"]
+__all__ = ["app", "caches", "heads", "main", "models", "networks"]
 
 _FIRST = ("train", "predict", "serve", "export", "extract", "fit", "evaluate", "audit", "search")
 """Commands at the head of the list of `featx --help`, in the order in which they are met."""

@@ -140,7 +140,8 @@ def extract(
     threads
         Worker threads; by default the cores that this process may use.
     engine, workers, address, gpus_per_worker
-        Processes of this machine or of a Ray cluster; see `featx.extraction.options.ExtractOptions`.
+        Processes of this machine or of a Ray cluster; see
+        `featx.extraction.options.ExtractOptions`.
     decode
         ``exact``; ``fast``: large JPEGs at reduced scale; ``reference``: resized as the library's
         own transform does, bit for bit, more slowly. By default as in the cache in place, else

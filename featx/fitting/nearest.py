@@ -37,7 +37,7 @@ MOST_EXACT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class NearRow:
     """One row that was found; a larger similarity is nearer."""
 
     id: str
@@ -50,7 +50,7 @@ class Match:
     """A query and its nearest rows, nearest first."""
 
     query: str
-    matches: list[Neighbour]
+    matches: list[NearRow]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -182,11 +182,11 @@ def _shown(query: Any, number: int) -> str:
     return os.fspath(query) if is_path else f"query {number}"
 
 
-def _near(cache: Cache, labels: Any, row: np.int64, similarity: np.float32) -> Neighbour:
+def _near(cache: Cache, labels: Any, row: np.int64, similarity: np.float32) -> NearRow:
     label = None if labels is None else labels[int(row)]
     if isinstance(label, float | np.floating):
         label = None if np.isnan(label) else float(label)
-    return Neighbour(cache.ids[int(row)], label, float(similarity))
+    return NearRow(cache.ids[int(row)], label, float(similarity))
 
 
 def _allowed(cache: Cache, label: str | None, split: str | None) -> NDArray[np.bool_] | None:
@@ -231,7 +231,6 @@ def _embedded(
     cache: Cache, tap: str, pictures: list[Any], how: dict[str, Any]
 ) -> NDArray[np.float32]:
     """Embed pictures as those of the cache were."""
-
     if cache.spec.is_external:
         raise FeatxError(
             f"{cache.path} holds vectors of {cache.spec.architecture.removeprefix('external:')}; "

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from featx.cache.cache import Cache
 from featx.fitting.findings import Audit, Finding
-from featx.fitting.nearest import Match
 from featx.fitting.publishing import small_picture
 from featx.model.references import image_reader
 from featx.reporting.sheet import Cell, Section, Sheet, write_sheet
+
+if TYPE_CHECKING:
+    from featx.fitting.nearest import Match
 
 _SIDE = 160
 _MOST = 200  # entries of a section

@@ -8,8 +8,8 @@ from featx.reporting.projection import choose_points, project
 
 __all__ = [
     "FeatureMap",
-    "RowSet",
     "ReportData",
+    "RowSet",
     "choose_points",
     "fits_of_curve",
     "learning_curve",

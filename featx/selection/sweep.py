@@ -127,7 +127,7 @@ def sweep(
     data: tuple[Array, Array, Array | None],
     folds: Folds,
     scorer: Scorer,
-    run: FitRun = FitRun(),  # noqa: B008 - frozen
+    run: FitRun = FitRun(),
 ) -> Sweep:
     """Score candidates on folds.
 

@@ -2,7 +2,8 @@
 
     python -m featx.serve.decoder '{"policy": {"mode": "exact"}, "need": 256, "memory": 2000000000}'
 
-It reads requests from standard input and writes pixels to standard output; see `featx.serve.decoders`.
+It reads requests from standard input and writes pixels to standard output;
+see `featx.serve.decoders`.
 It starts without torch. The kernel ends it when one picture takes more processor time than asked,
 and its address space is bounded, so neither a picture nor a fault of a decoder harms the server.
 """

@@ -1,11 +1,10 @@
 """A reader as a graph whose products run in a lower precision and all else where it matters.
 
 Four things make it closer to float32 than a network whose modules are converted: BatchNorm is
-folded in before weights are rounded, depthwise kernels keep their sums (see
-:mod:`featx.runtime.graph.lowering`), the biases that no activation bounds are added in float32, and so
-run the first two convolutions where the second is depthwise: it takes differences of neighbouring
-pixels, and nothing averages what rounding does to them. In EfficientNet-Lite0 that one layer
-made three quarters of the whole error.
+folded in before weights are rounded; depthwise kernels keep their sums; the biases that no
+activation bounds are added in float32; and so run the first two convolutions where the second is
+depthwise: it takes differences of neighbouring pixels, and nothing averages what rounding does to
+them. In EfficientNet-Lite0 that one layer made three quarters of the whole error.
 
 A graph has no hooks, so threads may share it.
 """
