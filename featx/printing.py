@@ -86,7 +86,7 @@ class TextTable:
 def leaderboard_sheet(found: dict[str, Any]) -> TextTable:
     """Lay out a comparison, the best line first."""
     head = ["cache", "tap", "head", found["metric"], "95 % interval", "LogME", "fit s"]
-    rows = []
+    cut, rows = found.get("cut"), []
     for row in found["rows"]:
         score, ms = row["score"], row["ms_per_image"]
         rows.append(
@@ -101,19 +101,37 @@ def leaderboard_sheet(found: dict[str, Any]) -> TextTable:
                 str(row["bytes_per_image"]),
                 "-" if ms is None else f"{ms:.2f}",
                 "*" if row["pareto"] else "",
+                *(_cut_cells(row) if cut else ()),
             ]
         )
     best, base = found["selected"]["score"], found["baseline"][found["metric"]]["value"]
     return TextTable(
         [f"{found['n_samples']} rows, {found['folds']} outer folds; * is on the Pareto front"],
-        [*head, "bytes", "ms", "*"],
+        [*head, "bytes", "ms", "*", *(("above %", "map KiB") if cut else ())],
         rows,
         [
+            *(_cut_lines(cut) if cut else ()),
             f"choosing the best of these is worth {best['value']:.4f} "
             f"({_end(best['low'])} - {_end(best['high'])}); baseline {base:.4f}",
             *_warnings(found),
         ],
     )
+
+
+def _cut_cells(row: dict[str, Any]) -> list[str]:
+    above, size = row["above"], row["map_bytes"]
+    shown = "-" if above is None else f"{100 * above:.0f}"
+    return [shown, "-" if size is None else f"{size / 1024:.1f}"]
+
+
+def _cut_lines(cut: dict[str, Any]) -> list[str]:
+    if cut["layer"] is None:
+        return [f"tune: nowhere to cut: {cut['reason']}"]
+    return [
+        f"tune: cut at {cut['layer']}: {cut['reason']}",
+        f"next: featx tune SOURCE WEIGHTS.safetensors --backbone {cut['backbone']} "
+        f"--layer {cut['layer']}",
+    ]
 
 
 def figures_sheet(found: dict[str, Any]) -> TextTable:

@@ -84,7 +84,7 @@ def test_layers_show_maps_channels_first_with_their_size() -> None:
     assert rows["layer3"].map_bytes == 256 * 14 * 14 * 2
     assert rows["fc"].map is None
     text = said("layers", "resnet18")
-    assert re.search(r"layer3 +Sequential +256x14x14 +98\.0 +256 +1\.02 kB", text)
+    assert re.search(r"layer3 +Sequential +256x14x14 +98\.0 +23 +256 +1\.02 kB", text)
     swin = {r.name: r for r in load_backbone("torchvision:swin_t", weights="random").describe()}
     assert swin["features.3"].map == (192, 28, 28)
     assert swin["features.3"].shape == (28, 28, 192)

@@ -18,6 +18,7 @@ from featx.backbones import load_backbone
 from featx.errors import (
     BackboneError,
     CacheMismatchError,
+    FeatxError,
     FitError,
     OptionError,
     UnknownLayerError,
@@ -391,3 +392,56 @@ def test_labels_that_cannot_be_learnt_are_refused(
     with pytest.raises(FitError, match=message) as caught:
         featx.tune(tmp_path / "t.csv", tmp_path / "w.safetensors", **{**small, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_train_holds_the_test_rows_out_of_the_tuning(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {n: small[n] for n in ("backbone", "input_size", "precision", "progress")}
+    options["backbones"] = options.pop("backbone")
+    base = tmp_path / "all"
+    found = featx.train(
+        pictures, base, tune="stem", weights="random", head="ridge", seed=3, **options
+    )
+    assert found.tune is not None
+    assert set(found.tune["test"]) == {"tuned", "frozen"}
+    with featx.open_cache(f"{base}.h5") as cache:
+        seen = {name for name, one in zip(cache.ids, cache.seen_by_backbone, strict=True) if one}
+    assert len(seen) == found.tune["seen"] == 45
+    assert found.fit.n_test == 15
+    assert not seen & set(found.fit.test_ids)
+    assert "seen-by-backbone" in [note["code"] for note in found.fit.warnings]
+    assert "tuned above stem on 45 images" in repr(found)
+    assert "on these the tuned network gains" in repr(found)
+    assert found.to_dict()["tune"]["weights"] == f"{base}.safetensors"
+    for change, message in (
+        ({"nested": True}, "one set of test rows"),
+        ({"backbones": ["resnet18", "resnet34"]}, "trains one network"),
+    ):
+        with pytest.raises(FeatxError, match=message):
+            featx.train(pictures, base, tune="stem", **{**options, **change})
+
+
+def test_compare_says_where_to_cut(pictures: Path, tmp_path: Path) -> None:
+    options = {"backbone": "resnet18", "weights": "random", "input_size": 32, "progress": False}
+    layers = ("layer2", "layer3", "layer4")
+    featx.extract(pictures, tmp_path / "c.h5", layers=layers, **options)
+    found = featx.compare(tmp_path / "c.h5", heads="ridge", folds=3, tune=True)
+    above = {row.tap: row.above for row in found.rows}
+    network = load_backbone("resnet18", weights="random")
+    pre = network.preprocess.override(input_size=32)
+    for layer in ("layer2", "layer3"):
+        part, whole = cut_network(network, layer, pre).multiply_adds
+        assert above[layer] == pytest.approx(part / whole)
+    assert above["layer4"] == 0
+    assert {row.tap: row.map_bytes for row in found.rows}["layer3"] == 256 * 2 * 2 * 2
+    best = max((r for r in found.rows if r.above), key=lambda r: r.score["value"])
+    assert found.cut is not None
+    assert found.cut["layer"] == best.tap
+    assert f"tune: cut at {best.tap}" in repr(found)
+    assert featx.compare(tmp_path / "c.h5", heads="ridge", folds=3).cut is None
+    featx.extract(pictures, tmp_path / "top.h5", **options)
+    last = featx.compare(tmp_path / "top.h5", heads="ridge", folds=3, tune=True)
+    assert last.cut is not None
+    assert last.cut["layer"] is None
+    assert "nowhere to cut" in repr(last)

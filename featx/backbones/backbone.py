@@ -6,12 +6,13 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from featx.backbones.reader import TapReader
 from featx.backbones.taps import PRE_LOGITS, Tap, select_taps
@@ -60,7 +61,8 @@ class LayerRow:
     `shape` is without the batch and empty where the layer never ran or gave no tensor;
     `n_features` is the length after pool ``avg``; `n_bytes` is that as float32. `map` is
     (channels, height, width), also where the network keeps its channels last, and None where the
-    layer gives no map; `map_bytes` is that as float16.
+    layer gives no map; `map_bytes` is that as float16. `above` is the share of the network's
+    multiply-adds below the classifier that come after the layer.
     """
 
     name: str
@@ -68,6 +70,7 @@ class LayerRow:
     shape: tuple[int, ...]
     n_features: int | None
     map: tuple[int, int, int] | None = None
+    above: float | None = None
 
     @property
     def map_bytes(self) -> int | None:
@@ -226,18 +229,35 @@ class Backbone:
         reader = self.reader((self.default,), chosen)
         named = [(name, m) for name, m in reader.net.named_modules() if name]
         seen: dict[str, tuple[int, ...]] = {}
-        handles = [m.register_forward_hook(_note(name, seen)) for name, m in named]
-        try:
-            reader.run_one(classifier=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [_row(name, type(m).__name__, seen.get(name, ()), reader) for name, m in named]
+        below: dict[str, int] = {}
+        with FlopCounterMode(display=False) as counter:
+            handles = [m.register_forward_hook(_note(n, seen, below, counter)) for n, m in named]
+            try:
+                reader.run_one(classifier=True)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        whole = max(1, max((n for name, n in below.items() if self._is_body(name)), default=0))
+        return [
+            replace(
+                _row(name, type(m).__name__, seen.get(name, ()), reader),
+                above=max(0.0, 1 - below[name] / whole) if name in below else None,
+            )
+            for name, m in named
+        ]
+
+    def _is_body(self, name: str) -> bool:
+        """Whether a module is no part of the classifier, and the classifier no part of it."""
+        pairs = [(f"{name}.", f"{top}.") for top in self.classifiers]
+        return not any(a.startswith(b) or b.startswith(a) for a, b in pairs)
 
 
-def _note(name: str, seen: dict[str, tuple[int, ...]]) -> Any:
+def _note(
+    name: str, seen: dict[str, tuple[int, ...]], below: dict[str, int], counter: FlopCounterMode
+) -> Any:
     def hook(_: nn.Module, args: Any, output: Any) -> None:
         seen[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
+        below[name] = counter.get_total_flops()
 
     return hook
 

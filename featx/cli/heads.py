@@ -190,6 +190,12 @@ def compare(
     folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
     seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
     memory: Memory = "auto",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Say at which layer `featx tune` should cut, and what it costs."
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -226,6 +232,14 @@ def train(
     missing: Annotated[
         list[str] | None,
         typer.Option(help="Text that means an empty field, such as NA; repeatable."),
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Train the layers above this one first, with the test images held out; see "
+            "`featx compare --tune`.",
+        ),
     ] = None,
     head: Annotated[
         str | None,

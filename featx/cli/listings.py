@@ -48,16 +48,19 @@ def layers_text(rows: Sequence[Any], default: str) -> str:
             row.type,
             "x".join(map(str, row.map or row.shape)) or "-",
             "-" if row.map_bytes is None else f"{row.map_bytes / 1024:,.1f}",
+            "-" if row.above is None else f"{100 * row.above:.0f}",
             count_text(row.n_features),
             "-" if row.n_bytes is None else size_text(row.n_bytes),
         ]
         for row in rows
     ]
-    head = ["layer", "type", "output", "map KiB", "features", "vector"]
+    head = ["layer", "type", "output", "map KiB", "above %", "features", "vector"]
     return (
         f"{table(head, lines)}\n"
         "output: channels x height x width of a map, else tokens x features or features; map KiB: "
         "one image's map in float16;\n"
+        "above: share of multiply-adds between the layer and the classifier; `featx tune` trains "
+        "these;\n"
         "features: length after --pool avg; vector: one image's features in float32\n"
         f"default: {default}"
     )

@@ -19,7 +19,7 @@ from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
 from featx.files import write_bytes
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.leaderboard import Comparison, Entry, draw_leaderboard, pareto_front
+from featx.fitting.leaderboard import Comparison, Entry, choose_cut, draw_leaderboard, pareto_front
 from featx.fitting.leaks import SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
@@ -27,6 +27,7 @@ from featx.fitting.streamed import blocks_of, measurement
 from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
+from featx.preprocess import Preprocess
 from featx.progress import Progress
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
@@ -57,6 +58,7 @@ def compare(
     folds: int = 5,
     seed: int = 0,
     memory: Literal["auto", "stream", "ram"] = "auto",
+    tune: bool = False,
     force: bool = False,
 ) -> Comparison:
     """Measure every tap of every cache with every head, on the same rows and folds.
@@ -79,6 +81,9 @@ def compare(
         Random seed of folds and intervals.
     memory
         As in `featx.fitting.options.FitOptions`, for each line.
+    tune
+        Say where to cut the network for `featx.tune`: each line gets the share of multiply-adds
+        above its layer and the size of its map, and ``cut`` names the layer.
     force
         Replace files at `out` and `plot` that featx did not write.
 
@@ -123,6 +128,7 @@ def compare(
                     lines += _lines(cache, samples, chosen, plan[0], options, show)
     assert plan is not None
     found = _comparison(first, lines, (plan[0], notes + plan[1] + heard), excluded, seed)
+    found = _with_cut(found, caches) if tune else found
     if out is not None:
         write_bytes(Path(out), found.to_frame().to_csv(index=False).encode())
     if plot is not None:
@@ -278,6 +284,33 @@ def _comparison(
         excluded=samples.excluded | excluded,
         warnings=notes,
     )
+
+
+def _with_cut(found: Comparison, caches: Sequence[Any]) -> Comparison:
+    """Add to each line what training the layers above its own would cost, and choose a layer."""
+    from featx.backbones import load_backbone
+
+    known: dict[tuple[str, str], tuple[str, float | None, int | None]] = {}
+    for given in caches:
+        with opened(given) as cache:
+            network = cache.spec.architecture
+            if network.startswith(("file:", "external:")) or network.endswith(".onnx"):
+                raise FitError(
+                    f"compare --tune: {cache.path} is of {network}, whose layers cannot be "
+                    "measured; compare caches of a library's network"
+                )
+            pre = Preprocess.from_dict(cache.spec.preprocess)
+            rows = {r.name: r for r in load_backbone(network, weights="random").describe(pre)}
+            for tap in cache.spec.taps:
+                row, last = rows.get(tap["layer"]), tap.get("side") == "input"
+                costs = (None, None) if row is None or last else (row.above, row.map_bytes)
+                known[str(cache.path), tap["name"]] = (tap["layer"], *costs)
+    found_rows, layers = [], []
+    for entry in found.rows:
+        layer, above, map_bytes = known[entry.cache, entry.tap]
+        found_rows.append(replace(entry, above=above, map_bytes=map_bytes))
+        layers.append(layer)
+    return choose_cut(replace(found, rows=found_rows), layers)
 
 
 def _name(entry: Entry) -> str:

@@ -51,6 +51,7 @@ def train(
     pool: str | None = None,
     input_size: int | None = None,
     missing: Sequence[str] = (),
+    tune: str | None = None,
     head: str | Head | Any = None,
     label: str | None = None,
     groups: str | None = None,
@@ -89,6 +90,10 @@ def train(
         One network, or several that compete inside the measurement, each with a cache of its own.
     weights, layers, pool, input_size, missing
         As in `featx.extract`.
+    tune
+        Layer above which the network is trained first (`featx.tune`). The test rows are held out of
+        that as well, so heads are measured on images that neither they nor the network have seen;
+        frozen features are measured beside, on the same rows.
     head, label, groups, split, folds, repeats, nested, fit_on, rare, seed
         As in `featx.fit`.
     device, precision, batch_size, compile, threads, on_error, max_failed, progress
@@ -127,11 +132,17 @@ def train(
     caches = [_cache_place(base, name, len(names)) for name in names]
     model, page = _beside(base, ".featx"), _beside(base, ".html")
     read = source if isinstance(source, str | os.PathLike) else None
+    if tune is not None:
+        _require_one_tuning(names, repeats, nested)
     require_writable(model, "model", read, *caches, force=force)
     require_writable(page, "report", read, *caches, model, force=force)
     if label is None:
         require_trainable(source, drop_rare=rare == "drop", missing=several(missing))
     options = {name: given[name] for name in _SHARED}
+    tuned = None
+    if tune is not None:
+        tuned = _tuned(source, base, names[0], tune, given)
+        options["weights"] = tuned["weights"]
     extracted = [
         _embedded(source, place, name, options) for name, place in zip(names, caches, strict=True)
     ]
@@ -141,7 +152,7 @@ def train(
         fitted = _known(model, page, key)
         reused = fitted is not None
         if fitted is None:
-            line = _command(source, base if out is not None else None, names, head, asked)
+            line = _command(source, base if out is not None else None, names, tune, head, asked)
             # The user named the source himself: its pictures may be fetched for the report.
             followed = replace(asked, fetch=True)
             fitted = fit_caches(
@@ -158,7 +169,42 @@ def train(
         files={"cache": fitted.cache, "model": str(model), "report": str(page)},
         reused=reused,
         example=example,
+        tune=tuned,
     )
+
+
+def _require_one_tuning(backbones: list[str], repeats: int | None, nested: bool | None) -> None:
+    """Refuse what would tune several times: networks, and splits that tuning does not know."""
+    if len(backbones) > 1:
+        raise FeatxError(f"train --tune trains one network, got {', '.join(backbones)}; name one")
+    if nested or (repeats or 1) > 1:
+        flag = "--nested" if nested else "--repeats"
+        raise FeatxError(
+            f"train --tune holds out one set of test rows, and {flag} would test on rows that the "
+            "network was trained on; leave it out"
+        )
+
+
+def _tuned(
+    source: Source, base: Path, backbone: str, layer: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Train the layers above one with test rows held out; write ``NAME.safetensors``."""
+    from featx.tuning.tune import tune
+
+    same = ("input_size", "missing", "label", "groups", "split", "seed", "device", "threads")
+    result = tune(
+        source,
+        _beside(base, ".safetensors"),
+        layer=layer,
+        backbone=backbone,
+        start=given["weights"],
+        precision=given["precision"] if given["precision"] in ("fp32", "bf16") else "auto",
+        baselines="frozen",
+        force=given["force"],
+        progress=given["progress"],
+        **{name: given[name] for name in same},
+    )
+    return result.to_dict()
 
 
 def _base(source: Source, out: str | os.PathLike[str] | None) -> Path:
@@ -238,13 +284,19 @@ def _known(model: Path, page: Path, key: str) -> FitResult | None:
 
 
 def _command(
-    source: Source, base: Path | None, backbones: list[str], head: Any, asked: FitOptions
+    source: Source,
+    base: Path | None,
+    backbones: list[str],
+    tune: str | None,
+    head: Any,
+    asked: FitOptions,
 ) -> str:
     """Write the line of the shell that does it again."""
     shown = os.fspath(source) if isinstance(source, str | os.PathLike) else "SOURCE"
     words = ["featx", "train", shown]
     words += [] if base is None else ["--out", str(base)]
     words += [] if backbones == [DEFAULT_BACKBONE] else ["--backbones", ",".join(backbones)]
+    words += [] if tune is None else ["--tune", tune]
     words += ["--head", head] if isinstance(head, str) else []
     for name, value in asked.changed().items():
         flag = "--" + name.replace("_", "-")

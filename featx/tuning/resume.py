@@ -77,7 +77,7 @@ class Resume:
             "best_epoch": done.best_epoch,
             "seconds": done.seconds,
         }
-        plain = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         write_bytes(self.path, save(plain, {_KEY: json.dumps(said)}))
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
@@ -161,7 +161,9 @@ def write_weights(
     facts
         JSON-ready: options, versions, classes.
     """
-    tensors = {n: t.detach().cpu().clone() for n, t in _entries(backbone, net, top).items()}
+    tensors = {
+        n: t.detach().cpu().contiguous().clone() for n, t in _entries(backbone, net, top).items()
+    }
     before = unpack(backbone.weights.seen)
     said = {"seen": pack(np.concatenate([before, seen])), "tuned": facts}
     # One entry: of several, the order in the file would differ from run to run.

@@ -121,10 +121,12 @@ _SMALLEST_CROP = 0.7  # of a side, in augmentation
 
 
 class InputRows(Protocol):
-    """The input of a network, by positions of samples."""
+    """The input of a network, by positions of samples; `n_views` of each."""
 
-    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
-        """Give the input of some samples; with `rng`, as training sees them."""
+    n_views: int
+
+    def take(self, at: Positions, rng: np.random.Generator | None = None, view: int = 0) -> Tensor:
+        """Give one view of some samples; with `rng`, as training sees them."""
         ...
 
 
@@ -148,14 +150,15 @@ class MapRows:
         n_bytes = len(views) * len(views[0]) * math.prod(shape) * views[0].dtype.itemsize
         held = n_bytes * _HELD_SHARE <= free_bytes()
         self._views: list[Any] = [np.asarray(one) for one in views] if held else list(views)
+        self.n_views = len(views)
 
-    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
+    def take(self, at: Positions, rng: np.random.Generator | None = None, view: int = 0) -> Tensor:
         """Give float32 maps (n, channels, height, width)."""
         rows = self._rows[at]
         found = np.empty((len(at), math.prod(self.shape)), np.float32)
-        chosen = np.zeros(len(at), np.intp)
-        if rng is not None and len(self._views) > 1:
-            chosen = rng.integers(0, len(self._views), len(at))
+        chosen = np.full(len(at), view, np.intp)
+        if rng is not None and self.n_views > 1:
+            chosen = rng.integers(0, self.n_views, len(at))
         for k, view in enumerate(self._views):
             here = np.flatnonzero(chosen == k)
             if len(here):
@@ -174,8 +177,9 @@ class PictureRows:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._pixels = pixels
+        self.n_views = 1
 
-    def take(self, at: Positions, rng: np.random.Generator | None = None) -> Tensor:
+    def take(self, at: Positions, rng: np.random.Generator | None = None, view: int = 0) -> Tensor:
         """Give uint8 pictures (n, height, width, 3)."""
         plain = torch.from_numpy(self._pixels[at])
         return plain if rng is None else _augmented(plain, rng)

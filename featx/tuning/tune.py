@@ -216,7 +216,7 @@ class _Tuning:
         if options.force:
             resume.remove()
         model, learned = self._train(field, resume)
-        table = predict(model, field.maps, field.test, options)
+        table = predict(model, field.maps, field.test, options, field.maps.n_views)
         cost = learned.done.seconds, self.cut.multiply_adds[0]
         found = {"tuned": measured(field, named(field, table), table, cost)}
         found |= beside

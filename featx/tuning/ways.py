@@ -107,7 +107,9 @@ def frozen(field: Field) -> WayResult:
     rows = field.samples.rows
     with torch.inference_mode():
         for some in batches_of(np.arange(len(rows)), max(2, options.batch_size)):
-            vectors[rows[some]] = body(field.maps.take(some).to(field.device)).cpu().numpy()
+            for view in range(field.maps.n_views):
+                maps = field.maps.take(some, view=view).to(field.device)
+                vectors[rows[some]] += body(maps).cpu().numpy() / field.maps.n_views
     split = np.full(len(rows), "train", object)
     split[field.test] = "test"
     held: Any = vectors  # read by rows, as the features of a cache are
