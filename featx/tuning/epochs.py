@@ -145,7 +145,7 @@ def learn(
     CacheMismatchError
         If there is a saved state of another run.
     """
-    model.to(device, memory_format=torch.channels_last)  # a fifth faster on processors
+    model.to(device).to(memory_format=torch.channels_last)  # a fifth faster on processors
     optimizer = _optimizer(model, options)
     done = TrainingState() if resume is None else resume.load(model, optimizer)
     if done.epoch:

@@ -159,10 +159,10 @@ class MapRows:
         chosen = np.full(len(at), view, np.intp)
         if rng is not None and self.n_views > 1:
             chosen = rng.integers(0, self.n_views, len(at))
-        for k, view in enumerate(self._views):
+        for k, maps in enumerate(self._views):
             here = np.flatnonzero(chosen == k)
             if len(here):
-                found[here] = view[rows[here]]
+                found[here] = maps[rows[here]]
         return torch.from_numpy(found).view(len(at), *self.shape)
 
 
