@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import featx
-from featx.model.likeness import unit_length
+from featx.auditing import unit_rows
 
 RESULTS = Path(__file__).parent / "results"
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ def near(k: int) -> Any:
     """Mean cosine distance to the k nearest training rows; k = 1 is what featx uses."""
 
     def score(X: Array, y: Array, new: Array) -> Array:
-        distances = 1 - unit_length(new) @ unit_length(X).T
+        distances = 1 - unit_rows(new) @ unit_rows(X).T
         return np.asarray(np.partition(distances, k - 1, axis=1)[:, :k].mean(axis=1))
 
     return score

@@ -15,11 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
+from featx.auditing import unit_rows
 from featx.cli import app
 from featx.errors import ModelError, OptionError
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS, read_archive, write_archive
-from featx.model.likeness import likeness_of, unit_length, usual_distance
+from featx.model.likeness import likeness_of, usual_distance
 
 NEAR = ["confidence", "unfamiliar", "nearest", "nearest_label"]
 
@@ -219,7 +220,7 @@ def test_false_alarms_of_unfamiliar_are_what_is_asked(rate: float) -> None:
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(60):
-        X = unit_length(rng.standard_t(4, size=(520, 6)).astype(np.float32))
+        X = unit_rows(rng.standard_t(4, size=(520, 6)).astype(np.float32))
         limit = usual_distance(X[:120], rate)
         shares.append(np.mean((1 - X[120:] @ X[:120].T).min(axis=1) > limit))
     error = np.std(shares) / np.sqrt(len(shares))

@@ -201,3 +201,13 @@ def test_rows_without_names_are_known_by_their_content_alone(tmp_path: Path) -> 
     new = featx.write_cache(tmp_path / "n.h5", other, labels=truth)
     found = featx.evaluate(tmp_path / "m.featx", new)
     assert found.n_test == N - 10
+
+
+def test_predict_and_search_name_the_same_nearest_row(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels)
+    featx.fit(path, head="ridge", out=tmp_path / "m.featx", fit_on="all")
+    new, _ = blobs(1)
+    said = featx.load_model(tmp_path / "m.featx").predict(new[:20]).to_frame()
+    found = featx.search(path, list(new[:20]), k=1)
+    assert [match.matches[0].id for match in found] == said["nearest"].tolist()

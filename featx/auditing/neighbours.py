@@ -108,9 +108,9 @@ def nearest_rows(
     asked = unit_rows(queries) if metric == "cosine" else queries
     for start in range(0, X.shape[0] if k else 0, BLOCK_ROWS):
         block = np.asarray(X[start : start + BLOCK_ROWS], dtype=np.float32)
-        block = unit_rows(block) if metric == "cosine" and not unit else block
+        squares = None if metric == "cosine" and unit else np.einsum("ij,ij->i", block, block)
         for some in _stretches(len(queries)):
-            found = _similarity(asked[some], block, metric)
+            found = _similarity(asked[some], block, squares, metric)
             if allowed is not None:
                 found[:, ~allowed[start : start + len(block)]] = -np.inf
             if exclude is not None:
@@ -138,12 +138,22 @@ def _stretches(n: int) -> Iterator[slice]:
         yield slice(start, min(n, start + _QUERIES))
 
 
-def _similarity(queries: Vectors, block: Vectors, metric: Metric) -> Vectors:
+def _similarity(
+    queries: Vectors, block: Vectors, squares: Vectors | None, metric: Metric
+) -> Vectors:
+    """Compare with a block; `squares` are the squared lengths of its rows, None where these are 1.
+
+    The block itself is read once, and not copied to be scaled: for one query that is most of the
+    time.
+    """
     found: Vectors = queries @ block.T
-    if metric == "cosine":
+    if squares is None:
         return found
-    squares = (queries**2).sum(axis=1)[:, None] + (block**2).sum(axis=1)[None]
-    negative: Vectors = -np.sqrt(np.maximum(squares - 2 * found, 0))
+    if metric == "cosine":
+        found /= np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
+        return found
+    own = np.einsum("ij,ij->i", queries, queries)[:, None]
+    negative: Vectors = -np.sqrt(np.maximum(own + squares - 2 * found, 0))
     return negative
 
 
@@ -151,7 +161,7 @@ def _merge(rows: NDArray[np.int64], similarity: Vectors, found: Vectors, start: 
     """Keep the best of what was known and of a block, in place; the earlier row wins a tie."""
     k = rows.shape[1]
     near = (
-        np.argpartition(-found, k - 1, axis=1)[:, :k]
+        np.argpartition(found, found.shape[1] - k, axis=1)[:, -k:]
         if k < found.shape[1]
         else np.broadcast_to(np.arange(found.shape[1]), found.shape)
     )

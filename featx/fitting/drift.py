@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
+from featx.auditing import unit_rows
 from featx.auditing.shift import LEAST_ROWS, find_shift, share_interval, shares_p_value
 from featx.cache.cache import Cache, open_cache
 from featx.cache.folder import holds_cache
@@ -23,7 +24,7 @@ from featx.files import scratch_folder
 from featx.labels import joined_labels
 from featx.model import Model
 from featx.model.given import as_source
-from featx.model.likeness import Likeness, likeness_of, require_rate, unit_length
+from featx.model.likeness import Likeness, likeness_of, require_rate
 from featx.model.modelfile import load_model
 from featx.model.prediction import predict
 
@@ -263,7 +264,7 @@ def _distinct(X: NDArray[np.float32], ids: list[str]) -> _NewRows:
 
 
 def _compare(model: Model, near: Likeness, batch: _NewRows, level: float, seed: int) -> Drift:
-    reference, rows = _as_kept(near.unit), _as_kept(unit_length(batch.X))
+    reference, rows = _as_kept(near.unit), _as_kept(unit_rows(batch.X))
     shift = find_shift(reference, rows, seed=seed)
     nearest, distances = _nearest(near, batch.X)
     far = distances > near.limit
@@ -309,7 +310,7 @@ def _compare(model: Model, near: Likeness, batch: _NewRows, level: float, seed: 
 
 def _as_kept(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round rows as those of a model file are, so that rounding is not a difference."""
-    return unit_length(unit.astype(np.float16).astype(np.float32))
+    return unit_rows(unit.astype(np.float16).astype(np.float32))
 
 
 def _nearest(near: Likeness, X: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.auditing.neighbours import nearest_rows, unit_rows
 from featx.cache.cache import Cache, open_cache
 from featx.cache.folder import holds_cache
 from featx.errors import FeatxError, ModelError, OptionError
@@ -70,7 +71,7 @@ class Likeness:
     def __len__(self) -> int:
         return len(self.unit)
 
-    def nearest(self, X: Vectors, k: int) -> tuple[NDArray[np.intp], Vectors]:
+    def nearest(self, X: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
         """Find the nearest training rows.
 
         Parameters
@@ -83,13 +84,8 @@ class Likeness:
         rows : int, shape (n, min(k, len(self))), nearest first
         distances : float32, the same shape, from 0 to 2
         """
-        distances = 1 - unit_length(X) @ self.unit.T
-        k = min(k, len(self))
-        near = np.argpartition(distances, k - 1, axis=1)[:, :k]
-        near = np.take_along_axis(
-            near, np.argsort(np.take_along_axis(distances, near, 1), 1, kind="stable"), 1
-        )
-        return near, np.maximum(np.take_along_axis(distances, near, 1), 0)
+        rows, similarity = nearest_rows(self.unit, X, k, unit=True)
+        return rows, np.maximum(1 - similarity, 0)
 
 
 def make_likeness(
@@ -118,7 +114,7 @@ def make_likeness(
     n, width = len(ids), take(np.arange(1)).shape[1]
     kept = max(1, min(n, _MOST_BYTES // (2 * width)))
     at = np.unique(np.linspace(0, n - 1, kept).astype(int))
-    unit = unit_length(take(at[at >= m] - m))
+    unit = unit_rows(take(at[at >= m] - m))
     if before is not None:
         unit = np.concatenate([before.unit[at[at < m]], unit])
     unit = unit.astype(np.float16)
@@ -127,7 +123,7 @@ def make_likeness(
     about = {
         "ids": [str(ids[k]) for k in at],
         "labels": [labels[k] for k in at],
-        "limit": max(_LEAST, usual_distance(unit_length(unit.astype(np.float32)))),
+        "limit": max(_LEAST, usual_distance(unit_rows(unit.astype(np.float32)))),
         "n_all": n_all,
     }
     return {VECTORS: file.getvalue(), TRAINING: json.dumps(about).encode()}
@@ -175,7 +171,7 @@ def _from_members(model: Model) -> Likeness:
         limit, n_all = float(about["limit"]), int(about["n_all"])
     except (KeyError, ValueError, TypeError, EOFError, OSError, MemoryError) as error:
         raise ModelError(f"{model.name} is damaged: {TRAINING} does not fit ({error})") from None
-    return Likeness(unit_length(unit.astype(np.float32)), names, labels, limit, n_all)
+    return Likeness(unit_rows(unit.astype(np.float32)), names, labels, limit, n_all)
 
 
 def _from_cache(model: Model, cache: Cache) -> Likeness | None:
@@ -186,7 +182,7 @@ def _from_cache(model: Model, cache: Cache) -> Likeness | None:
     if not len(rows):
         return None
     labels = _labels(cache, model.meta.get("label"))
-    unit = unit_length(np.asarray(cache.tap(model.tap)[rows], dtype=np.float32))
+    unit = unit_rows(np.asarray(cache.tap(model.tap)[rows], dtype=np.float32))
     names = [str(cache.ids[int(k)]) for k in rows]
     return Likeness(unit, names, [labels[k] for k in rows], usual_distance(unit), len(rows))
 
@@ -243,13 +239,6 @@ def usual_distance(unit: Vectors, rate: float = RATE) -> float:
     distances = np.sort(np.concatenate(found))
     rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
     return float(distances[min(max(rank, 1), len(distances)) - 1])
-
-
-def unit_length(X: Vectors) -> Vectors:
-    """Bring each row to length one; a row of zeros stays."""
-    lengths = np.linalg.norm(X, axis=1, keepdims=True)
-    unit: Vectors = X / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit
 
 
 def require_rate(rate: float) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.auditing import unit_rows
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FeatxError, ModelError
 from featx.fitting.columns import Columns, load_samples
@@ -23,7 +24,6 @@ from featx.model.likeness import (
     Likeness,
     cache_beside,
     likeness_of,
-    unit_length,
     usual_distance,
 )
 from featx.model.references import image_reader
@@ -137,7 +137,7 @@ def find_training(
 
 def _training(cache: Cache, samples: Samples, rate: float) -> TrainingRows:
     at = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _MOST_ROWS)).astype(int))
-    unit, y = unit_length(samples.take(at)), samples.y[at]
+    unit, y = unit_rows(samples.take(at)), samples.y[at]
     return TrainingRows(
         unit=unit,
         names=samples.ids[at].tolist(),
