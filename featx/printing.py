@@ -149,7 +149,8 @@ def figures_sheet(found: dict[str, Any]) -> TextTable:
         beside = found["baseline"].get(name)
         base = f"{beside['value']:.4f}" if beside else ""
         rows.append([name, f"{figure['value']:.4f}", interval, base])
-    below = list(decision_lines(found["decisions"])) if found.get("decisions") else []
+    below = _by_k(found)
+    below += list(decision_lines(found["decisions"])) if found.get("decisions") else []
     below += set_lines(found["sets"]) if found.get("sets") else []
     below += slice_lines(found["slices"]) if found.get("slices") else []
     if "measured_by" in found:
@@ -168,6 +169,17 @@ def figures_sheet(found: dict[str, Any]) -> TextTable:
         rows,
         below,
     )
+
+
+def _by_k(found: dict[str, Any]) -> list[str]:
+    """Say what a protocol is worth for each number of neighbours, or of rows of a class."""
+    lines = []
+    few = "shots" in found["chosen"].get("params", {})
+    for k, one in found["chosen"].get("by_k", {}).items():
+        said = f"{one['value']:.4f} ({_end(one['low'])} - {_end(one['high'])})"
+        alone = f", single draws {one['lowest']:.4f} to {one['highest']:.4f}" if few else ""
+        lines.append(f"{f'{k} rows of each class' if few else f'k = {k}'}: {said}{alone}")
+    return lines
 
 
 _ROWS_SHOWN = 60

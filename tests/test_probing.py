@@ -42,7 +42,9 @@ def test_every_protocol_runs_on_a_cache_without_split(folder: Path, name: str) -
     found = fit(folder / "plain.h5", protocol=name).to_dict()
     assert found["head"] == name
     assert found["chosen"]["params"]
-    assert (found["n_train"], found["n_test"]) == (48, 16)
+    # Of few rows those of one draw: 16 of each class.
+    few = "shots" in found["chosen"]["params"]
+    assert (found["n_train"], found["n_test"]) == (32 if few else 48, 16)
     figure = next(iter(found["test"].values()))  # the protocol's own
     assert {"accuracy", "balanced_accuracy", "macro_f1", "roc_auc"} <= set(found["test"])
     assert np.sum(found["confusion"]) == 16
@@ -84,12 +86,61 @@ def test_groups_are_kept_from_the_test_rows(folder: Path) -> None:
         ({"protocol": "clip", "out": "m.featx"}, "--protocol clip and --out exclude"),
         ({"protocol": "clip", "precision_at": 0.9}, "--protocol clip and --precision-at exclude"),
         ({"protocol": "clip", "label": "patent"}, "did you mean patient"),
+        ({"protocol": "clip", "shots": 4}, "--protocol clip has no --shots"),
+        ({"protocol": "k-shot", "metric": "accuracy"}, "--protocol k-shot has no --metric"),
+        ({"protocol": "k-shot", "shots": 60}, "training rows; 60 of each class take 60"),
+        ({"head": "svm", "shots": 4}, "--shots goes with a protocol, as --protocol k-shot"),
     ],
 )
 def test_what_cannot_be_is_one_line(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError, match=message) as caught:
         fit(folder / "split.h5", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_k_shot_by_the_shell(folder: Path) -> None:
+    line = ["fit", str(folder / "plain.h5"), "--protocol", "k-shot", "--episodes", "5"]
+    done = CliRunner().invoke(app, [*line, "--shots", "1,2", "--shots", "4", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found["chosen"]["by_k"]) == ["1", "2", "4"]
+    assert found["chosen"]["params"] == {"shots": [1, 2, 4], "episodes": 5}
+    text = CliRunner().invoke(app, [*line, "--shots", "1,2,40"]).stdout
+    assert "2 rows of each class: " in text
+    assert "few-shots" in text
+    odd = CliRunner().invoke(app, [*line, "--shots", "few"])
+    assert odd.exit_code == 2
+    assert "--shots takes whole numbers as 1,2,4; got 'few'" in odd.output
+
+
+def test_pictures_read_otherwise_than_the_protocol_asks_are_said(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    notes = {
+        w["code"]: w["message"] for w in fit(folder / "plain.h5", protocol="kornblith").warnings
+    }
+    text = notes["preprocessing-differs"]
+    assert "kornblith asks for resize size 224x224, input size 224x224" in text
+    assert "--input-size 224 --crop-pct 1 --resize crop --interpolation bicubic" in text
+    as_asked = {"input_size": 224, "crop_pct": 1.0, "resize": "crop", "interpolation": "bicubic"}
+    extract(folder / "photos", tmp_path / "asked.h5", **tiny | as_asked)
+    codes = {w["code"] for w in fit(tmp_path / "asked.h5", protocol="kornblith").warnings}
+    assert "preprocessing-differs" not in codes
+
+
+def test_razavian_takes_the_views_of_a_cache_that_keeps_them_apart(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    place = tmp_path / "views.h5"
+    extract(folder / "photos", place, **tiny | {"views": "hflip,vflip", "view_merge": "apart"})
+    found = fit(place, protocol="razavian")
+    assert found.chosen["params"]["views"] == 3
+    with open_cache(place) as cache:
+        X = np.stack([np.asarray(cache.tap(name)) for name in cache.taps], axis=1)
+        labels = np.array(cache.labels)
+    test = np.isin(np.array(open_cache(place).ids), found.test_ids)
+    same = run_protocol("razavian", X, labels, np.where(test, "test", "train"))
+    assert same["figure"] == found.test["accuracy"]
 
 
 def test_the_shell_says_the_same(folder: Path) -> None:

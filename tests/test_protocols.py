@@ -5,14 +5,15 @@ import pytest
 from sklearn.datasets import load_digits, make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
+from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from featx.errors import FitError
-from featx.protocols import PROTOCOLS, low_shot, run_protocol
+from featx.protocols import PROTOCOLS, run_protocol
 from featx.protocols.machines import draw_k
 from featx.protocols.neighbours import knn_vote
-from featx.protocols.rules import ap11, l2, mean_precision, signed_power
+from featx.protocols.rules import ap11, ap_interpolated, l2, mean_precision, signed_power
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +85,17 @@ def test_a_class_that_only_validation_rows_have_is_learnt_in_the_refit(rows):
         assert run_protocol(name, X, y, split)["figure"]["value"] > 0.5
 
 
-def test_some_sets_are_measured_by_the_mean_over_classes(rows):
+def test_kornblith_is_also_measured_by_class_and_by_eleven_points(rows):
     X, y, split = rows
     assert run_protocol("kornblith", X, y, split)["metric"] == "accuracy"
-    for name in ("aircraft", "pets", "caltech101", "flowers"):
-        found = run_protocol("kornblith", X, y, split, dataset=name)
-        assert found["metric"] == "balanced_accuracy"
-    voc = run_protocol("kornblith", X, y, split, dataset="voc2007")
-    assert voc["metric"] == "map11"
+    each = run_protocol("kornblith", X, y, split, metric="per-class")
+    assert each["metric"] == "balanced_accuracy"
+    assert each["figure"]["value"] == each["measured"]["balanced_accuracy"]["value"]
+    assert run_protocol("kornblith", X, y, split, metric="11-point")["metric"] == "map11"
+    with pytest.raises(FitError, match="--metric is 'pets'; expected one of accuracy, per-class"):
+        run_protocol("kornblith", X, y, split, metric="pets")
+    with pytest.raises(FitError, match="--protocol clip has no --metric; leave it out"):
+        run_protocol("clip", X, y, split, metric="per-class")
 
 
 def test_eleven_points_of_a_ranking_by_hand():
@@ -127,6 +131,10 @@ def test_dinov2_holds_out_a_tenth_of_the_training_rows(rows):
     assert (found["n_train"], found["n_validation"], found["n_test"]) == (200, 20, 60)
     assert found == run_protocol("dinov2-logreg", X, y, without)
     assert found["tried"] != run_protocol("dinov2-logreg", X, y, without, seed=1)["tried"]
+    short = without != "test"
+    short[-5:] = True  # 205 rows to choose from: a tenth is 20, rounded down
+    more = np.where(short, "train", "test")
+    assert run_protocol("dinov2-logreg", X, y, more)["n_validation"] == 20
 
 
 def test_neighbours_vote_with_their_similarity(rows):
@@ -168,8 +176,50 @@ def test_vissl_chooses_a_cost_for_each_class_and_weighs_positives_twice(rows):
     peer = LinearSVC(
         C=found["chosen"]["C"][1], class_weight={1: 2, 0: 1}, max_iter=2000, random_state=0
     ).fit(Z[train], (y == 1)[train].astype(int))
-    wanted = average_precision_score((y == 1)[test], peer.decision_function(Z[test]))
+    wanted = interpolated((y == 1)[test], peer.decision_function(Z[test]))
     assert found["per_class"][1]["value"] == pytest.approx(wanted, abs=1e-3)
+    assert wanted > average_precision_score((y == 1)[test], peer.decision_function(Z[test]))
+
+
+def test_vissl_chooses_by_unshuffled_folds(rows):
+    X, y, split = rows
+    first, second = (run_protocol("vissl-svm", X, y, split, seed=seed) for seed in (0, 1))
+    assert first["chosen"] == second["chosen"]
+    train, Z = split != "test", l2(X)
+    means = [
+        cross_val_score(
+            LinearSVC(C=cost, class_weight={1: 2, 0: 1}, max_iter=2000, random_state=0),
+            Z[train],
+            (y == 2)[train].astype(int),
+            cv=3,
+            scoring="average_precision",
+        ).mean()
+        for cost in PROTOCOLS["vissl-svm"].values
+    ]
+    assert first["chosen"]["C"][2] == PROTOCOLS["vissl-svm"].values[int(np.argmax(means))]
+
+
+def interpolated(truth, scores):
+    """VISSL's average precision, written out: steps of recall times the best precision beyond."""
+    order = np.argsort(-scores)
+    hits = np.cumsum(truth[order])
+    precision, recall = hits / np.arange(1, len(truth) + 1), hits / truth.sum()
+    steps = np.diff(np.r_[0, recall])
+    return sum(step * precision[k:].max() for k, step in enumerate(steps))
+
+
+def test_interpolated_precision_is_never_below_the_plain_one():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth, scores = rng.random(40) < 0.3, rng.normal(size=40)
+        found = ap_interpolated(truth, scores)(np.ones((1, 40)))[0]
+        assert found == pytest.approx(interpolated(truth, scores))
+        assert found >= average_precision_score(truth, scores) - 1e-12
+        # Weights count rows as often as they say.
+        twice = np.repeat(np.arange(40), 1 + np.arange(40) % 3)
+        weighted = ap_interpolated(truth, scores)(1.0 + np.arange(40)[None] % 3)[0]
+        again = ap_interpolated(truth[twice], scores[twice])(np.ones((1, len(twice))))[0]
+        assert weighted == pytest.approx(again)
 
 
 def test_low_shot_draws_k_of_each_class_five_times():
@@ -181,10 +231,49 @@ def test_low_shot_draws_k_of_each_class_five_times():
     assert drawn.max() < 1000
     keep = y < 3
     split = np.where(np.arange(keep.sum()) % 3 == 0, "test", "train")
-    found = low_shot(X[keep], y[keep], split, ks=(1, 8, 1000))
-    assert [row["k"] for row in found] == [1, 8]  # no class has 1000
-    assert found[0]["mean"] < found[1]["mean"] <= 1
-    assert found[0]["min"] < found[0]["max"]
+    shots = (1, 8, 1000)
+    found = run_protocol("vissl-low-shot", X[keep], y[keep], split, shots=shots, episodes=3)
+    assert list(found["by_k"]) == ["1", "8"]  # no class has 1000
+    assert found["left_out"] == [1000]
+    assert found["by_k"]["1"]["value"] < found["by_k"]["8"]["value"] <= 1
+    assert found["by_k"]["1"]["lowest"] < found["by_k"]["1"]["highest"]
+    assert found["chosen"]["episodes"] == 3
+
+
+def test_k_shot_intervals_hold_the_mean_over_all_draws_and_rows():
+    """The truth is the mean over many draws on many new rows."""
+
+    def draw(n, seed):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 2, n)
+        return (rng.normal(size=(n, 8)) + 1.5 * y[:, None]).astype(np.float32), y
+
+    X, y = draw(6000, 1)
+    parts = np.where(np.arange(6000) < 2000, "train", "test")
+    asked = {"shots": [2], "episodes": 200}
+    truth = run_protocol("k-shot", X, y, parts, **asked)["figure"]["value"]
+    held = 0
+    for seed in range(20):
+        X, y = draw(300, 10 + seed)
+        parts = np.where(np.arange(300) < 200, "train", "test")
+        asked = {"shots": [2], "episodes": 12}
+        figure = run_protocol("k-shot", X, y, parts, seed=seed, **asked)["figure"]
+        held += figure["low"] <= truth <= figure["high"]
+    assert held >= 17
+
+
+def test_k_shot_grows_with_the_rows_and_says_how_far_draws_lie_apart():
+    X, y = load_digits(return_X_y=True)
+    parts = np.where(np.arange(len(y)) % 3 == 0, "test", "train")
+    found = run_protocol("k-shot", X, y, parts, shots=[1, 8], episodes=10)
+    one, eight = found["by_k"]["1"], found["by_k"]["8"]
+    assert one["high"] < eight["low"]
+    assert one["lowest"] < one["low"] < one["value"] < one["high"] < one["highest"]
+    assert eight["highest"] - eight["lowest"] < one["highest"] - one["lowest"]
+    assert found["figure"] == {end: eight[end] for end in ("value", "low", "high")}
+    assert found["n_train"] == 80
+    again = run_protocol("k-shot", X, y, parts, shots=[1, 8], episodes=10)
+    assert again == found
 
 
 def test_razavian_averages_the_scores_of_the_views(rows):
@@ -218,11 +307,15 @@ def test_a_class_without_a_positive_row_is_left_out_of_the_mean():
         ({"y": np.zeros(9)}, "260 rows of features and 9 labels"),
         ({"split": ["train"] * 260}, "holds no test row"),
         ({"split": ["exam"] * 260}, "split of row 0 is 'exam'"),
+        ({"name": "k-shot", "shots": [0, 1]}, "--shots is 0,1; expected 1 or more"),
+        ({"name": "k-shot", "shots": [900]}, "training rows; 900 of each class take 900"),
+        ({"name": "k-shot", "episodes": 1}, "--episodes is 1; an interval takes 2 or more"),
+        ({"shots": [1]}, "--protocol clip has no --shots; leave it out"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(rows, change, message):
     X, y, split = rows
     given = {"name": "clip", "X": X, "y": y, "split": split} | change
     with pytest.raises(FitError, match=message) as caught:
-        run_protocol(given["name"], given["X"], given["y"], given["split"])
+        run_protocol(**given)
     assert "\n" not in str(caught.value)

@@ -174,6 +174,17 @@ def whole(name: str, text: str) -> int:
         raise typer.BadParameter(f"--{name} takes auto or a whole number; got {text!r}") from None
 
 
+def whole_numbers(flag: str, given: Sequence[str] | None) -> list[int] | None:
+    """Return the whole numbers of a repeatable option; None where it is not given."""
+    if given is None:
+        return None
+    try:
+        return [int(text) for text in split_names(given)]
+    except ValueError:
+        text = ",".join(given)
+        raise typer.BadParameter(f"{flag} takes whole numbers as 1,2,4; got {text!r}") from None
+
+
 def say_failures(failures: dict[str, str], where: str) -> None:
     """Name on stderr the images that failed, each with its reason, and `where` the others are."""
     for name, reason in list(failures.items())[:_LISTED]:

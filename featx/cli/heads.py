@@ -20,6 +20,7 @@ from featx.cli.app import (
     show,
     split_names,
     whole,
+    whole_numbers,
 )
 from featx.preprocess import VIEW_SETS
 
@@ -78,8 +79,19 @@ def fit(
         str | None,
         typer.Option(
             help="In place of a head: kornblith, clip, dinov2-logreg, dinov2-knn, vissl-svm, "
-            "razavian."
+            "vissl-low-shot, razavian, k-shot."
         ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Of --protocol kornblith: accuracy, per-class or 11-point."),
+    ] = None,
+    shots: Annotated[
+        list[str] | None,
+        typer.Option(help="Of --protocol k-shot: training rows of each class, as 1,2,4,8,16."),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Of --protocol k-shot: draws of each number of rows.")
     ] = None,
     precision_at: Annotated[
         float | None,
@@ -131,6 +143,7 @@ def fit(
     options = {k: v for k, v in locals().items() if k not in ("cache", "head", "out", "as_json")}
     from featx.fitting.training import fit as run
 
+    options["shots"] = whole_numbers("--shots", shots)
     found = run(cache, head, out, **options)
     show(found.to_dict(), as_json, repr(found))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.arguments import require_types
+from featx.arguments import require_types, several
 from featx.cache.cache import Cache
 from featx.errors import FitError, nearest
 from featx.evaluation import json_ready
@@ -165,6 +165,10 @@ class FitOptions:
         Choose the simplest candidate within one standard error of the best.
     protocol
         Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
+    metric
+        Of the protocol ``kornblith``: ``accuracy``, ``per-class`` or ``11-point``.
+    shots, episodes
+        Of the protocols ``k-shot`` and ``vissl-low-shot``: training rows of each class, and draws.
     precision_at
         Answer a class only above the probability that promises it this precision on new rows.
     cost
@@ -203,6 +207,9 @@ class FitOptions:
     seed: int = 0
     one_standard_error: bool = False
     protocol: str | None = None
+    metric: Literal["accuracy", "per-class", "11-point"] | None = None
+    shots: tuple[int, ...] | None = None
+    episodes: int | None = None
     precision_at: float | None = None
     cost: str | None = None
     abstain: float | None = None
@@ -218,6 +225,10 @@ class FitOptions:
     def __post_init__(self) -> None:
         require_types("fit", _hints(), vars(self))
         require_seed(self.seed)
+        for name in ("metric", "shots", "episodes"):
+            if self.protocol is None and getattr(self, name) is not None:
+                with_it = "kornblith" if name == "metric" else "k-shot"
+                raise FitError(f"--{name} goes with a protocol, as --protocol {with_it}")
         if self.sets is not None and not 0 < self.sets < 1:
             raise FitError(f"--sets is {self.sets:g}; expected a share in (0, 1), as 0.9")
 
@@ -227,6 +238,8 @@ class FitOptions:
         tap = options.get("tap")
         if tap is not None and not isinstance(tap, str):
             options["tap"] = ",".join(tap) or None
+        if options.get("shots") is not None:
+            options["shots"] = tuple(several(options["shots"]))
         return cls(**options)
 
     def changed(self) -> dict[str, Any]:

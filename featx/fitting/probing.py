@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.cache.cache import Cache
 from featx.errors import FitError
@@ -16,12 +18,11 @@ from featx.fitting.options import FitOptions, FitResult, usable_samples
 from featx.fitting.samples import Samples
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
+from featx.protocols.rules import PROTOCOL_OPTIONS, require_options
 from featx.selection import Split, leak_warnings, make_split
 from featx.selection.checks import Warn, check_groups, warn
 
 _ALLOWED = ("tap", "label", "groups", "split", "seed", "protocol")
-_DRAWS_VALIDATION = ("kornblith", "clip", "dinov2-logreg")
-"""Protocols that choose on validation rows and learn from them afterwards."""
 
 
 def require_protocol(options: FitOptions, taken: dict[str, bool]) -> Protocol:
@@ -43,7 +44,8 @@ def require_protocol(options: FitOptions, taken: dict[str, bool]) -> Protocol:
     odd += [
         f.name
         for f in fields(options)
-        if f.name not in _ALLOWED and getattr(options, f.name) != getattr(plain, f.name)
+        if f.name not in (*_ALLOWED, *PROTOCOL_OPTIONS)
+        and getattr(options, f.name) != getattr(plain, f.name)
     ]
     if odd:
         flag = "--" + odd[0].replace("_", "-")
@@ -51,6 +53,7 @@ def require_protocol(options: FitOptions, taken: dict[str, bool]) -> Protocol:
             f"--protocol {protocol.name} and {flag} exclude each other: a protocol has a head and "
             f"a choice of its own, and leaves no model; leave out {flag}"
         )
+    require_options(protocol, {name: getattr(options, name) for name in PROTOCOL_OPTIONS})
     return protocol
 
 
@@ -59,7 +62,8 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
 
     The source's split is kept; where there is none, a stratified quarter is held out. Where a
     protocol chooses on validation rows and the split names none, its share of the training rows is
-    drawn, stratified and with groups kept together.
+    drawn: stratified, or at random as the protocol says; groups are kept together. Where a protocol
+    takes views and the cache keeps them apart, all views of the tap's layer are used.
 
     Raises
     ------
@@ -72,20 +76,27 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
     samples = usable_samples(cache, reader, options)
     samples = without_seen(samples, options.plan.test_size, options.seed)
     split = _split(samples, protocol, options)
-    X = samples.take(np.arange(len(samples)))
-    found = run_protocol(protocol.name, X, samples.y, split, seed=options.seed)
+    X = _features(cache, samples, protocol)
+    given = {name: getattr(options, name) for name in PROTOCOL_OPTIONS}
+    found = run_protocol(protocol.name, X, samples.y, split, seed=options.seed, **given)
     return FitResult(
         head=protocol.name,
         chosen={
             "params": found["chosen"],
             "scoring": found["metric"],
             "tried": found["tried"],
+            **({"by_k": found["by_k"]} if "by_k" in found else {}),
             "rule": protocol.rule,
             "source": protocol.source,
         },
         test=_test(found),
         baseline=_baseline(samples, split, options.seed),
-        warnings=[*_leaks(samples, split), *_edge(protocol, found)],
+        warnings=[
+            *_leaks(samples, split),
+            *_asked(cache, protocol),
+            *_edge(protocol, found),
+            *_left_out(protocol, found),
+        ],
         n_train=found["n_train"],
         n_test=found["n_test"],
         cv={},
@@ -112,8 +123,10 @@ def _split(samples: Samples, protocol: Protocol, options: FitOptions) -> Split:
         seed=options.seed,
         task=samples.task,
     )
-    if split.validation is not None or protocol.name not in _DRAWS_VALIDATION:
+    if split.validation is not None or protocol.draws_validation is None:
         return split
+    if protocol.draws_validation == "random" and samples.groups is None:
+        return split  # `run_protocol` draws
     inner = make_split(
         samples.y[split.train],
         groups=None if samples.groups is None else samples.groups[split.train],
@@ -122,6 +135,72 @@ def _split(samples: Samples, protocol: Protocol, options: FitOptions) -> Split:
         task=samples.task,
     )
     return Split(split.train[inner.train], split.train[inner.test], split.test)
+
+
+def _features(cache: Cache, samples: Samples, protocol: Protocol) -> NDArray[np.float32]:
+    """Read the features, with an axis for the views where the protocol and the cache have them."""
+    every = np.arange(len(samples))
+    layer = samples.tap.split("@")[0]
+    names = [name for name in cache.taps if name.split("@")[0] == layer]
+    if not protocol.views or len(names) < 2:
+        return samples.take(every)
+    views = [replace(samples, tap=name, features=cache.tap(name)).take(every) for name in names]
+    return np.stack(views, axis=1)
+
+
+def _asked(cache: Cache, protocol: Protocol) -> list[Warn]:
+    """Say where pictures were read otherwise than the protocol asks."""
+    if not protocol.asks:
+        return []
+    if cache.spec.is_external:
+        text = (
+            f"{protocol.name} asks for pictures with {_told(protocol.asks)}; these vectors were "
+            "computed elsewhere, so that cannot be checked"
+        )
+        return [warn("preprocessing-unknown", text)]
+    here = cache.spec.preprocess
+    other = [name for name, value in protocol.asks.items() if _plain(here.get(name)) != value]
+    if not other:
+        return []
+    text = (
+        f"{protocol.name} asks for {_told({name: protocol.asks[name] for name in other})}; the "
+        f"cache has {_told({name: here.get(name) for name in other})}: its figure is not the "
+        f"protocol's; extract with {_extract_flags(protocol.asks)}"
+    )
+    return [warn("preprocessing-differs", text)]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _told(values: Mapping[str, Any]) -> str:
+    said = {
+        name: "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for name, value in values.items()
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+
+
+def _extract_flags(asks: Mapping[str, Any]) -> str:
+    """Write the options of ``featx extract`` that read pictures so."""
+    flags = []
+    if "input_size" in asks:
+        side, resized = asks["input_size"][0], asks["resize_size"][0]
+        flags.append(f"--input-size {side} --crop-pct {side / resized:g} --resize crop")
+    if "interpolation" in asks:
+        flags.append(f"--interpolation {asks['interpolation']}")
+    if "views" in asks:
+        flags.append(f"--views {','.join(asks['views'])}")
+    return " ".join(flags)
+
+
+def _left_out(protocol: Protocol, found: dict[str, Any]) -> list[Warn]:
+    if not found.get("left_out"):
+        return []
+    shots = ", ".join(map(str, found["left_out"]))
+    text = f"{protocol.name} leaves out {shots} rows of each class: a class has too few for it"
+    return [warn("few-shots", text)]
 
 
 def _learnt(split: Split) -> Any:
@@ -163,11 +242,18 @@ def _per_class(samples: Samples, found: dict[str, Any]) -> dict[str, Any]:
 def _test(found: dict[str, Any]) -> dict[str, Any]:
     """The protocol's own metric first, then those that every head is measured by."""
     every = {k: v for k, v in found["measured"].items() if isinstance(v, dict) and "low" in v}
-    return {found["metric"]: found["figure"], **every}
+    return {found["metric"]: found["figure"]} | {
+        name: figure for name, figure in every.items() if name != found["metric"]
+    }
 
 
 def _how(samples: Samples, found: dict[str, Any], options: FitOptions) -> str:
     held = f"{options.plan.test_size:.0%} of the rows held out"
     how = "the split of the source" if samples.split is not None else held
-    n = found["n_validation"]
+    n, chosen = found["n_validation"], found["chosen"]
+    if "episodes" in chosen:
+        return (
+            f"{how}; {chosen['episodes']} draws of {chosen['shots'][-1]} rows of each class; "
+            "metrics but the first are those of the median draw"
+        )
     return f"{how}; {n} validation rows chose" if n else how

@@ -77,6 +77,9 @@ def fit(
     weights_column: str | None = None,
     one_standard_error: bool = False,
     protocol: str | None = None,
+    metric: Literal["accuracy", "per-class", "11-point"] | None = None,
+    shots: int | Sequence[int] | None = None,
+    episodes: int | None = None,
     precision_at: float | None = None,
     cost: str | None = None,
     abstain: float | None = None,
@@ -132,6 +135,12 @@ def fit(
         Choose the simplest candidate within one standard error of the best.
     protocol
         Judge the features as a paper does (`featx.protocols.PROTOCOLS`) in place of fitting a head.
+    metric
+        Of the protocol ``kornblith``: ``accuracy``, ``per-class`` (its mean over classes) or
+        ``11-point`` (average precision as in VOC 2007).
+    shots, episodes
+        Of the protocols ``k-shot`` and ``vissl-low-shot``: training rows of each class, and how
+        often each number of them is drawn.
     precision_at
         Answer a class only above the probability that promises it this precision on new rows.
     cost

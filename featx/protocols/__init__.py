@@ -7,7 +7,7 @@ function on arrays. Preprocessing belongs to the extraction and is only said in 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,14 +17,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featx.errors import FitError, nearest
 from featx.protocols.logistic import CLIP, DINOV2_LOGREG, KORNBLITH
-from featx.protocols.machines import RAZAVIAN, VISSL, low_shot
+from featx.protocols.machines import K_SHOT, RAZAVIAN, VISSL, VISSL_LOW_SHOT
 from featx.protocols.neighbours import DINOV2_KNN
 from featx.protocols.rules import Protocol, accuracies, check
 from featx.selection.splits import Split
 
-__all__ = ["PROTOCOLS", "Protocol", "get_protocol", "low_shot", "run_protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "get_protocol", "run_protocol"]
 
-_ALL = (KORNBLITH, CLIP, DINOV2_LOGREG, DINOV2_KNN, VISSL, RAZAVIAN)
+_ALL = (KORNBLITH, CLIP, DINOV2_LOGREG, DINOV2_KNN, VISSL, RAZAVIAN, VISSL_LOW_SHOT, K_SHOT)
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({p.name: p for p in _ALL})
 """The protocols by name."""
@@ -36,7 +36,9 @@ def run_protocol(
     y: ArrayLike,
     split: Split | ArrayLike,
     *,
-    dataset: str | None = None,
+    metric: str | None = None,
+    shots: Sequence[int] | None = None,
+    episodes: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Choose, refit and measure features as a paper does.
@@ -54,9 +56,12 @@ def run_protocol(
         Shape (n_samples,), or 0 and 1 of shape (n_samples, n_labels) where rows have several.
     split
         ``train``, ``validation`` or ``test`` for each row, or a ``Split`` of row numbers.
-    dataset
-        ``kornblith`` alone reads it: ``aircraft``, ``pets``, ``caltech101`` and ``flowers`` are
-        measured by the mean over classes, ``voc2007`` by 11-point average precision.
+    metric
+        Of ``kornblith``: ``accuracy``, ``per-class`` (Aircraft, Pets, Caltech-101 and Flowers in
+        the paper) or ``11-point`` (VOC 2007; the default where rows have several labels).
+    shots, episodes
+        Of ``k-shot`` and ``vissl-low-shot``: training rows of each class, and draws of each number;
+        their own when None.
     seed
         Of every draw of rows.
 
@@ -82,7 +87,8 @@ def run_protocol(
     True
     """
     protocol = get_protocol(name)
-    rows = check(protocol, np.asarray(X, dtype=np.float32), np.asarray(y), split, dataset, seed)
+    options = {"metric": metric, "shots": shots, "episodes": episodes}
+    rows = check(protocol, np.asarray(X, dtype=np.float32), np.asarray(y), split, seed, options)
     with warnings.catch_warnings():
         # Every paper stops after so many steps; small penalties are rarely done by then.
         warnings.simplefilter("ignore", ConvergenceWarning)

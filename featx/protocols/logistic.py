@@ -9,6 +9,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
+from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.protocols.rules import (
     N_BOOT,
@@ -23,20 +24,33 @@ from featx.protocols.rules import (
     precision_figure,
 )
 
-PER_CLASS_SETS = frozenset({"aircraft", "pets", "caltech101", "flowers"})
-"""Data sets whose figure is the mean over classes of the accuracy (Kornblith et al. 2019)."""
+METRICS = {"accuracy": "accuracy", "per-class": "balanced_accuracy", "11-point": "map11"}
+"""Of Kornblith et al. 2019, by the names of ``--metric``."""
 
 
 def _kornblith(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
-    metric = "accuracy"
-    if rows.dataset in PER_CLASS_SETS:
-        metric = "balanced_accuracy"
-    if rows.dataset == "voc2007" or rows.y.ndim == 2:
-        metric = "map11"
+    """Choose and measure by accuracy, by its mean over classes, or by 11-point precision.
+
+    Table 1 of Kornblith et al. 2019, arXiv 1805.08974: mean per class for Aircraft, Pets,
+    Caltech-101 and Flowers, 11-point mAP for VOC 2007, top-1 for the others. The range of the
+    penalty is that of section 3.1 there; the size of the pictures is that of SimCLR (Chen et al.
+    2020, arXiv 2002.05709, appendix B.8), which BYOL takes over.
+    """
+    plain = "11-point" if rows.y.ndim == 2 else "accuracy"
+    if (rows.metric or plain) not in METRICS:
+        raise FitError(f"--metric is {rows.metric!r}; expected one of {', '.join(METRICS)}")
+    if rows.y.ndim == 2 and rows.metric not in (None, "11-point"):
+        raise FitError(f"--metric {rows.metric} is for one label a row; rows here have several")
+    metric = METRICS[rows.metric or plain]
     return _swept(protocol, rows, metric, [1 / value for value in protocol.values])
 
 
 def _dinov2_logreg(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+    """Choose on a random tenth of the training rows, and refit on all.
+
+    As in dinov2/eval/log_regression.py: ``randperm(n)[: n // 10]``, not stratified; 45 values of
+    C; the final fit on both parts. Oquab et al. 2023, arXiv 2304.07193.
+    """
     return _swept(protocol, rows, "accuracy", list(protocol.values))
 
 
@@ -136,6 +150,15 @@ class _Probe:
         return Predictions(classes[found.argmax(axis=1)], probabilities=table)
 
 
+SHORT_SIDE_224 = {
+    "resize": "crop",
+    "resize_size": [224, 224],
+    "input_size": [224, 224],
+    "interpolation": "bicubic",
+    "views": ["none"],
+}
+"""Of the pictures, for Kornblith's protocol and DINOv2's logistic regression."""
+
 KORNBLITH = Protocol(
     "kornblith",
     "short side 224, centre crop; multinomial L-BFGS; 45 lambda 1e-6..1e5 on validation rows; "
@@ -143,6 +166,9 @@ KORNBLITH = Protocol(
     "Kornblith et al. 2019, arXiv 1805.08974; also SimCLR and BYOL",
     _kornblith,
     logspace(-6, 5, 45),
+    draws_validation="stratified",
+    asks=SHORT_SIDE_224,
+    options=("metric",),
 )
 
 
@@ -153,14 +179,19 @@ CLIP = Protocol(
     "Radford et al. 2021, arXiv 2103.00020, appendix A.3",
     _clip,
     logspace(-6, 6, 97),
+    draws_validation="stratified",
+    asks={"interpolation": "bicubic", "views": ["none"]},
 )
 
 
 DINOV2_LOGREG = Protocol(
     "dinov2-logreg",
-    "C of logspace(-6, 5, 45) on a tenth of the training rows; refit on all",
+    "short side 224, centre crop; C of logspace(-6, 5, 45) on a random tenth of the training rows; "
+    "refit on all",
     "Oquab et al. 2023, arXiv 2304.07193",
     _dinov2_logreg,
     logspace(-6, 5, 45),
     validation_share=0.1,
+    draws_validation="random",
+    asks=SHORT_SIDE_224,
 )

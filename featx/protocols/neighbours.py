@@ -14,7 +14,11 @@ PAPER_K = 20
 
 
 def _dinov2_knn(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
-    """Vote with weights exp(similarity / T); k is 20 unless there are validation rows."""
+    """Vote with weights exp(similarity / T); k is 20 unless there are validation rows.
+
+    As in dinov2/eval/knn.py, with its k of 10, 20, 100 and 200 and T of 0.07. Oquab et al. 2023,
+    arXiv 2304.07193.
+    """
     X = l2(rows.X)
     train, validation, test = rows.split
     usable = [int(k) for k in protocol.values if k <= len(train)] or [len(train)]
@@ -84,8 +88,16 @@ def knn_shares(X_train: Array, y_train: Array, X: Array, ks: list[int]) -> dict[
 
 DINOV2_KNN = Protocol(
     "dinov2-knn",
-    "length one; k of 10, 20, 100, 200 (20 without validation rows); votes exp(cos / 0.07)",
+    "short side 256, centre crop 224; length one; k of 10, 20, 100, 200 (20 without validation "
+    "rows); votes exp(cos / 0.07)",
     "Oquab et al. 2023, arXiv 2304.07193",
     _dinov2_knn,
     (10, 20, 100, 200),
+    asks={
+        "resize": "crop",
+        "resize_size": [256, 256],
+        "input_size": [224, 224],
+        "interpolation": "bicubic",
+        "views": ["none"],
+    },
 )

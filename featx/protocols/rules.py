@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from featx.selection.splits import Split, make_split
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+
+PROTOCOL_OPTIONS = ("metric", "shots", "episodes")
+"""Of `featx.protocols.run_protocol`, beside the seed."""
 
 N_BOOT = 1000
 """Bootstrap samples behind each interval."""
@@ -43,6 +46,19 @@ class Protocol:
         Whether the chosen value is fitted again on training and validation rows.
     max_iter
         Of the solver.
+    draws_validation
+        How validation rows are drawn where the split names none: in the shares of the classes, or
+        at random; None where the protocol chooses without them.
+    asks
+        What the paper says of the pictures, by the fields of `featx.preprocess.Preprocess`.
+    views
+        Whether every view of a picture may be a row of its own.
+    options
+        Of `run_protocol`, beside the seed, that it reads.
+    episodes
+        Draws of each number of rows, where few are drawn.
+    costs
+        What is tried in each of them.
     """
 
     name: str
@@ -53,6 +69,12 @@ class Protocol:
     validation_share: float = 0.2
     refit: bool = True
     max_iter: int = 1000
+    draws_validation: Literal["stratified", "random"] | None = None
+    asks: Mapping[str, Any] = field(default_factory=dict)
+    views: bool = False
+    options: tuple[str, ...] = ()
+    episodes: int = 1
+    costs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,8 +84,17 @@ class ProtocolRows:
     X: Array
     y: Array
     split: Split
-    dataset: str | None
     seed: int
+    metric: str | None = None
+    shots: tuple[int, ...] = ()
+    episodes: int | None = None
+
+    @property
+    def learnt(self) -> Array:
+        """Training and validation rows, sorted."""
+        if self.split.validation is None:
+            return self.split.train
+        return np.sort(np.r_[self.split.train, self.split.validation])
 
     @property
     def indicator(self) -> Array:
@@ -77,15 +108,16 @@ class ProtocolRows:
         if self.split.validation is not None:
             return self.split.train, self.split.validation
         order = np.random.default_rng(self.seed).permutation(self.split.train)
-        n = max(1, round(share * len(order)))
+        n = max(1, int(share * len(order) + 1e-9))
         return np.sort(order[n:]), np.sort(order[:n])
 
 
 def check(
-    protocol: Protocol, X: Array, y: Array, split: Any, dataset: str | None, seed: int
+    protocol: Protocol, X: Array, y: Array, split: Any, seed: int, options: Mapping[str, Any]
 ) -> ProtocolRows:
     """Check what a protocol is given, and read the split."""
-    wanted = (2, 3) if protocol.name == "razavian" else (2,)
+    require_options(protocol, options)
+    wanted = (2, 3) if protocol.views else (2,)
     if X.ndim not in wanted:
         kinds = "(n_samples, n_features)" + (" or with views" if 3 in wanted else "")
         raise FitError(f"{protocol.name} takes features of shape {kinds}, got {X.shape}")
@@ -93,12 +125,38 @@ def check(
         raise FitError(f"there are {len(X)} rows of features and {len(y)} labels; expected as many")
     if not np.isfinite(X).all():
         raise FitError("features hold NaN or infinity; extract these again or leave them out")
-    if y.ndim == 2 and protocol.name in ("clip", "dinov2-logreg", "dinov2-knn"):
+    if y.ndim == 2 and protocol.name in ("clip", "dinov2-logreg", "dinov2-knn", "k-shot"):
         raise FitError(f"{protocol.name} is for one label a row, got labels of shape {y.shape}")
     parts = split if isinstance(split, Split) else make_split(np.zeros(len(y)), split=split)
     if y.ndim == 1 and len(np.unique(y[parts.train])) < 2:
         raise FitError("the training rows hold one class; a protocol needs two")
-    return ProtocolRows(X, y, parts, dataset, seed)
+    return ProtocolRows(
+        X,
+        y,
+        parts,
+        seed,
+        metric=options["metric"],
+        shots=tuple(options["shots"] or ()),
+        episodes=options["episodes"],
+    )
+
+
+def require_options(protocol: Protocol, options: Mapping[str, Any]) -> None:
+    """Refuse options that a protocol does not read, and values that it cannot.
+
+    Raises
+    ------
+    FitError
+        Naming the option.
+    """
+    for name, value in options.items():
+        if value is not None and name not in protocol.options:
+            raise FitError(f"--protocol {protocol.name} has no --{name}; leave it out")
+    shots, episodes = options["shots"], options["episodes"]
+    if shots is not None and (not len(shots) or min(shots) < 1):
+        raise FitError(f"--shots is {','.join(map(str, shots))}; expected 1 or more, as 1,2,4,8")
+    if episodes is not None and episodes < 2:
+        raise FitError(f"--episodes is {episodes}; an interval takes 2 or more")
 
 
 @dataclass(frozen=True)
@@ -167,6 +225,25 @@ def ap11(positive: NDArray[np.bool_], scores: Floats) -> m.Metric:
             np.where(recall >= t - 1e-9, precision, 0).max(axis=1) for t in np.linspace(0, 1, 11)
         ]
         return np.asarray(np.where(hits[:, -1] > 0, np.mean(best, axis=0), np.nan))
+
+    return metric
+
+
+def ap_interpolated(positive: NDArray[np.bool_], scores: Floats) -> m.Metric:
+    """Make the area below precision and recall, each precision the best at its recall or above.
+
+    So VISSL counts (``calculate_ap`` in its vissl/utils/svm_utils/evaluate.py), after the VOC
+    development kit of 2010. scikit-learn's average precision does not interpolate.
+    """
+    order = np.argsort(-scores, kind="stable")
+    mask = positive[order].astype(np.float64)
+
+    def metric(w: Floats) -> Floats:
+        each = w[:, order] * mask
+        hits = np.cumsum(each, axis=1)
+        precision = np.nan_to_num(m.ratio(hits, np.cumsum(w[:, order], axis=1)))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        return m.ratio((each * best).sum(axis=1), hits[:, -1])
 
     return metric
 
