@@ -22,7 +22,7 @@ else
 endif
 
 .PHONY: help install features fit-svm fit-logreg fit test test-slow test-all test-gpu lint type format bench torture \
-        ray-demo notebook compare elpv dist clean
+        ray-demo notebook compare elpv docs docs-build dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,14 @@ compare: install  ## rank BACKBONES and HEADS on DATA, nested; table, CSV, JSON 
 
 elpv: install  ## the protocol of ELPV's paper on frozen features, beside its figures (up to an hour)
 	@$(RUN) pipelines.elpv_protocol
+
+docs: install  ## build the documentation site, build/site/index.html; a warning is an error
+	@$(INSTALL) -e '.[docs]'
+	@$(MAKE) --no-print-directory docs-build
+
+docs-build:
+	@$(BIN)/python docs/commands_page.py build/commands.md
+	@$(RUN) zensical build --strict --clean
 
 dist: install  ## build the wheel and the source archive
 	@$(RUN) build --outdir dist .

@@ -23,7 +23,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from featx import fit, load_model, open_cache
-from featx.errors import MissingExtraError, ModelError
+from featx.errors import MissingExtraError, ModelError, OptionError
 from featx.exporting.exporting import standalone_lines
 from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
@@ -395,3 +395,56 @@ def test_five_hundred_pictures_within_a_thousandth(tmp_path: Path) -> None:
     wanted = np.array([[row[f"p_{name}"] for name in found.classes] for row in rows])
     assert len(given) == 500
     assert np.abs(given - wanted).max() <= 1e-3
+
+
+def test_int8_is_smaller_and_says_what_it_costs(model: Model, folder: Path, tmp_path: Path) -> None:
+    plain = model.export(tmp_path / "plain.onnx")
+    done = model.export(tmp_path / "m.onnx", quantise="int8", cache=folder / "plain.h5")
+    assert done.int8 is not None
+    assert done.n_bytes < 0.6 * plain.n_bytes
+    assert done.int8.n_bytes_float == plain.n_bytes
+    assert (done.int8.n_calibration, done.int8.n_compared, done.int8.held_out) == (20, 20, False)
+    assert done.int8.cosine > 0.99
+    loss = done.int8.loss
+    assert loss["low"] <= loss["value"] <= loss["high"]
+    kinds = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds
+    _, pixels = pixels_of(model, folder / "old")
+    p, features = run(tmp_path / "m.onnx", pixels, "probabilities", "features")
+    p_plain, X = run(tmp_path / "plain.onnx", pixels, "probabilities", "features")
+    assert 0 < np.abs(features - X).max() < 0.1 * np.abs(X).max()
+    np.testing.assert_allclose(p, p_plain, atol=0.1)
+    told = {e.key: e.value for e in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert (told["quantised"], json.loads(told["classes"])) == ("int8", ["blue", "red"])
+
+
+def test_int8_that_harms_is_not_written(
+    model: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featx.exporting.int8.LEAST_COSINE", 0.999999)
+    with pytest.raises(ModelError, match=r"int8 harms .*: its features keep a median cosine of"):
+        model.export(tmp_path / "m.onnx", quantise="int8", cache=folder / "plain.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_int8_of_depthwise_convolutions_is_refused(tmp_path: Path) -> None:
+    save_halves(Path(skimage.__file__).parent / "data" / "astronaut.png", tmp_path / "halves")
+    extract(tmp_path / "halves", tmp_path / "lite.h5", precision="fp32", **FEW)
+    found = saved(tmp_path, "lite", "svm")
+    with pytest.raises(ModelError, match=r"int8 harms .*depthwise"):
+        found.export(tmp_path / "m.onnx", quantise="int8")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_what_int8_needs_is_said(model: Model, folder: Path, tmp_path: Path) -> None:
+    lost = replace(model, meta={**model.meta, "cache": str(tmp_path / "gone.h5")}, path=None)
+    with pytest.raises(ModelError, match=r"is not where it was; name it by --cache"):
+        lost.export(tmp_path / "m.onnx", quantise="int8")
+    save_coloured(folder / "few", 24)
+    extract(folder / "few", folder / "few.h5", input_size=64, **NETWORK, **FEW)
+    few = saved(folder, "few", "logreg")
+    with pytest.raises(ModelError, match="20 training rows, and of 20 others"):
+        few.export(tmp_path / "m.onnx", quantise="int8")
+    with pytest.raises(OptionError, match="int4"):
+        model.export(tmp_path / "m.onnx", quantise="int4")

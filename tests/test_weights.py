@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featx.backbones import Backbone, load_backbone
+from featx.backbones import Backbone, list_backbones, load_backbone
 from featx.backbones.fetch import HubFile, UrlFile, obtain
 from featx.backbones.from_packages import PackageFile
 from featx.backbones.from_timm import build
 from featx.backbones.weights import compare, digest_state
-from featx.errors import BackboneError, WeightsError
+from featx.errors import BackboneError, OptionError, WeightsError
 
 NAME = "timm:test_resnet"  # 0.5 M parameters, made for tests
 
@@ -92,6 +94,72 @@ def test_the_digest_follows_every_bit_and_not_the_order(state: dict[str, Tensor]
     other[name].view(-1)[0] += 1e-6
     assert digest_state(other) != digest_state(state)
     assert digest_state({**state, name: state[name].double()}) != digest_state(state)
+
+
+def test_published_files_of_each_domain_are_understood(tmp_path: Path) -> None:
+    """Seeded files of the form in which each domain's weights are published."""
+    torch.manual_seed(3)
+    resnet, dense = (torchvision.models.get_model(name) for name in ("resnet18", "densenet121"))
+    plain, chest = dict(resnet.state_dict()), dict(dense.state_dict())
+    dots = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in chest.items()
+    }
+    chexnet = {f"module.densenet121.{k}": v for k, v in dots.items() if "classifier" not in k}
+    chexnet |= {"module.densenet121.classifier.0.weight": torch.ones(14, 1024)}
+    chexnet |= {"module.densenet121.classifier.0.bias": torch.ones(14)}
+    grey = {**chest, "features.conv0.weight": chest["features.conv0.weight"][:, :1]}
+    grey |= {"classifier.weight": torch.ones(18, 1024), "classifier.bias": torch.ones(18)}
+    files = {
+        "lunit": ("torchvision:resnet18", _without(plain, "fc")),
+        "torchgeo": ("timm:resnet18", _without(plain, "fc")),
+        "dino": (
+            "timm:vit_tiny_patch16_224",
+            dict(build("vit_tiny_patch16_224", num_classes=0).state_dict()),
+        ),
+        "plantnet": (
+            "torchvision:resnet18",
+            {
+                "epoch": 7,
+                "model": {**plain, "fc.weight": torch.ones(1081, 512), "fc.bias": torch.ones(1081)},
+                "optimizer": {"param_groups": []},
+            },
+        ),
+        "chexnet": (
+            "torchvision:densenet121",
+            {"state_dict": chexnet, "epoch": 3, "best_loss": 0.1},
+        ),
+        "xrv": ("torchvision:densenet121", {**grey, "op_threshs": torch.ones(18)}),
+    }
+    for name, (network, content) in files.items():
+        torch.save(content, tmp_path / name)
+        loaded = load_backbone(network, weights=tmp_path / name).net.state_dict()
+        seeded = {"chexnet": chest, "xrv": grey, "dino": content}.get(name, plain)
+        for entry in (e for e in seeded if not e.startswith(("fc.", "classifier."))):
+            assert torch.equal(loaded[entry], seeded[entry]), f"{name}: {entry}"
+
+
+def _without(state: dict[str, Tensor], top: str) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(f"{top}.")}
+
+
+def test_weights_by_domain_say_where_they_come_from_and_how_they_are_used() -> None:
+    rows = list_backbones(domain="all")
+    assert {row.weights.domain for row in rows if row.weights} == {
+        *("histology", "x-ray", "remote-sensing", "plants", "faces")
+    }
+    for row in rows:
+        assert row.weights is not None
+        assert row.weights.source.startswith("https://")
+        assert row.licence == row.weights.licence
+        assert (row.top1, row.local) == (None, False)
+        assert row.source == "file" or row.features, "a network that featx does not know"
+    assert [row.name for row in list_backbones("chexnet", domain="x-ray")] == [
+        "torchvision:densenet121"
+    ]
+    with pytest.raises(OptionError, match="did you mean x-ray"):
+        list_backbones(domain="xray")
+    with pytest.raises(OptionError, match="here cannot be asked"):
+        list_backbones(domain="plants", here=True)
 
 
 def test_another_number_of_classes_is_taken_over_and_reported(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from featx.arguments import typed
 from featx.backbones import from_packages, from_timm, from_torchvision
 from featx.backbones.fetch import UrlFile
+from featx.errors import OptionError, nearest
 
 _TARGET = Path(__file__).with_name("published.csv")
 
@@ -75,6 +76,155 @@ RECOMMENDED: dict[str, str] = {
 """Name as `featx.load_backbone` takes it -> one line on when to use it."""
 
 
+@dataclass(frozen=True)
+class DomainWeights:
+    """Published weights for one kind of pictures; featx ships none of them.
+
+    Parameters
+    ----------
+    name
+        A short name for them, which only lists use.
+    domain
+        ``histology``, ``x-ray``, ``remote-sensing``, ``plants`` or ``faces``.
+    backbone
+        The network, as `featx.load_backbone` takes it.
+    trained_on
+        Pictures and task of the training.
+    licence
+        As the publisher states it; "" where none was found.
+    source, file
+        The page to read and to download from, and the file's name there.
+    obtain
+        What to do where the file is not enough by itself; "" for most.
+    pixels
+        Side of the picture that the network was trained with.
+    layer
+        The recommended layer; "" is the default tap, the last pooling.
+    options
+        Further options of ``featx extract`` that the weights need.
+    """
+
+    name: str
+    domain: str
+    backbone: str
+    trained_on: str
+    licence: str
+    source: str
+    file: str
+    pixels: int = 224
+    layer: str = ""
+    options: str = ""
+    obtain: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that uses them."""
+        weights = f"--weights {self.file}" if self.file else ""
+        layer = f"--layer {self.layer}" if self.layer else ""
+        words = (f"featx extract SOURCE CACHE --backbone {self.backbone}", weights, layer)
+        return " ".join(word for word in (*words, self.options) if word)
+
+
+_LUNIT = "https://github.com/lunit-io/benchmark-ssl-pathology/releases/tag/pretrained-weights"
+_TORCHGEO = "https://huggingface.co/torchgeo"
+
+DOMAINS: tuple[DomainWeights, ...] = (
+    DomainWeights(
+        "lunit-bt",
+        "histology",
+        "torchvision:resnet50",
+        "19 million patches of TCGA slides, self-supervised",
+        "Lunit's, research only",
+        _LUNIT,
+        "bt_rn50_ep200.torch",
+    ),
+    DomainWeights(
+        "lunit-dino",
+        "histology",
+        "timm:vit_small_patch16_224",
+        "19 million patches of TCGA slides, self-supervised",
+        "Lunit's, research only",
+        _LUNIT,
+        "dino_vit_small_patch16_ep200.torch",
+    ),
+    DomainWeights(
+        "chexnet",
+        "x-ray",
+        "torchvision:densenet121",
+        "ChestX-ray14, 14 findings; a reimplementation of CheXNet (Rajpurkar et al. 2017)",
+        "",
+        "https://github.com/arnoweng/CheXNet",
+        "model.pth.tar",
+    ),
+    DomainWeights(
+        "torchxrayvision",
+        "x-ray",
+        "torchvision:densenet121",
+        "seven sets of chest X-rays, 18 findings",
+        "Apache-2.0",
+        "https://huggingface.co/torchxrayvision/densenet121-res224-all",
+        "xrv.pth",
+        options="--mean 0.5 --std 0.00048828125",
+        obtain="pip install torchxrayvision; then save the state_dict() of "
+        "xrv.models.DenseNet(weights='densenet121-res224-all') by torch.save as xrv.pth",
+    ),
+    DomainWeights(
+        "gassl",
+        "remote-sensing",
+        "timm:resnet50",
+        "Functional Map of the World in RGB, self-supervised",
+        "CC-BY-4.0",
+        f"{_TORCHGEO}/resnet50_fmow_rgb_gassl",
+        "resnet50_fmow_rgb_gassl-da43d987.pth",
+    ),
+    DomainWeights(
+        "ssl4eo",
+        "remote-sensing",
+        "timm:resnet50",
+        "Sentinel-2, red, green and blue of SSL4EO-S12, self-supervised",
+        "CC-BY-4.0",
+        f"{_TORCHGEO}/resnet50_sentinel2_rgb_moco",
+        "resnet50_sentinel2_rgb_moco-2b57ba8b.pth",
+        options="--mean 0 --std 0.15259",
+        obtain="for 16-bit pictures that hold reflectance times 10,000",
+    ),
+    DomainWeights(
+        "plantnet",
+        "plants",
+        "torchvision:resnet18",
+        "Pl@ntNet-300K, 1,081 species",
+        "BSD-2-Clause",
+        "https://github.com/plantnet/PlantNet-300K",
+        "resnet18_weights_best_acc.tar",
+    ),
+    DomainWeights(
+        "inat21",
+        "plants",
+        "timm:eva02_large_patch14_clip_336",
+        "iNaturalist 2021, 10,000 species of plants, animals and fungi",
+        "CC-BY-NC-4.0",
+        "https://huggingface.co/timm/eva02_large_patch14_clip_336.merged2b_ft_inat21",
+        "model.safetensors",
+        336,
+    ),
+    DomainWeights(
+        "facenet",
+        "faces",
+        "file:faces.py:network",
+        "VGGFace2, for recognition; cut faces out first",
+        "MIT for the code; look up the terms of VGGFace2",
+        "https://github.com/timesler/facenet-pytorch",
+        "",
+        160,
+        "last_bn",
+        "--input-size 160 --resize squash --mean 0.5 --std 0.50196",
+        "pip install --no-deps facenet-pytorch; faces.py: from facenet_pytorch import "
+        "InceptionResnetV1; network = lambda: InceptionResnetV1('vggface2')",
+    ),
+)
+"""Published weights by domain."""
+
+
 Sort = Literal["name", "top1", "features", "parameters", "macs", "size"]
 
 
@@ -103,6 +253,8 @@ class BackboneInfo:
         Whether the default weights are on this machine.
     recommended
         One line on when to use it; "" for most.
+    weights
+        Published weights of a domain, which the line is about; None: the network's default ones.
     """
 
     name: str
@@ -116,11 +268,16 @@ class BackboneInfo:
     local: bool
     top1_size: int | None = None
     recommended: str = ""
+    weights: DomainWeights | None = None
 
 
 @typed
 def list_backbones(
-    pattern: str = "", *, here: bool = False, sort: Sort | None = None
+    pattern: str = "",
+    *,
+    here: bool = False,
+    sort: Sort | None = None,
+    domain: str | None = None,
 ) -> list[BackboneInfo]:
     """List the networks whose name contains `pattern`, or matches it where it is a glob.
 
@@ -134,6 +291,16 @@ def list_backbones(
         ``top1`` and ``features`` from the largest down, ``parameters``, ``macs`` and ``size`` (of
         the picture) from the smallest up, ``name``; what is not known comes last. None: as the
         libraries have them.
+    domain
+        Published weights for one kind of pictures instead of the libraries' own: ``histology``,
+        ``x-ray``, ``remote-sensing``, ``plants``, ``faces``, or ``all``. Each line has ``weights``:
+        where they are published, their licence, and the command that uses them. None is shipped,
+        and none is looked for.
+
+    Raises
+    ------
+    OptionError
+        If there is no such domain, or `here` is asked of one.
 
     Examples
     --------
@@ -141,7 +308,8 @@ def list_backbones(
     ['torchvision:resnet101', 'torchvision:resnet152', 'torchvision:resnet18']
     """
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    found = [make() for name, make in _all() if fnmatchcase(name.lower(), glob.lower())]
+    rows = _all() if domain is None else _of_domain(domain, here)
+    found = [make() for name, make in rows if fnmatchcase(name.lower(), glob.lower())]
     found = [row for row in found if row.local or not here]
     return found if sort is None else sorted(found, key=lambda row: _place(row, sort))
 
@@ -171,6 +339,51 @@ def _all() -> Iterator[tuple[str, Any]]:
         yield f"torchvision:{name}", lambda name=name: _torchvision_row(name)
     for name in from_timm.names():
         yield f"timm:{name}", lambda name=name: _timm_row(name)
+
+
+def _of_domain(domain: str, here: bool) -> Iterator[tuple[str, Any]]:
+    known = sorted({weights.domain for weights in DOMAINS})
+    if domain not in (*known, "all"):
+        raise OptionError(
+            f"no weights are listed for domain {domain!r}{nearest(domain, known)}; there are "
+            f"{', '.join(known)}, and all"
+        )
+    if here:
+        raise OptionError("here cannot be asked of a domain: its files lie where you put them")
+    for weights in DOMAINS:
+        if domain in (weights.domain, "all"):
+            yield f"{weights.name} {weights.backbone}", lambda w=weights: _domain_row(w)
+
+
+def _domain_row(weights: DomainWeights) -> BackboneInfo:
+    """Describe the network with its domain's weights in place of the default ones."""
+    pixels = (weights.pixels, weights.pixels)
+    makers: dict[str, Callable[[], BackboneInfo]] = dict(_all())
+    made = makers.get(weights.backbone)
+    if made is None:  # code of its own
+        return BackboneInfo(
+            weights.backbone,
+            "file",
+            None,
+            None,
+            None,
+            pixels,
+            None,
+            weights.licence,
+            False,
+            weights=weights,
+        )
+    return replace(
+        made(),
+        input_size=pixels,
+        macs=None,
+        top1=None,
+        top1_size=None,
+        licence=weights.licence,
+        local=False,
+        recommended="",
+        weights=weights,
+    )
 
 
 def _package_row(name: str) -> BackboneInfo:

@@ -40,6 +40,25 @@ def backbones_text(found: Sequence[Any], others: int = 0) -> str:
     return "\n".join(lines)
 
 
+def domain_text(found: Sequence[Any]) -> str:
+    """Render published weights by domain: what they are, and the command that uses them."""
+    parts = []
+    for info in found:
+        own = info.weights
+        features = "" if info.features is None or own.layer else f", {info.features:,} features"
+        lines = {
+            "trained on": own.trained_on,
+            "network": f"{own.backbone}, {own.pixels} pixels{features}",
+            "licence": own.licence or "not stated: ask the authors",
+            "from": f"{own.source}{f', {own.file}' if own.file else ''}",
+            "first": own.obtain,
+            "then": own.command,
+        }
+        shown = [f"  {name:<11}{text}" for name, text in lines.items() if text]
+        parts.append("\n".join([f"{own.name} ({own.domain})", *shown]))
+    return "\n".join([*parts, "featx ships none of these; read the licence before you use them"])
+
+
 def layers_text(rows: Sequence[Any], default: str) -> str:
     """Render the layers of a network: map, its size as float16, and the vector after pooling."""
     lines = [

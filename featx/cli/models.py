@@ -247,6 +247,14 @@ def export(
     backbone: Annotated[
         str | None, typer.Option(help="Confirm the custom network whose code will run.")
     ] = None,
+    quantise: Annotated[
+        str | None,
+        typer.Option(help="int8: the network in 8 bits, unless that harms the answers."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Cache of the training, for --quantise; default: the model's."),
+    ] = None,
     force: Force = False,
     fetch: Fetch = False,
     as_json: Json = False,
@@ -254,7 +262,6 @@ def export(
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
     from featx.model.modelfile import load_model
 
-    result = load_model(model).export(
-        out, weights=weights, backbone=backbone, force=force, fetch=fetch
-    )
+    options: dict[str, Any] = {"weights": weights, "backbone": backbone, "quantise": quantise}
+    result = load_model(model).export(out, cache=cache, force=force, fetch=fetch, **options)
     show(result.to_dict(), as_json, str(result))

@@ -22,6 +22,12 @@ def backbones(
     sort: Annotated[
         str | None, typer.Option(help="name, top1, features, parameters, macs, size (pixels).")
     ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Published weights for histology, x-ray, remote-sensing, plants, faces, or all."
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every network there is.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -31,14 +37,17 @@ def backbones(
     """
     from featx.backbones import list_backbones
     from featx.backbones.listing import RECOMMENDED
-    from featx.cli.listings import backbones_text
+    from featx.cli.listings import backbones_text, domain_text
 
-    found = list_backbones(pattern, here=here, sort=sort)  # type: ignore[arg-type]
+    found = list_backbones(pattern, here=here, sort=sort, domain=domain)  # type: ignore[arg-type]
     if not found:
         where = " on this machine" if here else ""
         raise FeatxError(
             f"no network{where} matches {pattern!r}; `featx backbones --all` lists all"
         )
+    if domain is not None:
+        show({"backbones": [asdict(info) for info in found]}, as_json, domain_text(found))
+        return
     few = not (pattern or here or sort or everything)
     if sort is None:
         places = {name: k for k, name in enumerate(RECOMMENDED)}

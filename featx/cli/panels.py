@@ -83,7 +83,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "featx export photos.featx photos.onnx",
         "featx export photos.featx photos.onnx --weights here/resnet50.pth",
     ),
-    "backbones": ("featx backbones", "featx backbones 'timm:*resnet*' --sort top1"),
+    "backbones": (
+        "featx backbones 'timm:*resnet*' --sort top1",
+        "featx backbones --domain histology",
+    ),
     "layers": ("featx layers resnet50", "featx layers efficientnet_lite0 --input-size 320"),
     "heads": ("featx heads", "featx heads --json"),
     "doctor": ("featx doctor", "featx doctor --json"),

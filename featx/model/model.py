@@ -234,6 +234,8 @@ class Model:
         *,
         weights: str | os.PathLike[str] | None = None,
         backbone: str | None = None,
+        quantise: Literal["int8"] | None = None,
+        cache: str | os.PathLike[str] | None = None,
         force: bool = False,
         fetch: bool = False,
     ) -> ExportResult:
@@ -245,6 +247,10 @@ class Model:
             The ``.onnx`` file; replaced once the new one is complete.
         weights, backbone
             Where the file of the weights, or the code of the network, lies now.
+        quantise
+            ``int8``: the network computes in 8 bits; refused where that harms the answers.
+        cache
+            Cache of the training, for `quantise`; None: the one that the model names.
         force
             Replace a file at `path` that featx did not write.
         fetch
@@ -259,7 +265,8 @@ class Model:
         MissingExtraError
             If the extra ``onnx`` is not installed.
         ModelError
-            If the model has no form in ONNX, or ONNX Runtime gives other probabilities.
+            If the model has no form in ONNX, ONNX Runtime gives other probabilities, or 8 bits
+            harm it.
         BackboneError
             If the network cannot be translated.
 
@@ -273,7 +280,15 @@ class Model:
 
         asked = fetch or weights is not None or backbone is not None
         with named_by("" if asked else self.name):
-            return export(self, path, weights=weights, backbone=backbone, force=force)
+            return export(
+                self,
+                path,
+                weights=weights,
+                backbone=backbone,
+                quantise=quantise,
+                cache=cache,
+                force=force,
+            )
 
     @typed
     def explain(
