@@ -17,12 +17,10 @@ from featx.errors import FeatxError, ModelError
 from featx.evaluation.pairing import compare_paired
 from featx.exporting.graph import INPUT
 from featx.files import scratch_folder, size_text
-from featx.fitting.columns import Columns, load_samples
-from featx.heads import HEADS
 from featx.images import decode, draw_pixels, policy_of
 from featx.images.pages import page_of_row
 from featx.model import Model
-from featx.model.likeness import cache_beside
+from featx.model.likeness import cache_beside, row_labels
 from featx.model.references import image_reader
 from featx.preprocess import Preprocess, View
 from featx.runtime.compiling import quiet
@@ -147,16 +145,16 @@ def _require_harmless(model: Model, found: Int8Figures) -> None:
 
 def _rows(model: Model, cache: Cache) -> tuple[list[int], list[int], dict[int, str], bool]:
     """Choose rows that calibrate, others that are compared, and give the label of each row."""
-    head = HEADS.get(model.meta["head"], HEADS["logreg"])
-    samples = load_samples(cache, Columns(tap=model.tap, label=model.meta.get("label")), head)
-    seen = model.saw(samples.ids.tolist(), samples.digests, by_name=cache.has_own_ids)
-    order = np.random.default_rng(0).permutation(len(samples))
-    known, free = (samples.rows[order[seen[order] == kind]].tolist() for kind in (True, False))
+    labels = row_labels(cache, model.meta.get("label"))
+    seen = model.saw(list(cache.ids), cache.content_digests, by_name=cache.has_own_ids)
+    order = np.random.default_rng(0).permutation(len(cache))
+    known = order[seen[order]].tolist()
+    free = [row for row in order.tolist() if not seen[row] and labels[row] in model.classes]
     held_out = len(free) >= _FEWEST
     if not held_out:  # the model was fitted on all rows
         half = min(_N_CALIBRATION, len(known) // 2)
         known, free = known[:half], known[half:]
-    truth = dict(zip(samples.rows.tolist(), map(str, samples.y), strict=True))
+    truth = dict(enumerate(map(str, labels)))
     return known[:_N_CALIBRATION], free[:_N_COMPARED], truth, held_out
 
 

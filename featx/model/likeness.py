@@ -181,13 +181,20 @@ def _from_cache(model: Model, cache: Cache) -> Likeness | None:
     )
     if not len(rows):
         return None
-    labels = _labels(cache, model.meta.get("label"))
+    labels = row_labels(cache, model.meta.get("label"))
     unit = unit_rows(np.asarray(cache.tap(model.tap)[rows], dtype=np.float32))
     names = [str(cache.ids[int(k)]) for k in rows]
     return Likeness(unit, names, [labels[k] for k in rows], usual_distance(unit), len(rows))
 
 
-def _labels(cache: Cache, column: str | None) -> list[Any]:
+def row_labels(cache: Cache, column: str | None) -> list[Any]:
+    """Give the label of each row as a model says it; "" where there is none.
+
+    Parameters
+    ----------
+    column
+        The column that was fitted on; None for the labels of the cache.
+    """
     if column is not None and column in cache.columns:
         values = cache.columns[column]
         return values.tolist() if values.dtype.kind == "f" else list(map(str, values))
