@@ -230,6 +230,19 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     assert [h["lr"] for h in found.history] == [1e-2, 1e-3, 1e-3]
 
 
+def test_a_huge_learning_rate_leaves_no_broken_state_behind(
+    pictures: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {**small, "epochs": 2, "maps": tmp_path / "m.h5"}
+    target = tmp_path / "w.safetensors"
+    with pytest.raises(FitError, match=r"epoch 1.* at learning rate .* \(--lr 1e\+30\)"):
+        featx.tune(pictures, target, **{**options, "lr": 1e30})
+    assert not target.exists()
+    featx.tune(pictures, target, **options)
+    featx.tune(pictures, tmp_path / "plain.safetensors", **options)
+    assert target.read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -157,6 +157,7 @@ def learn(
             losses = _epoch(model, lesson, options, optimizer, done.epoch)
             learned.losses += losses
             _note(model, lesson, options, done, float(np.mean(losses)))
+            _require_finite(model, done, options)
             done.seconds += time.perf_counter() - start
             if resume is not None:
                 resume.save(model, optimizer, done)
@@ -210,10 +211,8 @@ def _epoch(
         loss = _loss(logits, lesson, at, options.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FitError(
-                f"tune: the loss is {value} in epoch {epoch + 1}, step {k + 1}, at learning rate "
-                f"{now:.1e} (--lr {options.lr:g}); the same command with a smaller --lr goes on "
-                f"from the state after epoch {epoch}"
+            raise _diverged(
+                f"the loss is {value} in epoch {epoch + 1}, step {k + 1}", now, options, epoch
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -223,6 +222,27 @@ def _epoch(
             said = time.monotonic()
             log.info("tune: epoch %d, step %d of %d, loss %.4f", epoch + 1, k + 1, n, value)
     return losses
+
+
+def _diverged(what: str, now: float, options: TuneOptions, good: int) -> FitError:
+    """Say that training failed, and from which state it can go on."""
+    state = f"from the state after epoch {good}" if good else "from the beginning"
+    more = "; --force begins again" if good else ""
+    return FitError(
+        f"tune: {what}, at learning rate {now:.1e} (--lr {options.lr:g}); the same command with a "
+        f"smaller --lr goes on {state}{more}"
+    )
+
+
+def _require_finite(model: Classifier, done: TrainingState, options: TuneOptions) -> None:
+    """Refuse a state from which no epoch can go on, before it takes the place of a good one."""
+    last = done.history[-1]
+    broken = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken or not math.isfinite(last.get("validation", 0.0)):
+        what = f"{len(broken)} tensors are" if broken else "the validation loss is"
+        raise _diverged(
+            f"{what} not finite after epoch {done.epoch}", options.lr, options, done.epoch - 1
+        )
 
 
 def _ahead(

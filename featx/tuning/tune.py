@@ -117,7 +117,8 @@ def tune(
     device, precision
         As in `featx.extract`.
     force
-        Replace a file at `weights` that featx did not write, and begin a stopped run again.
+        Replace a file at `weights` that featx did not write, and maps of another layer or network,
+        and begin a stopped run again.
     progress
         Show progress on stderr.
 
@@ -165,6 +166,7 @@ def tune(
         device=device,
         precision=precision,
         threads=threads,
+        force=force,
         progress=progress,
     )
     with open_cache(place) as cache:
