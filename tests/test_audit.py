@@ -17,9 +17,11 @@ from test_auditing import copies, plain_patches
 from typer.testing import CliRunner
 
 import featx
+from featx.auditing import sketch_of
 from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
 from featx.fitting.findings import COLUMNS, write_table
+from featx.fitting.looks import PictureLooks, copies_of
 from featx.fitting.rowindex import open_index
 
 
@@ -60,6 +62,28 @@ def test_planted_faults_are_called_by_name(planted: Path) -> None:
     page = (planted / "audit.html").read_text()
     assert page.count("data:image/jpeg") >= 4
     assert "temple/cut.png" in page
+
+
+def test_a_copy_whose_features_are_far_is_found_by_its_pixels() -> None:
+    pictures = plain_patches(12)
+    small = copies(pictures[5])[1]
+    sketches = [sketch_of(p) for p in [*pictures, small]]
+    seen = PictureLooks(list(sketches), [[]] * 13, np.ones(13))
+    digests = np.array([str(k).encode() for k in range(13)])
+    assert [pair[:2] for pair in copies_of(digests, None, seen)] == [(5, 12)]
+
+
+def test_classes_too_small_for_the_folds_leave_the_others_to_be_checked(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.r_[np.arange(80) % 2, [2] * 4]
+    X = rng.normal(size=(84, 6)) + 6 * np.eye(6)[y]
+    names = np.array(["a", "b", "rare"])[y]
+    names[7] = "a"
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names.tolist(), encoder="e")
+    found = featx.audit(cache)
+    assert [f["id"] for f in found.findings if f["kind"] == "label"] == ["7"]
+    (said,) = [w["message"] for w in found.warnings if w["code"] == "small-classes"]
+    assert said == "classes with too few rows are not checked for label errors: rare"
 
 
 def test_planted_label_errors_are_ranked_first_and_corrected(tmp_path: Path) -> None:
@@ -129,7 +153,7 @@ def test_groups_are_kept_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "code"),
-    [(None, "no-labels"), (["a"] * 30, "no-labels"), (["a"] * 29 + ["b"], "single-rows")],
+    [(None, "no-labels"), (["a"] * 30, "no-labels"), (["a"] * 29 + ["b"], "small-classes")],
 )
 def test_what_cannot_be_looked_for_is_said(tmp_path: Path, labels: Any, code: str) -> None:
     X = np.random.default_rng(0).normal(size=(30, 5))

@@ -52,6 +52,12 @@ class Sketch:
     contrast: float
     aspect: float
 
+    def coarse(self, side: int) -> NDArray[np.float32]:
+        """Give the means of the grey levels over squares, `side` a side; shape (side * side,)."""
+        step = SIDE // side
+        found: NDArray[np.float32] = self.grey.reshape(side, step, side, step).mean(axis=(1, 3))
+        return found.ravel()
+
 
 def sketch_of(pixels: NDArray[np.uint8]) -> Sketch:
     """Reduce a picture to what copies have in common whatever their size, quality or brightness.

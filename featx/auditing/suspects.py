@@ -99,7 +99,7 @@ def _of_classes(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str])
     place = {name: k for k, name in enumerate(classes)}
     codes = np.array([place[str(name)] for name in y])
     held_out = _scaled(held_out, codes)
-    quality = get_label_quality_scores(codes, held_out, method="normalized_margin")
+    quality = get_label_quality_scores(codes, held_out, method="self_confidence")
     own = held_out[np.arange(len(codes)), codes]
     flagged = find_label_issues(codes, held_out, n_jobs=1) | (own < IMPROBABLE)
     suggested = np.array(classes, dtype=object)[held_out.argmax(axis=1)]

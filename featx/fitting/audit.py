@@ -27,17 +27,18 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.streamed import measurement
 from featx.fitting.training import opened
-from featx.heads import get_head, over_taps
+from featx.heads import LARGE_ROWS, Head, get_head, over_taps
 from featx.labels import conflicting_rows, look_like_measurements
 from featx.model import Model
 from featx.progress import Progress
-from featx.selection.checks import FEW_ROWS, Warn, warn
+from featx.selection.checks import FEW_ROWS, Warn, check_groups, warn
 from featx.selection.trials import overheard
 from featx.targets import require_writable
 
 _NEIGHBOURS = 8
 _MOST_PICTURES = 20_000
 """Pictures that `featx train` reads again."""
+_STRENGTHS = (3e-4, 3e-3, 3e-2, 0.3)
 _MOST_ROWS = 200_000
 """Rows up to which all pairs are compared."""
 
@@ -171,6 +172,14 @@ def audit_fitted(cache: Cache, model: Model, *, progress: bool = True) -> Audit:
         )
         auditor.warnings.append(warn("pictures-not-read", text))
     return auditor.run(None)
+
+
+def _audit_head(name: str) -> Head:
+    """Give the head; logistic regression also on signed powers, which rank labels better."""
+    head = get_head(name)
+    if head.name != "logreg":
+        return head
+    return head.with_grid({"clf__C": _STRENGTHS}).with_preparation(("standard", "signed-power"))
 
 
 class _Auditor:
@@ -313,18 +322,19 @@ class _Auditor:
         known = [str(label) for label in self.labels if label is not None]
         if look_like_measurements(known):
             name = "ridge-reg" if get_head(name).task != "regression" else name
-        head = get_head(name)
+        head = _audit_head(name)
         samples = load_samples(self.cache, options.columns, head)
-        samples = self._frequent(samples)
         try:
-            plan = measurement(over_taps(head, samples.widths), samples, options)
+            samples, few = self._frequent(samples)
+            plan = measurement(over_taps(head, samples.widths), samples, options, few=few)
             fits = options.folds * plan.fits_of_search
             with (
                 Progress(fits, "looking for label errors", unit="fits", show=self.progress) as show,
                 overheard(self.warnings),
             ):
                 plan.step = show.step
-                scores = plan.held_out()
+                proper = head.name == "logreg" and samples.task == "classification"
+                scores = plan.held_out("neg_log_loss" if proper else None, LARGE_ROWS)
         except FitError as error:
             self.warnings.append(
                 warn("no-label-check", f"label errors were not looked for: {error}")
@@ -335,18 +345,33 @@ class _Auditor:
             raise FitError(f"head {name} gives no probabilities; use logreg or svm")
         return samples.rows, label_issues(samples.y, given, samples.classes, task=samples.task)
 
-    def _frequent(self, samples: Samples) -> Samples:
-        """Leave out classes that are too small for two folds, and say so."""
+    def _frequent(self, samples: Samples) -> tuple[Samples, bool]:
+        """Leave out classes that are too small for the folds, and say so.
+
+        Returns
+        -------
+        samples : of the other classes
+        few : whether all classes are so small that there have to be fewer folds
+        """
         if samples.task != "classification":
-            return samples
-        counts = Counter(samples.y.tolist())
-        rare = sorted(name for name, n in counts.items() if n < 2)
-        if not rare:
-            return samples
+            return samples, False
+        codes, folds = check_groups(samples.groups, len(samples)), self.options.folds
+        names = np.unique(samples.y)
+        if codes is None:
+            sizes = np.array([np.count_nonzero(samples.y == name) for name in names])
+            enough = sizes - -(-sizes // folds) >= folds
+        else:
+            sizes = np.array([len(np.unique(codes[samples.y == name])) for name in names])
+            enough = sizes > 2
+        few = bool(enough.sum() < 2)
+        rare = names[sizes < 2] if few else names[~enough]
+        if not len(rare):
+            return samples, few
         shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        text = f"classes with a single row are not checked for label errors: {shown}"
-        self.warnings.append(warn("single-rows", text))
-        return samples.keep(~np.isin(samples.y, rare), "in a class of one row")
+        of = "rows" if codes is None else "groups"
+        text = f"classes with too few {of} are not checked for label errors: {shown}"
+        self.warnings.append(warn("small-classes", text))
+        return samples.keep(~np.isin(samples.y, rare), "in a class that is too small"), few
 
     def _outliers(
         self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: PictureLooks | None

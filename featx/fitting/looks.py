@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.auditing import Sketch, blurred, confirm_copies, faults_of, sharpness, sketch_of
+from featx.auditing import (
+    Sketch,
+    blurred,
+    confirm_copies,
+    faults_of,
+    nearest_rows,
+    sharpness,
+    sketch_of,
+    unit_rows,
+)
 from featx.cache.cache import Cache
 from featx.errors import FeatxError
 from featx.model.references import image_reader
@@ -18,11 +27,18 @@ from featx.progress import Progress
 
 CANDIDATE = 0.8
 """Least cosine of the features of two pictures whose pixels are compared."""
+ALIKE_COARSELY = 0.96
+"""Least correlation of the coarse grey levels of two such pictures: a small copy is blurred when it
+is enlarged, and its features may be far from those of the original."""
+_COARSE = 12  # pixels a side
+_NEAREST = 8
 SAME_FEATURES = 0.9995
 """Least cosine of two copies where no pictures can be read."""
 _SIDE = 256  # large JPEGs may be decoded at a reduced scale that keeps twice as much
 _BLOCK = 256
 
+Near = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Nearest rows of each row, -1 for none, and their cosines."""
 Copy = tuple[int, int, float]
 """Two rows, and how alike they are; 1 where their bytes are the same."""
 
@@ -102,7 +118,7 @@ def look_at(cache: Cache, *, progress: bool = True) -> PictureLooks:
 
 def copies_of(
     digests: NDArray[np.bytes_],
-    near: tuple[NDArray[np.int64], NDArray[np.float32]] | None,
+    near: Near | None,
     seen: PictureLooks | None,
 ) -> list[Copy]:
     """Find pairs of rows that show the same picture.
@@ -118,7 +134,12 @@ def copies_of(
         have to be all but the same.
     """
     same = _same_bytes(digests)
-    pairs, cosines = _candidates(digests, near)
+    pairs, cosines = _candidates(digests, near, CANDIDATE)
+    if seen is not None:
+        more, _ = _candidates(digests, _near_coarsely(seen), ALIKE_COARSELY)
+        known = set(map(tuple, pairs.tolist()))
+        more = more[[tuple(pair) not in known for pair in more.tolist()]].reshape(-1, 2)
+        pairs, cosines = np.concatenate([pairs, more]), np.r_[cosines, np.zeros(len(more))]
     if not len(pairs):
         return same
     sketches = [None] * len(digests) if seen is None else seen.sketches
@@ -149,16 +170,29 @@ def _same_bytes(digests: NDArray[np.bytes_]) -> list[Copy]:
     return found
 
 
+def _near_coarsely(seen: PictureLooks) -> Near | None:
+    """Nearest pictures of each by coarse grey levels, and their correlations."""
+    there = np.array([row for row, sketch in enumerate(seen.sketches) if sketch is not None])
+    if len(there) < 2:
+        return None
+    coarse = unit_rows(np.stack([s.coarse(_COARSE) for s in seen.sketches if s is not None]))
+    rows, alike = nearest_rows(coarse, coarse, _NEAREST, exclude=np.arange(len(there)), unit=True)
+    found = np.full((len(seen.sketches), rows.shape[1]), -1, np.int64)
+    score = np.full(found.shape, -np.inf, np.float32)
+    found[there], score[there] = np.where(rows < 0, -1, there[rows]), alike
+    return found, score
+
+
 def _candidates(
-    digests: NDArray[np.bytes_], near: tuple[NDArray[np.int64], NDArray[np.float32]] | None
+    digests: NDArray[np.bytes_], near: Near | None, least: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Pairs of rows of different bytes whose features are close, each pair once."""
+    """Pairs of rows of different bytes that are as alike as `least`, each pair once."""
     if near is None:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     rows, cosines = near
     mine = np.repeat(np.arange(len(rows)), rows.shape[1])
     its, cosine = rows.ravel(), cosines.ravel()
-    kept = (its >= 0) & (cosine >= CANDIDATE)
+    kept = (its >= 0) & (cosine >= least)
     kept &= digests[mine] != digests[np.maximum(its, 0)]
     pairs = np.sort(np.stack([mine[kept], its[kept]], axis=1), axis=1)
     pairs, at = np.unique(pairs, axis=0, return_index=True)

@@ -27,6 +27,8 @@ from featx.selection.sweep import Step, fits_of
 
 Rows = NDArray[np.intp]
 
+_LEAST_OF_PART = 10
+
 
 @dataclass(frozen=True)
 class MeasuredHead:
@@ -87,6 +89,8 @@ class Measurement:
         self.one_standard_error, self.device = one_standard_error, device
         self.codes = check_groups(samples.groups, len(samples))
         self.step: Step | None = None
+        self.scoring: str | None = None
+        self.most_searched: int | None = None
         if samples.split is not None and (plan.nested or plan.repeats > 1):
             what = "--nested" if plan.nested else "--repeats"
             raise FitError(
@@ -211,8 +215,18 @@ class Measurement:
             first.metrics.update(_averaged([first.metrics, *others]))
         return first
 
-    def held_out(self) -> Scores:
-        """Predict every row by a head that was chosen and fitted without it, groups kept."""
+    def held_out(self, scoring: str | None = None, most_searched: int | None = None) -> Scores:
+        """Predict every row by a head that was chosen and fitted without it, groups kept.
+
+        Parameters
+        ----------
+        scoring
+            As in `featx.selection.search`; features that are read in blocks keep their own.
+        most_searched
+            Rows beyond which settings are chosen on a random part of so many, one fold held out;
+            the head is then fitted on all of them. No limit when None.
+        """
+        self.scoring, self.most_searched = scoring, most_searched
         return self._outer(self.plan.seed)[0]
 
     def _outer(self, seed: int) -> tuple[Scores, list[Warn]]:
@@ -241,13 +255,28 @@ class Measurement:
         samples = self.samples
         if samples.names:
             check_labels(samples.y[train], samples.names)
-        how = self._how(train, seed, folds)
+        if folds is None and self.most_searched and len(train) > self.most_searched:
+            folds = self._fold_of_part(train, seed, self.most_searched)
+        how = {**self._how(train, seed, folds), "scoring": self.scoring}
         if not self.competing:
             X = samples.take(train)
             return search(self.head, X, samples.y[train], device=self.device, **how)
         several = [partial(one.take, train) for one in self.fields]
         asked = SearchOptions(**how, device=self.device)
         return search_several(self.head, several, samples.y[train], asked, scales=self.scales)
+
+    def _fold_of_part(self, train: Rows, seed: int, n: int) -> list[tuple[Rows, Rows]]:
+        """Make one fold of `n` of these rows, drawn by class; what is not drawn is in no fold."""
+        samples = self.samples
+        y, groups = samples.y[train], None if samples.groups is None else samples.groups[train]
+        task = samples.task
+        part = make_split(y, groups=groups, test_size=n / len(train), seed=seed, task=task).test
+        if task == "classification":  # a class that hardly occurs in the part decides nothing
+            names, counts = np.unique(y[part], return_counts=True)
+            part = part[np.isin(y[part], names[counts >= _LEAST_OF_PART])]
+        some = None if groups is None else groups[part]
+        inner = make_split(y[part], groups=some, test_size=0.2, seed=seed, task=task)
+        return [(part[inner.train], part[inner.test])]
 
     def _counted(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
         """Search as part of the measurement, and count who won."""
