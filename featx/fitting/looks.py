@@ -137,8 +137,8 @@ def copies_of(
     pairs, cosines = _candidates(digests, near, CANDIDATE)
     if seen is not None:
         more, _ = _candidates(digests, _near_coarsely(seen), ALIKE_COARSELY)
-        known = set(map(tuple, pairs.tolist()))
-        more = more[[tuple(pair) not in known for pair in more.tolist()]].reshape(-1, 2)
+        there = set(map(tuple, pairs.tolist()))
+        more = more[[tuple(pair) not in there for pair in more.tolist()]].reshape(-1, 2)
         pairs, cosines = np.concatenate([pairs, more]), np.r_[cosines, np.zeros(len(more))]
     if not len(pairs):
         return same
