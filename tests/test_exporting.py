@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from featx import fit, load_model, open_cache
 from featx.errors import MissingExtraError, ModelError, OptionError
+from featx.exporting import exporting as whole
 from featx.exporting.exporting import standalone_lines
 from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
@@ -166,6 +167,46 @@ def test_the_file_says_what_featx_says(model: Model, file: Path, folder: Path) -
         wanted = np.asarray(cache.X)[[known[Path(name).name] for name in names]]
     np.testing.assert_allclose(features, wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(run(file, pixels[:1], "probabilities")[0], p[:1], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Model) -> Any:
+    """What featx says of the reference images."""
+    how = {"device": "cpu", "compile": "off", "progress": False, "precision": "fp32"}
+    return whole._labelled(model, whole._pictures(model), how)
+
+
+@pytest.mark.parametrize("where", ["alone", "together"])
+@pytest.mark.parametrize(("apart", "refused"), [(0.9e-3, False), (1.1e-3, True), (np.nan, True)])
+def test_a_graph_that_says_something_else_is_not_written(
+    model: Model,
+    file: Path,
+    expected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    apart: float,
+    refused: bool,
+) -> None:
+    """One probability of one picture, which ONNX Runtime gets wrong alone or in a batch."""
+    real = whole._run
+
+    def wrong(data: bytes, pixels: Any) -> Any:
+        found = real(data, pixels)
+        found[int(where == "together"), 5, 1] = expected[5, 1] + apart
+        return found
+
+    monkeypatch.setattr(whole, "_run", wrong)
+    # The graph and the labels are those of the file that is there: both take seconds to make.
+    monkeypatch.setattr(whole, "whole_model", lambda *_: None)
+    monkeypatch.setattr(whole, "to_onnx", lambda *_: onnx.load(file))
+    monkeypatch.setattr(whole, "_labelled", lambda *_: expected)
+    if refused:
+        with pytest.raises(ModelError, match=r"ONNX Runtime gives other numbers .*is not written"):
+            model.export(tmp_path / "m.onnx")
+        assert not list(tmp_path.iterdir())
+    else:
+        assert model.export(tmp_path / "m.onnx").difference == pytest.approx(apart, rel=1e-3)
 
 
 def test_the_file_describes_itself(model: Model, file: Path) -> None:

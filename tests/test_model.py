@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,8 +28,16 @@ from featx.errors import DriftError, ExtractError, ModelError
 from featx.extraction.extraction import extract
 from featx.heads import HEADS
 from featx.model import Model
-from featx.model.archive import dump, read_archive, write_archive
+from featx.model.archive import (
+    DIGESTS,
+    REQUIRED,
+    TRAINING,
+    dump,
+    read_archive,
+    write_archive,
+)
 from featx.model.modelfile import dump_head, load_head, save_model
+from featx.model.references import reference_vectors, require_same_vectors
 from featx.selection import search
 
 NETWORK = {"backbone": "timm:test_resnet", "weights": "random", "precision": "fp32"}
@@ -288,6 +297,54 @@ def test_members_that_do_not_belong(file: Path, tmp_path: Path) -> None:
             archive.writestr(name, b"x")
         with pytest.raises(ModelError, match="not a featx model: it holds"):
             load_model(target)
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, DIGESTS])
+def test_members_that_were_taken_away(file: Path, tmp_path: Path, name: str) -> None:
+    """With digests that fit, so that nothing but the list of members can tell."""
+    members = {k: v for k, v in read_archive(file).items() if k != name}
+    write_archive(tmp_path / "less.featx", members)
+    if name == DIGESTS:
+        with zipfile.ZipFile(tmp_path / "less.featx", "w") as archive:
+            for other, data in members.items():
+                archive.writestr(other, data)
+    with pytest.raises(ModelError, match=f"is not a featx model: it lacks {re.escape(name)}"):
+        load_model(tmp_path / "less.featx")
+
+
+@pytest.mark.parametrize("name", ["references.npy", "reference-3.png", "tested.json", TRAINING])
+def test_members_that_were_taken_away_without_a_new_digest(
+    file: Path, tmp_path: Path, name: str
+) -> None:
+    """A model may be without these, but not one whose digests name them."""
+    assert name in read_archive(file)
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(tmp_path / "less.featx", "w") as new:
+        for other in old.namelist():
+            if other != name:
+                new.writestr(other, old.read(other))
+    with pytest.raises(ModelError, match="its digests name other members"):
+        load_model(tmp_path / "less.featx")
+
+
+def test_a_reference_may_be_a_thousandth_apart_and_no_more(model: Model) -> None:
+    known = reference_vectors(model).astype(np.float64)
+    for row in (0, 7):
+        across = np.roll(known[row], 1)
+        across -= known[row] * (across @ known[row]) / (known[row] @ known[row])
+        across *= np.linalg.norm(known[row]) / np.linalg.norm(across)
+        for cosine, refused in ((0.99901, False), (0.99899, True)):
+            moved = known.copy()
+            moved[row] = cosine * known[row] + np.sqrt(1 - cosine**2) * across
+            with pytest.raises(DriftError) if refused else contextlib.nullcontext() as caught:
+                require_same_vectors(model, model.spec, moved.astype(np.float32))
+            if caught is not None:
+                assert f"reference image {row} has cosine 0.9990 " in str(caught.value)
+    lost = known.astype(np.float32)
+    lost[2, 5] = np.nan
+    with pytest.raises(DriftError, match="reference image 2 has cosine nan"):
+        require_same_vectors(model, model.spec, lost)
+    with pytest.raises(DriftError, match="reference images give"):
+        require_same_vectors(model, model.spec, lost[:7])
 
 
 def test_member_larger_than_it_may_be(file: Path, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ class WriterLock:
         traceback: TracebackType | None,
     ) -> None:
         if self._handle is not None:
-            self.path.unlink(missing_ok=True)
+            if self._still_there(self._handle):  # another's, if this one was removed by hand
+                self.path.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
 

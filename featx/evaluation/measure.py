@@ -96,7 +96,8 @@ def evaluate(
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
     positives = {"average_precision": min(sampled.units, _positives(support))}
     found = sampled.measure(made, _biases(probabilities), rows, positives)
-    found["per_class"] = by_class(names, support, each, sampled)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(support)[:-1])
+    found["per_class"] = by_class(names, members, each, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (codes[called >= 0], called[called >= 0]), 1)
     found["confusion"] = table.tolist()

@@ -169,7 +169,7 @@ def over_repeats(
     test_to_train
         Test rows by training rows.
     n_rows
-        Rows that were tested at all.
+        Rows, or groups where there are any, that were tested at all.
 
     Returns
     -------

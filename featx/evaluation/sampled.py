@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,13 +92,16 @@ class BootstrapSamples:
 
 
 def by_class(
-    names: ArrayLike, support: NDArray[Any], made: Mapping[str, m.Metric], sampled: BootstrapSamples
+    names: ArrayLike,
+    members: Sequence[NDArray[np.intp]],
+    made: Mapping[str, m.Metric],
+    sampled: BootstrapSamples,
 ) -> dict[str, Any]:
     """Give metrics of each class with their intervals; None where one is undefined.
 
     Parameters
     ----------
-    support
+    members
         Rows of each class.
     made
         Metrics whose value is of shape (n_classes,).
@@ -106,11 +109,12 @@ def by_class(
     arrays = sampled.arrays(made)
     found: dict[str, Any] = {}
     for k, name in enumerate(np.asarray(names).tolist()):
-        one: dict[str, Any] = {"support": int(support[k])}
+        rows = members[k]
+        one: dict[str, Any] = {"support": len(rows)}
+        units = len(rows if sampled.groups is None else np.unique(sampled.groups[rows]))
         for what, (values, samples) in arrays.items():
             drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
-            rows = max(int(support[k]), 1)
-            made_of = interval(float(values[k]), drawn, "share", rows, level=sampled.level)
+            made_of = interval(float(values[k]), drawn, "share", max(units, 1), level=sampled.level)
             one[what] = made_of if np.isfinite(values[k]) else None
         found[str(name)] = one
     return found
@@ -161,7 +165,9 @@ def several_labels(
         made["average_precision"] = lambda w: m.mean_there(by_label(w))
     found = sampled.measure(made)
     names = [str(k) for k in (range(wanted.shape[1]) if classes is None else classes)]
-    found["per_class"] = by_class(names, wanted.sum(axis=0).astype(int), each, sampled)
+    found["per_class"] = by_class(
+        names, [np.flatnonzero(column) for column in wanted.T], each, sampled
+    )
     return found | {"classes": names}
 
 

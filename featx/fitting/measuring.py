@@ -165,10 +165,12 @@ class Measurement:
         if len(done) == 1:
             return first
         share = len(first.test) / len(first.train)
-        rows = min(len(self.samples), len(done) * len(first.test))
+        units = min(len(self.samples), len(done) * len(first.test))
+        if self.codes is not None:  # rows of one group are all right, or wrong, together
+            units = len(np.unique(self.codes[np.concatenate([one.test for one in done])]))
         for figures in ("metrics", "baseline"):
             rounds = [_values(getattr(one, figures)) for one in done]
-            getattr(first, figures).update(over_repeats(rounds, share, rows))
+            getattr(first, figures).update(over_repeats(rounds, share, units))
         return first
 
     def _once(self, seed: int) -> MeasuredHead:

@@ -57,7 +57,7 @@ def _draw_view(pixels: Pixels, preprocess: Preprocess, view: View, mode: DecodeM
     top, left = (_offset(size[i], crop[i], view.position, i) for i in (0, 1))
     # A long, thin picture would grow to gigabytes: resize only what the crop shows.
     most = _MOST_RESIZED if mode == "reference" else 16 * crop[0] * crop[1]
-    if size[0] * size[1] > most and top >= 0 and left >= 0:
+    if size[0] * size[1] > most and size[0] >= crop[0] and size[1] >= crop[1]:
         return resize_box(pixels, size, (top, left), crop, preprocess.interpolation)
     resized = _resize(pixels, size, preprocess, mode)
     fill = preprocess.mean if preprocess.resize == "pad" else (0.0, 0.0, 0.0)
@@ -124,7 +124,7 @@ def resize_box(
 
 
 def _offset(size: int, crop: int, position: str, axis: int) -> int:
-    """Where the crop starts along one axis; negative where the picture is smaller."""
+    """Where the crop starts along one axis; not above 0 where the picture is smaller."""
     if position == "center" or size < crop:
         return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)
     first = ("top" in position) if axis == 0 else ("left" in position)
@@ -135,7 +135,7 @@ def _crop(
     pixels: Pixels, offset: tuple[int, int], crop: tuple[int, int], fill: tuple[float, ...]
 ) -> Pixels:
     top, left = offset
-    if top >= 0 and left >= 0:
+    if pixels.shape[0] >= crop[0] and pixels.shape[1] >= crop[1]:
         return pixels[top : top + crop[0], left : left + crop[1]]
     drawn = np.empty((*crop, 3), np.uint8)
     drawn[:] = [round(255 * f) for f in fill]

@@ -128,7 +128,8 @@ def worth(
     """
     labels, abstained = decide(thresholds, classes, scores)
     share, kept = float(np.mean(~abstained)), ~abstained
-    found: dict[str, Any] = {"answered": {"value": share, **wilson(share, len(y))}}
+    units = len(y if groups is None else np.unique(groups))
+    found: dict[str, Any] = {"answered": {"value": share, **wilson(share, units)}}
     if kept.any():
         some = None if groups is None else groups[kept]
         if some is not None and len(np.unique(some)) < 2:
