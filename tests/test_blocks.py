@@ -15,14 +15,14 @@ import pytest
 from conftest import picture, save_pictures
 
 import featx
-from featx.auditing import nearest_rows
+from featx.auditing import nearest_rows, unit_rows
 from featx.cache import Cache
 from featx.cache.features import Features
 from featx.cache.h5file import seal
 from featx.evaluation import evaluate
 from featx.explaining.maps import occlusion_map
 from featx.fitting import measuring
-from featx.model.likeness import unit_length, usual_distance
+from featx.model.likeness import usual_distance
 from featx.protocols.neighbours import knn_shares
 
 BLOCKS = {
@@ -280,7 +280,7 @@ def test_bootstrap_samples_are_the_same(twice: Any) -> None:
 
 
 def test_the_usual_distance_is_that_of_every_row_to_its_nearest_other(twice: Any) -> None:
-    unit = unit_length(np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32))
+    unit = unit_rows(np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32))
     cosine = unit @ unit.T - 3 * np.eye(20, dtype=np.float32)
     nearest = np.sort(1 - cosine.max(axis=1))
     for rate, wanted in ((0.01, nearest[19]), (0.5, nearest[10])):
@@ -302,7 +302,7 @@ def test_a_covered_picture_has_the_same_map(twice: Any) -> None:
 def test_votes_of_neighbours_past_a_thousand_rows() -> None:
     """They are counted 1,024 rows at a time."""
     rng = np.random.default_rng(0)
-    X, train = (unit_length(rng.normal(size=(n, 4)).astype(np.float32)) for n in (1030, 9))
+    X, train = (unit_rows(rng.normal(size=(n, 4)).astype(np.float32)) for n in (1030, 9))
     y = np.array(["a", "b", "c"] * 3)
     found = knn_shares(train, y, X, [1, 3])
     for row in (0, 1023, 1024, 1029):
@@ -320,7 +320,7 @@ def test_the_pictures_that_moved_have_their_own_nearest_ones(tmp_path: Path) -> 
     batch = X[rng.integers(30, size=300)] + rng.normal(scale=0.1, size=(300, 6)).astype(np.float32)
     found = featx.drift(tmp_path / "m.featx", batch)
     assert any(int(one.id) >= 256 for one in found.moved)
-    unit = unit_length(X)
+    unit = unit_rows(X)
     for one in found.moved:
-        cosine = unit_length(batch[int(one.id)][None]) @ unit.T
+        cosine = unit_rows(batch[int(one.id)][None]) @ unit.T
         assert one.nearest == names[int(cosine.argmax())]
