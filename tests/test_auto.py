@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.svm import SVC
 
 import featx
 from featx.errors import FitError
@@ -16,8 +19,8 @@ from featx.fitting.contenders import find_contenders
 from featx.fitting.options import FitOptions, settle
 from featx.fitting.samples import Samples
 from featx.heads import AUTO, for_rows, get_head
-from featx.selection import search
-from featx.selection.calibration import best_scale, calibrated, probabilities_of
+from featx.selection import make_folds, search
+from featx.selection.calibration import SCALES, best_scale, calibrated, probabilities_of
 from featx.selection.fold import Fold, in_few_columns
 from featx.streaming import plan_memory
 
@@ -183,7 +186,7 @@ def test_the_scale_of_probabilities_is_the_one_with_the_least_loss(classes: int)
     y = np.array(["a", "b", "c"])[codes]
     decisions = 3 * (logits[:, 1] - logits[:, 0] if classes == 2 else logits)
     folds = list(StratifiedKFold(5).split(logits, y))
-    scale, losses = best_scale(decisions, y, folds, own=True)
+    scale, losses = best_scale(decisions, y, folds, SCALES)
     assert scale == "temperature" or losses["temperature"] - losses[scale] < 0.001
     assert losses["own"] > losses["temperature"] + 0.1
     assert losses["temperature"] == pytest.approx(log_loss(codes, true), abs=0.02)
@@ -192,7 +195,6 @@ def test_the_scale_of_probabilities_is_the_one_with_the_least_loss(classes: int)
 def test_a_temperature_is_what_scikit_learn_fits(tmp_path: Path) -> None:
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import RidgeClassifier
-    from sklearn.model_selection import cross_val_predict
 
     X, y = blobs(120)
     folds = list(StratifiedKFold(4).split(X, y))
@@ -216,9 +218,10 @@ def test_fewer_columns_leave_products_as_they_are() -> None:
     assert in_few_columns(wide) is wide
 
 
+@pytest.mark.parametrize("scale", ["temperature", "sigmoid"])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", ["svm", "svm-rbf", "logreg", "ridge"])
-def test_a_temperature_is_saved_and_exported(name: str, classes: int) -> None:
+@pytest.mark.parametrize("name", ["svm", "svm-rbf", "logreg", "ridge", "sgd", "knn"])
+def test_a_scale_is_saved_and_exported(name: str, classes: int, scale: Any) -> None:
     import torch
 
     from featx.exporting.heads import head_module
@@ -226,9 +229,126 @@ def test_a_temperature_is_saved_and_exported(name: str, classes: int) -> None:
 
     X, y = blobs(90, 6, classes)
     fitted = get_head(name).build().fit(X, y)
-    made, _ = calibrated(fitted, fitted.decision_function(X), y, 3, "temperature")
+    probable = name == "knn"
+    said = fitted.predict_proba(X) if probable else fitted.decision_function(X)
+    if probable and classes == 2:
+        said = said[:, 1]
+    made, table = calibrated(fitted, said, y, 3, scale, probable=probable)
+    np.testing.assert_allclose(made.predict_proba(X), table, atol=1e-12)
     again = load_head(dump_head(made), "here")
     np.testing.assert_array_equal(again.predict_proba(X), made.predict_proba(X))
     module = head_module(again, sorted(set(y.tolist())))
     exported = module(torch.tensor(X)).detach().numpy()
     np.testing.assert_allclose(exported, made.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", ["knn", "sgd"])
+def test_heads_that_are_too_sure_are_calibrated(name: str, classes: int) -> None:
+    X, y = blobs(400, 30, classes)
+    X = X + 3 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    narrow = {"knn": {"clf__n_neighbors": [3]}, "sgd": {"clf__alpha": [1e-7]}}[name]
+    found = search(name, X[:300], y[:300], grid=narrow)
+    plain = search(name, X[:300], y[:300], grid=narrow, probabilities=False)
+    assert found.calibrated
+    assert found.scale in ("temperature", "sigmoid")
+    assert (plain.calibrated, plain.scale) == (False, "own")
+    losses = [log_loss(y[300:], one.estimator.predict_proba(X[300:])) for one in (found, plain)]
+    assert losses[0] < min(losses[1] / 2, np.log(classes) + 0.05)
+
+
+def test_neighbours_are_calibrated_with_groups_kept() -> None:
+    """Every group is five copies of one picture whose label is a coin's."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(60, 8)), 5, axis=0).astype(np.float32)
+    y, groups = np.repeat(rng.permutation(60) % 2, 5), np.repeat(np.arange(60), 5)
+    grid = {"clf__n_neighbors": [3]}
+    kept = search("knn", X, y, groups=groups, grid=grid).estimator.predict_proba(X)
+    mixed = search("knn", X, y, grid=grid).estimator.predict_proba(X)
+    assert kept.max() < 0.75 < 0.95 < np.median(mixed.max(axis=1))
+
+
+def test_neighbours_that_cannot_be_calibrated_say_so() -> None:
+    X, y = blobs()
+    labels = np.c_[y == "class 0", y == "class 1"].astype(int)
+    several = search("knn", X, labels, grid={"clf__n_neighbors": [3]})
+    one = np.arange(3)
+    single = search("knn", X[:3], y[:3], folds=[(one, one)], grid={"clf__n_neighbors": [1]})
+    for found in (several, single):
+        assert not found.calibrated
+        assert "not-calibrated" in [note["code"] for note in found.warnings]
+
+
+def test_the_scale_of_one_head_is_chosen_among_several_classes_alone() -> None:
+    X, y = blobs(150)
+    found = search("svm", X, y)
+    decisions = cross_val_predict(
+        found.estimator.estimator, X, y, cv=make_folds(y)[0], method="decision_function"
+    )
+    best, losses = best_scale(decisions, y, make_folds(y)[0], SCALES[1:])
+    assert found.scale == best
+    assert set(losses) == {"temperature", "sigmoid"}
+    two = y != "class 2"
+    assert search("svm", X[two], y[two]).scale == "sigmoid"
+
+
+def test_one_class_against_the_rest_competes_with_pairs_and_is_named(tmp_path: Path) -> None:
+    import torch
+
+    from featx.exporting.heads import head_module
+    from featx.heads.linear import decisions, linear_form
+    from featx.model.modelfile import dump_head, load_head
+
+    X, y = blobs(seed=1)
+    found = search("svm", X, y)
+    ways = [row["params"].get("clf", "one-vs-one") for row in found.table]
+    assert {way: ways.count(way) for way in ways} == {"one-vs-one": 7, "one-vs-rest": 7}
+    best = max(found.table, key=lambda row: row["mean"])
+    assert found.chosen["params"] == best["params"] == {"clf": "one-vs-rest", "clf__C": 0.1}
+    assert found.chosen["multiclass"] == "one-vs-rest"
+    again = load_head(dump_head(found.estimator), "here")
+    table = found.estimator.predict_proba(X)
+    np.testing.assert_array_equal(again.predict_proba(X), table)
+    exported = head_module(again, sorted(set(y.tolist())))(torch.tensor(X)).detach().numpy()
+    np.testing.assert_allclose(exported, table, atol=1e-5)
+    form, said = linear_form(again, X[0]), decisions(again, X[:1])
+    assert form is not None
+    assert said is not None
+    assert form.sides == tuple((f"class {k}", None) for k in range(3))
+    np.testing.assert_allclose(form.weights @ X[0] + form.bias, said[0], atol=1e-9)
+
+
+def test_pairs_are_scored_as_they_were_and_stand_alone_where_they_must() -> None:
+    X, y = blobs(seed=1)
+    pairs = search("svm", X, y, grid=get_head("svm").grid)
+    assert {row["params"].get("clf") for row in pairs.table} == {None}
+    assert pairs.table == search("svm", X, y).table[:7]
+    assert pairs.chosen["multiclass"] == "one-vs-one"
+    two = y != "class 2"
+    found = search("svm", X[two], y[two])
+    assert len(found.table) == 7
+    assert "multiclass" not in found.chosen
+    weighted = search("svm", X, y, sample_weight=np.ones(90))
+    assert len(weighted.table) == 7
+    X, y = blobs(300, 60, 60)
+    many = search(get_head("svm").with_grid({"clf__C": [0.01]}), X, y, folds=2)
+    assert many.chosen["multiclass"] == "one-vs-one"
+    assert "pairs-alone" in [note["code"] for note in many.warnings]
+
+
+@pytest.mark.parametrize("head", ["svm", "auto"])
+def test_a_fit_keeps_one_class_against_the_rest(tmp_path: Path, head: str) -> None:
+    X, y = blobs(150, seed=1)
+    path, out = cache_of(tmp_path, X, y), tmp_path / "m.featx"
+    only = get_head("svm").with_grid(
+        {"clf": [OneVsRestClassifier(SVC(kernel="linear"))], "clf__estimator__C": [0.01, 0.1]}
+    )
+    asked = only if head == "svm" else replace(AUTO, options=(only,))
+    found = featx.fit(path, asked, out=out)
+    assert found.chosen["multiclass"] == "one-vs-rest"
+    assert found.trained_on == 150
+    model = featx.load_model(out)
+    told = model.figures["chosen"]
+    assert told["multiclass"] == "one-vs-rest"
+    assert told["params"]["clf"] == "one-vs-rest"
+    assert (model.estimator.predict(X) == y).mean() > 0.8

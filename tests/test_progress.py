@@ -41,7 +41,7 @@ def test_fits_are_counted_before_and_told_one_by_one():
     for name in ("svm", "logreg", "ridge", "knn", "lda", "auto", "stack"):
         told = []
         search(name, X, y, folds=3, step=told.append)
-        assert sum(told) == fits_of(get_head(name), len(y), 3), name
+        assert sum(told) == fits_of(get_head(name), len(y), 3, n_classes=3), name
 
 
 def test_a_log_file_is_told_how_long_fits_take_yet(monkeypatch, caplog):

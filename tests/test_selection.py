@@ -171,7 +171,7 @@ def test_the_search_chooses_as_grid_search_does_with_the_same_scores(name, rows)
     folds, _ = make_folds(y, seed=1)
     head = HEADS[name]
     plain = GridSearchCV(head.build(1, len(y)), dict(head.grid), cv=folds).fit(X, y)
-    found = search(head, X, y, seed=1)
+    found = search(head, X, y, seed=1, grid=head.grid)
     wanted = np.array([plain.cv_results_[f"split{k}_test_score"] for k in range(5)]).T
     # One row of a fold may fall either way where its margin is nothing but rounding.
     np.testing.assert_allclose([r["scores"] for r in found.table], wanted, atol=1.01 / 48)

@@ -18,6 +18,7 @@ from featx.exporting.layers import (
     Constant,
     CubeRoot,
     Gaussian,
+    LogShares,
     Neighbours,
     Scale,
     Shares,
@@ -175,6 +176,13 @@ def _knn(clf: Any) -> nn.Module | None:
     return _neighbours(clf, np.eye(len(clf.classes_))[clf._y.ravel()])
 
 
+def _knn_figures(clf: Any) -> nn.Module | None:
+    """What calibration takes: probabilities, of two classes that of the second."""
+    module = _knn(clf)
+    second = ColumnPicker(place=[[0.0], [1.0]])
+    return module if module is None or len(clf.classes_) > 2 else nn.Sequential(module, second)
+
+
 def _knn_value(regressor: Any) -> nn.Module | None:
     return _neighbours(regressor, np.reshape(regressor._y, (len(regressor._y), -1)))
 
@@ -209,8 +217,15 @@ def _calibrated(clf: Any) -> nn.Module | None:
 
 
 def _temperature(inner: Any) -> nn.Module:
-    """One scale for all classes; of two, scikit-learn takes the decision with both signs."""
+    """One scale for all classes; of two, scikit-learn takes the decision with both signs.
+
+    Of a head that gives probabilities alone, their logarithms are scaled.
+    """
     beta, n = float(inner.calibrators[0].beta_), len(inner.classes)
+    if not hasattr(inner.estimator, "decision_function"):
+        whole = [Shares()] if n == 2 else []
+        scaled = Affine(weight=beta * np.eye(n), bias=np.zeros(n))
+        return nn.Sequential(*whole, LogShares(), scaled)
     weight = np.array([[-beta], [beta]]) if n == 2 else beta * np.eye(n)
     return Affine(weight=weight, bias=np.zeros(n))
 
@@ -223,6 +238,13 @@ def _stack(clf: Any) -> nn.Module | None:
     parts = [_last(e, by[how]) for e, how in zip(clf.estimators_, clf.stack_method_, strict=True)]
     drop = [int(two and how == "predict_proba") for how in clf.stack_method_]
     return nn.Sequential(Concatenation(parts, drop), _last(clf.final_estimator_, _PROBABILITIES))
+
+
+def _against_rest(clf: Any) -> nn.Module:
+    """The decision of each class against all others."""
+    return Concatenation(
+        [_last(one, _FIGURES) for one in clf.estimators_], [0] * len(clf.estimators_)
+    )
 
 
 def _several(clf: Any) -> nn.Module:
@@ -257,6 +279,9 @@ _FIGURES: dict[str, Maker] = {
     "LinearSVC": _linear,
     "RidgeClassifier": _linear,
     "LogisticRegression": _linear,
+    "SGDClassifier": _linear,
+    "KNeighborsClassifier": _knn_figures,
+    "OneVsRestClassifier": _against_rest,
 }
 _PROBABILITIES: dict[str, Maker] = {
     "LogisticRegression": _logistic,

@@ -107,6 +107,14 @@ class Shares(nn.Module):
         )
 
 
+class LogShares(nn.Module):
+    """Logarithms of probabilities, as scikit-learn's temperature takes them."""
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Take and give (n, classes)."""
+        return torch.log(p + 1e-12)
+
+
 class Neighbours(Fixed):
     """Average ``values`` of the nearest ``rows``, weighted by 1 / distance or not at all."""
 

@@ -108,14 +108,19 @@ def compare(
         require_png(plot, out, force=force)
     chosen = [get_head(head) for head in heads]
     shared, excluded, notes = _shared(caches, options.columns, chosen[0])
-    taps = 0
+    taps = n_classes = 0
     for given in caches:
         with opened(given) as cache:
             taps += len(cache.taps)
+            n_classes = n_classes or _n_classes(load_samples(cache, options.columns, chosen[0]))
     lines: list[_Line] = []
     plan: tuple[Folds, list[Warn]] | None = None
     # Folds are as many as asked for, or fewer where a class is rare.
-    fits = taps * folds * sum(fits_of(head, len(shared), folds) for head in chosen)
+    fits = (
+        taps
+        * folds
+        * sum(fits_of(head, len(shared), folds, n_classes=n_classes) for head in chosen)
+    )
     heard: list[Warn] = []
     with Progress(fits, "compare", unit="fits") as show, overheard(heard):
         for given in caches:
@@ -167,6 +172,11 @@ def _ordered(cache: Cache, columns: Columns, head: Head, names: list[str]) -> Sa
     return samples.at(np.array([places[name] for name in names]))
 
 
+def _n_classes(samples: Samples) -> int:
+    """Number of classes of one label a row; 2 of anything else."""
+    return len(samples.classes) if samples.task == "classification" else 2
+
+
 def _folds(samples: Samples, folds: int, seed: int) -> tuple[Folds, list[Warn]]:
     return make_folds(samples.y, folds=folds, groups=samples.groups, seed=seed, task=samples.task)
 
@@ -205,7 +215,8 @@ def _lines(
         for (train, test), chosen_on in zip(parts, inner, strict=True):
             before, measured.step = show.done, show.step
             result = measured.search(train, options.seed, chosen_on)
-            show.update(before + fits_of(measured.head, len(train), len(folds)))
+            n = fits_of(measured.head, len(train), len(folds), n_classes=_n_classes(samples))
+            show.update(before + n)
             scores.append(result.best_score)
             said[order[test]] = measured.score(result, test).predicted
         seconds = (time.perf_counter() - start) / len(folds)

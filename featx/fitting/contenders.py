@@ -75,5 +75,5 @@ def _require_same_labels(first: Contender, other: Contender) -> None:
 
 
 def head_over(head: Head, samples: Samples) -> Head:
-    """Fit a head to the rows: a stack to their taps, options to their number."""
+    """Fit a head to the rows: a stack to their taps, options and an SVM to their number."""
     return for_rows(over_taps(head, samples.widths), len(samples))

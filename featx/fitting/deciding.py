@@ -108,7 +108,7 @@ def _twin(head: Head, found: SearchResult, data: Any, inner: Folds, seed: int) -
     if head.parts:
         # The last step of a stack needs folds of its own inside the rows.
         pipeline = head.build(seed, len(y)).set_params(clf__cv=inner)
-        return refit(pipeline, found.best_params, data, inner).estimator
+        return refit(pipeline, found.best_params, data, None).estimator
     if not found.calibrated or not isinstance(kept, CalibratedClassifierCV):
         return clone(kept).fit(X, y, **given)
     twin, scaled = copy.copy(kept), copy.copy(kept.calibrated_classifiers_[0])

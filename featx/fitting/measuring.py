@@ -19,9 +19,9 @@ from featx.fitting.samples import Samples
 from featx.heads import LARGE_ROWS, Head, option_of
 from featx.model.thresholds import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
+from featx.selection.candidates import plain_names
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
 from featx.selection.hyperparameters import SearchOptions, search_several
-from featx.selection.multilabel import plain_names
 from featx.selection.ondevice import Device
 from featx.selection.sweep import Step, fits_of
 
@@ -91,6 +91,8 @@ class Measurement:
         self.step: Step | None = None
         self.scoring: str | None = None
         self.most_searched: int | None = None
+        self.memory: dict[str, str] = {}
+        self.notes: list[Warn] = []
         if samples.split is not None and (plan.nested or plan.repeats > 1):
             what = "--nested" if plan.nested else "--repeats"
             raise FitError(
@@ -125,7 +127,10 @@ class Measurement:
     @property
     def fits_of_search(self) -> int:
         """Number of fits that one search makes, about."""
-        return len(self.fields) * fits_of(self.head, len(self.samples), self.plan.folds)
+        samples = self.samples
+        n_classes = len(samples.classes) if samples.task == "classification" else 2
+        one = fits_of(self.head, len(samples), self.plan.folds, n_classes=n_classes)
+        return len(self.fields) * one
 
     def _fitted_on_all(self, measured: MeasuredHead) -> MeasuredHead:
         """Fit on every row: with the settings that were measured, or by the whole search again.
@@ -155,9 +160,11 @@ class Measurement:
         head = option_of(self.head, measured.found.head)
         params = measured.found.best_params
         grown = len(measured.train) <= LARGE_ROWS < len(self.samples)
-        if head.parts or not params or (grown and head.large is not None):
+        if head.parts or not params or (grown and (head.large is not None or head.many)):
             return None
-        return head.with_grid({name: [value] for name, value in plain_names(params).items()})
+        named = params if "clf" in params else plain_names(params)
+        fixed = head.with_grid({name: [value] for name, value in named.items()})
+        return replace(fixed, against_rest=False)
 
     def _held_out(self) -> MeasuredHead:
         done = [self._once(self.plan.seed + k) for k in range(self.plan.repeats)]
@@ -346,6 +353,7 @@ class Measurement:
             trained=train,
             warnings=[
                 *self.samples.notes,
+                *self.notes,
                 *notes,
                 *found.warnings,
                 *self._few_labels(train),

@@ -11,11 +11,12 @@ from featx.errors import FitError
 from featx.fitting.measuring import Measurement, Rows
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
-from featx.heads import Head
+from featx.heads import Head, for_many
 from featx.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.choice import option_entry
 from featx.selection.ondevice import Device
+from featx.selection.trials import stand_in_notes
 from featx.streaming import Blocks, plan_memory, search_blocks
 from featx.streaming.choosing import streams
 
@@ -35,7 +36,9 @@ class StreamedMeasurement(Measurement):
             for head in self._streaming():
                 blocks = blocks_of(samples, train)
                 with waiting(f"{head.name} on features read in blocks"):
-                    found = search_blocks(head, blocks, samples.y[train], **how)
+                    found = search_blocks(
+                        head, blocks, samples.y[train], compete=self.scales, **how
+                    )
                 if step is not None:
                     step(1)
                 options.append(option_entry(head.name, place, found))
@@ -89,7 +92,13 @@ def measurement(
             f"{device.name}; leave out --device, or pass --memory ram where they fit"
         )
     kind = StreamedMeasurement if memory.streamed else Measurement
-    return kind(head, fields, replace(options.plan, few=few), options.one_standard_error, device)
+    fitted = for_many(head) if memory.streamed else head
+    plan = replace(options.plan, few=few)
+    made = kind(fitted, fields, plan, options.one_standard_error, device)
+    made.memory = memory.to_dict()
+    for asked, one in zip(head.options or (head,), fitted.options or (fitted,), strict=True):
+        made.notes += stand_in_notes(asked, one, "features are read in blocks")
+    return made
 
 
 def _device(asked: str) -> Device | None:

@@ -54,7 +54,7 @@ from featx.model.rowsums import read_sums
 from featx.progress import Progress, waiting
 from featx.reporting import write_report
 from featx.selection.checks import Warn, check_groups, warn
-from featx.selection.trials import overheard
+from featx.selection.trials import overheard, stand_in_notes
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
 from featx.targets import require_writable
@@ -267,7 +267,8 @@ def fit_caches(
     asked, rare = options.changed(), settle_rare(found, head, options)
     found, head, options = rare.contenders, rare.head, rare.options
     first = found[0].samples
-    head, options = head_over(head, first), settle(options, head, first)
+    named, head = head, head_over(head, first)
+    options = settle(options, head, first)
     codes = check_groups(first.groups, len(first))
     slicing = Slicing.of(options.slices, found[0].cache, first, codes)
     if options.promises:
@@ -278,6 +279,7 @@ def fit_caches(
         plan.step = show.step
         measured = plan.run()
     measured.warnings.extend(heard)
+    measured.warnings.extend(stand_in_notes(named, head, f"{len(first)} rows"))
     won = found[measured.kept.place]
     model = _model(won.cache, won.samples, measured, options)
     model.meta["fit_options"] = asked
@@ -299,8 +301,11 @@ def fit_caches(
     if (out is not None or report is not None) and not options.fetch:
         measured.warnings.extend(_not_fetched(won.cache))
     result = result_of(won, measured, model, options, found)
-    result = replace(result, **further, seconds=time.perf_counter() - start)
-    line = command or fit_command(won.cache, head.name, out, asked)
+    chosen = {**result.chosen, "memory": plan.memory}
+    result = replace(result, **further, chosen=chosen, seconds=time.perf_counter() - start)
+    if plan.memory["why"].startswith("free memory"):
+        asked["memory"] = plan.memory["way"]  # another machine may have more, or less
+    line = command or fit_command(won.cache, named.name, out, asked)
     return _published(won, measured, result, options, line, out, report)
 
 

@@ -47,6 +47,14 @@ class Head:
     then
         What follows each normalisation that is searched (`make_norm`). Not the columns where a
         kernel goes by distances: standardised, one that hardly varies would count like any other.
+    calibrate
+        Whether probabilities that the estimator gives itself are too sure to be shown as they are.
+    against_rest
+        Whether one class against the rest is tried beside pairs of classes, where there are three
+        or more.
+    many
+        Name of the head that is fitted in place of this one beyond ``LARGE_ROWS`` rows and on
+        features that are read in blocks; empty where this one is.
 
     Examples
     --------
@@ -65,6 +73,9 @@ class Head:
     parts: tuple[Head, ...] = field(default=(), repr=False)
     options: tuple[Head, ...] = field(default=(), repr=False)
     then: Then = "columns"
+    calibrate: bool = False
+    against_rest: bool = False
+    many: str = ""
 
     def build(self, seed: int = 0, n_samples: int = 1000) -> Pipeline:
         """Make the unfitted pipeline for ``n_samples`` training rows."""

@@ -78,7 +78,16 @@ _SINGLE = (
         "the first to try: linear, fast, strong when there are more features than images",
         _simple(lambda seed: SVC(kernel="linear")),
         {"clf__C": LINEAR_C},
-        large=_linear_svc,
+        against_rest=True,
+        many="svm-large",
+    ),
+    Head(
+        "svm-large",
+        "classification",
+        "svm beyond ten thousand images, or read in blocks: squared hinge, each class against the "
+        "rest",
+        _linear_svc,
+        {"clf__C": LINEAR_C},
     ),
     Head(
         "svm-rbf",
@@ -108,6 +117,7 @@ _SINGLE = (
         "no training: a handful of images a class, or to see what the features hold",
         _simple(lambda seed: KNeighborsClassifier(metric="cosine", weights="distance")),
         {"clf__n_neighbors": NEIGHBOURS},
+        calibrate=True,
     ),
     Head(
         "lda",
@@ -125,6 +135,7 @@ _SINGLE = (
         {"clf__alpha": (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)},
         large=_sgd_of_many,
         then="rows",
+        calibrate=True,
     ),
     Head(
         "nystroem-svm",
@@ -177,14 +188,30 @@ AUTO = Head(
     "classification",
     "the default: svm, logreg, ridge, and svm-rbf up to ten thousand images, whichever does best",
     HEADS["svm"].make,
-    large=HEADS["svm"].large,
     options=tuple(HEADS[name] for name in ("svm", "logreg", "ridge", "svm-rbf")),
 )
 """The first of equals wins, so the simplest heads come first."""
 
 
+def for_many(head: Head) -> Head:
+    """Give what is fitted in place of a head on many rows, or on rows that are read in blocks.
+
+    Its name is another where its definition is; most heads are themselves.
+
+    Examples
+    --------
+    >>> for_many(HEADS["svm"]).name, for_many(HEADS["ridge"]).name
+    ('svm-large', 'ridge')
+    """
+    if head.options:
+        return dataclasses.replace(head, options=tuple(for_many(one) for one in head.options))
+    if not head.many:
+        return head
+    return dataclasses.replace(HEADS[head.many], grid=head.grid, params=head.params)
+
+
 def for_rows(head: Head, n_samples: int) -> Head:
-    """Leave out the options that take too long on so many rows; another head stays as it is.
+    """Give what is fitted on so many rows: some heads give way to others, or take too long.
 
     The number of rows decides and nothing else: the same cache gives the same options on every
     machine.
@@ -192,17 +219,17 @@ def for_rows(head: Head, n_samples: int) -> Head:
     Examples
     --------
     >>> [option.name for option in for_rows(AUTO, 20_000).options]
-    ['svm', 'logreg', 'ridge']
+    ['svm-large', 'logreg', 'ridge']
     """
     if n_samples <= LARGE_ROWS:
         return head
     kept = tuple(option for option in head.options if option.name != "svm-rbf")
-    return dataclasses.replace(head, options=kept)
+    return for_many(dataclasses.replace(head, options=kept))
 
 
 def option_of(head: Head, name: str) -> Head:
-    """Give the option that won; a head without options is itself."""
-    return next((option for option in head.options if option.name == name), head)
+    """Give the option that won, itself or what stands for it; a head without options is itself."""
+    return next((one for one in head.options if name in (one.name, one.many)), head)
 
 
 def get_head(what: str | Head | Any) -> Head:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.utils.metaestimators import available_if
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.selection.folds import Folds
@@ -25,19 +26,56 @@ SCALES: tuple[Scale, ...] = ("own", "temperature", "sigmoid")
 
 
 class _Identity(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose decisions are its input: calibration sees them and nothing else."""
+    """A classifier whose answers are its input: calibration sees them and nothing else.
+
+    Parameters
+    ----------
+    probable
+        Whether the answers are probabilities, and not decisions.
+    """
+
+    def __init__(self, probable: bool = False) -> None:
+        self.probable = probable
 
     def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> _Identity:
         self.classes_ = np.unique(y)
         return self
 
+    @available_if(lambda self: not self.probable)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Array) -> Array:
         return X[:, 0] if len(self.classes_) == 2 else X
 
+    @available_if(lambda self: self.probable)  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Array) -> Array:
+        return np.hstack([1 - X, X]) if X.shape[1] == 1 else X
+
     def predict(self, X: Array) -> Array:
-        decisions = self.decision_function(X)
-        codes = decisions > 0 if decisions.ndim == 1 else decisions.argmax(axis=1)
+        codes = X[:, 0] > 0 if X.shape[1] == 1 else X.argmax(axis=1)
         return self.classes_[codes.astype(np.intp)]
+
+
+def scales_for(own: bool, n_classes: int, compete: bool) -> tuple[Scale, ...]:
+    """List the scales among which that of a head's probabilities is chosen.
+
+    Of two classes a temperature is a sigmoid without its offset, so the sigmoid stands for both.
+
+    Parameters
+    ----------
+    own
+        Whether the head gives probabilities itself, by which it may be judged.
+    compete
+        Whether they are judged against the others.
+
+    Examples
+    --------
+    >>> scales_for(False, 3, False), scales_for(True, 3, False), scales_for(False, 2, False)
+    (('temperature', 'sigmoid'), ('own',), ('sigmoid',))
+    """
+    if compete:
+        return SCALES if own else SCALES[1:]
+    if own:
+        return SCALES[:1]
+    return SCALES[1:] if n_classes > 2 else SCALES[2:]
 
 
 def calibrated(
@@ -47,6 +85,7 @@ def calibrated(
     folds: int,
     scale: Scale = "sigmoid",
     weights: Array | None = None,
+    probable: bool = False,
 ) -> tuple[Any, Array]:
     """Give a fitted estimator probabilities, by a scale that is fitted on held-out decisions.
 
@@ -58,13 +97,15 @@ def calibrated(
         Shape (n_rows,), class names.
     weights
         Of each row; 1 when None.
+    probable
+        Whether `decisions` are probabilities, as of a head that gives nothing else.
 
     Returns
     -------
     classifier : CalibratedClassifierCV around `estimator`
     probabilities : shape (n_rows, n_classes), of the rows given
     """
-    made = _scaled(decisions, y, scale, weights)
+    made = _scaled(decisions, y, scale, weights, probable)
     probabilities = made.predict_proba(_table(decisions))
     made.calibrated_classifiers_[0].estimator = estimator
     made.n_features_in_ = estimator.n_features_in_
@@ -72,11 +113,20 @@ def calibrated(
 
 
 def _scaled(
-    decisions: Array, y: Array, scale: Scale, weights: Array | None = None
+    decisions: Array,
+    y: Array,
+    scale: Scale,
+    weights: Array | None = None,
+    probable: bool = False,
 ) -> CalibratedClassifierCV:
-    made = CalibratedClassifierCV(_Identity(), method=scale, ensemble=False, cv=2)
+    made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=2)
+    # A temperature takes labels that are not text for numbers of columns.
+    classes, codes = np.unique(y, return_inverse=True)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
-        return made.fit(_table(decisions), y, sample_weight=weights)
+        made.fit(_table(decisions), codes, sample_weight=weights)
+    inner = made.calibrated_classifiers_[0]
+    made.classes_ = inner.classes = inner.estimator.classes_ = classes
+    return made
 
 
 def _table(decisions: Array) -> Array:
@@ -93,7 +143,12 @@ def probabilities_of(decisions: Array) -> Array:
 
 
 def held_probabilities(
-    decisions: Array, y: Array, folds: Folds, scale: Scale, weights: Array | None = None
+    decisions: Array,
+    y: Array,
+    folds: Folds,
+    scale: Scale,
+    weights: Array | None = None,
+    probable: bool = False,
 ) -> Array:
     """Turn held-out decisions into probabilities by scales that were fitted on other folds.
 
@@ -105,6 +160,8 @@ def held_probabilities(
         Shape (n_rows,), class names; each fold trains on all of them.
     weights
         Of each row; 1 when None.
+    probable
+        As in `calibrated`.
 
     Returns
     -------
@@ -115,13 +172,13 @@ def held_probabilities(
     table = np.zeros((len(y), len(np.unique(y))))
     for train, held in folds:
         some = None if weights is None else weights[train]
-        made = _scaled(decisions[train], y[train], scale, some)
+        made = _scaled(decisions[train], y[train], scale, some, probable)
         table[held] = made.predict_proba(_table(decisions[held]))
     return table
 
 
 def best_scale(
-    decisions: Array, y: Array, folds: Folds, own: bool
+    decisions: Array, y: Array, folds: Folds, scales: tuple[Scale, ...], probable: bool = False
 ) -> tuple[Scale, dict[str, float]]:
     """Choose how decisions become probabilities, by the log loss on folds that did not set it.
 
@@ -131,20 +188,23 @@ def best_scale(
         Shape (n_rows, n_outputs), each by a head that had not seen the row.
     folds
         Which hold out every row once.
-    own
-        Whether the head gives probabilities itself.
+    scales
+        Those that are judged, as `scales_for` lists them.
+    probable
+        As in `calibrated`.
 
     Returns
     -------
     scale : the simplest of those with the lowest log loss
-    losses : mean log loss of each; empty where a class has too few rows to tell
+    losses : mean log loss of each; empty where there is one, or too few rows of a class to tell
     """
     classes, codes = np.unique(y, return_inverse=True)
     losses: dict[str, float] = {}
-    if any(np.bincount(codes[train], minlength=len(classes)).min() < 2 for train, _ in folds):
-        return ("own" if own else "sigmoid"), losses  # too few rows of a class to judge by
-    for scale in SCALES if own else SCALES[1:]:
-        table = held_probabilities(decisions, y, folds, scale)
+    few = any(np.bincount(codes[train], minlength=len(classes)).min() < 2 for train, _ in folds)
+    if few or len(scales) == 1:
+        return ("own" if "own" in scales else "sigmoid"), losses
+    for scale in scales:
+        table = held_probabilities(decisions, y, folds, scale, probable=probable)
         certain = table[np.arange(len(y)), codes]
         losses[scale] = float(-np.log(np.clip(certain, 1e-15, 1)).mean())
     best: Any = min(losses, key=lambda name: round(losses[name], 9))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import ParameterGrid
+from sklearn.multiclass import OneVsRestClassifier
 
 from featx.errors import FitError
 from featx.heads import Grid
@@ -161,6 +162,13 @@ def _position(grids: Grids, params: Sequence[Params], name: str, value: Any) -> 
     return sum(map(bool, passed)) - 0.5
 
 
+_MULTICLASS = {
+    "SVC": "one-vs-one",
+    "OneVsRestClassifier": "one-vs-rest",
+    "LinearSVC": "one-vs-rest",
+}
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What was tried, what was chosen, and the head fitted with it.
@@ -221,12 +229,42 @@ class SearchResult:
             "folds": self.folds,
             "calibrated": self.calibrated,
             "scale": self.scale,
+            **({"multiclass": self.multiclass} if self.multiclass else {}),
         }
+
+    @property
+    def multiclass(self) -> str:
+        """``one-vs-one`` or ``one-vs-rest``, of a support vector machine of several classes."""
+        inner = getattr(self.estimator, "estimator", self.estimator)
+        clf = inner.steps[-1][1] if hasattr(inner, "steps") else inner
+        if getattr(clf, "multilabel_", False) or len(getattr(clf, "classes_", ())) < 3:
+            return ""
+        return _MULTICLASS.get(type(clf).__name__, "")
 
 
 def describe(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Make parameters JSON-ready: numbers and text stay, estimators become their name or text."""
+    """Make parameters JSON-ready: numbers and text stay, estimators become their name or text.
+
+    Examples
+    --------
+    >>> from sklearn.svm import SVC
+    >>> describe({"clf": OneVsRestClassifier(SVC()), "clf__estimator__C": 1.0})
+    {'clf': 'one-vs-rest', 'clf__C': 1.0}
+    """
+    if isinstance(params.get("clf"), OneVsRestClassifier):
+        params = {**plain_names(params), "clf": "one-vs-rest"}
     return {k: _plain(v) for k, v in params.items()}
+
+
+def plain_names(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Name parameters as the head itself does, without the classifier a label around it.
+
+    Examples
+    --------
+    >>> plain_names({"clf__estimator__C": 1.0, "scale": None})
+    {'clf__C': 1.0, 'scale': None}
+    """
+    return {k.replace("clf__estimator__", "clf__", 1): v for k, v in params.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from featx.heads import Head
-from featx.selection.calibration import best_scale, calibrated
+from featx.selection.calibration import best_scale, calibrated, scales_for
 from featx.selection.candidates import SearchResult, describe
-from featx.selection.checks import Warn
+from featx.selection.checks import Warn, warn
 from featx.selection.folds import Folds, hold_out_once, make_folds
 from featx.selection.multilabel import whole_labels
 from featx.selection.refit import FittedHead, clone_values, refit
@@ -23,6 +24,11 @@ from featx.selection.sweep import FitRun, in_threads
 from featx.selection.trials import Trials, convergence_notes, edge_notes
 
 Array = NDArray[Any]
+
+_SHARES_OF_NEIGHBOURS = (
+    "probabilities of knn are shares of neighbours here, and not calibrated: rows have several "
+    "labels, or a class has one row; take another head where they matter"
+)
 
 
 @dataclass(frozen=True)
@@ -93,20 +99,25 @@ class Choice:
         Parameters
         ----------
         probabilities
-            Calibrate a classifier that has no ``predict_proba``.
+            Calibrate a classifier that has no probabilities, or none to be shown as they are; the
+            scale is chosen too (`featx.selection.calibration`).
         compete
-            Choose the scale of the probabilities too (`featx.selection.calibration`).
+            Let the probabilities of a classifier that has some compete with calibrated ones.
         """
-        one_label = self.rows.task == "classification"
-        if compete and probabilities and one_label and self.rows.weights is None:
-            fitted, scale = self._scaled()
+        asked = probabilities and self.rows.task != "regression"
+        to_calibrate = asked and self._needs_calibration()
+        notes = [*self.notes, *edge_notes(self.edges, self.params)]
+        if to_calibrate and not self._can_calibrate():
+            notes.append(warn("not-calibrated", _SHARES_OF_NEIGHBOURS))
+            to_calibrate = False
+        one_label = self.rows.task == "classification" and self.rows.weights is None
+        if asked and one_label and (to_calibrate or compete):
+            fitted, scale = self._scaled(compete, own=not to_calibrate)
         else:
-            asked = probabilities and _lacks_probabilities(self.pipeline, self.params, self.rows)
-            folds = self.rows.each_once() if asked else None
+            folds = self.rows.each_once() if to_calibrate else None
             fitted = refit(self.pipeline, self.params, self.rows.data, folds, self.run.n_jobs)
             scale = "sigmoid" if fitted.calibrated else "own"
         self.run.tell(len(self.rows.folds) + 1)
-        notes = [*self.notes, *edge_notes(self.edges, self.params)]
         return SearchResult(
             head=self.head.name,
             best_params=self.params,
@@ -121,26 +132,41 @@ class Choice:
             scale=scale,
         )
 
-    def _scaled(self) -> tuple[FittedHead, str]:
-        """Fit the head, and give it the probabilities that suit held-out rows best."""
+    def _needs_calibration(self) -> bool:
+        final = clone(self.pipeline).set_params(**clone_values(self.params))
+        return self.head.calibrate or not hasattr(final["clf"], "predict_proba")
+
+    def _can_calibrate(self) -> bool:
+        """Tell whether there are held-out decisions of neighbours; other heads have them always."""
+        if type(self.pipeline["clf"]) is not KNeighborsClassifier:
+            return True
+        # One row of a class is its own nearest neighbour where it is trained and asked.
+        apart = all(not np.isin(held, train).any() for train, held in self.rows.folds)
+        return self.rows.task == "classification" and apart
+
+    def _scaled(self, compete: bool, own: bool) -> tuple[FittedHead, str]:
+        """Fit the head, and give it the probabilities that suit held-out rows best.
+
+        Parameters
+        ----------
+        own
+            Whether those that the head gives itself may be the best ones.
+        """
         X, y, _ = self.rows.data
         fitted = refit(self.pipeline, self.params, self.rows.data, None, self.run.n_jobs)
         folds = self.rows.each_once()
-        own = hasattr(fitted.estimator, "predict_proba")
+        probable = not hasattr(fitted.estimator, "decision_function")
+        method = "predict_proba" if probable else "decision_function"
         with in_threads(self.run.n_jobs, len(folds)):
-            decisions = cross_val_predict(
-                clone(fitted.estimator), X, y, cv=folds, method="decision_function"
-            )
-        scale, _ = best_scale(decisions, y, folds, own)
+            said = cross_val_predict(clone(fitted.estimator), X, y, cv=folds, method=method)
+        if probable and said.shape[1] == 2:
+            said = said[:, 1]
+        scales = scales_for(own, len(fitted.estimator.classes_), compete)
+        scale, _ = best_scale(said, y, folds, scales, probable)
         if scale == "own":
             return fitted, scale
-        estimator, _ = calibrated(fitted.estimator, decisions, y, len(folds), scale)
+        estimator, _ = calibrated(fitted.estimator, said, y, len(folds), scale, probable=probable)
         return FittedHead(estimator, True, fitted.converged), scale
-
-
-def _lacks_probabilities(pipeline: Pipeline, params: Mapping[str, Any], rows: SearchRows) -> bool:
-    final = clone(pipeline).set_params(**clone_values(params))
-    return rows.task != "regression" and not hasattr(final["clf"], "predict_proba")
 
 
 def compete(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.svm import SVC, SVR
+from sklearn.svm import SVC, SVR, LinearSVC
 
 from featx.heads import LARGE_ROWS
 from featx.selection.ondevice import Device, DeviceRows, require_fit_on
@@ -52,6 +52,8 @@ def sweep_fold(
             return _sweep_kernel(clfs, fold, scorer)
     if type(first) is LogisticRegression and first.solver == "lbfgs":
         return _sweep_logistic(clfs, in_few_columns(fold), scorer, device)
+    if type(first) is LinearSVC and first.penalty == "l2" and not first.dual:
+        fold = in_few_columns(fold)
     if type(first) is RidgeClassifier and first.solver == "auto" and not first.positive:
         fold = in_few_columns(fold)
     return [_fit_score(clf, fold, scorer, fold.X_train, fold.X_held) for clf in clfs]

@@ -17,12 +17,18 @@ from featx.selection.candidates import SearchResult
 from featx.selection.checks import Warn, check_rows, few_samples
 from featx.selection.choice import Choice, SearchRows, compete
 from featx.selection.folds import Folds, make_folds
-from featx.selection.multilabel import check_single_label, each_label, label_notes
+from featx.selection.multilabel import (
+    against_rest,
+    check_single_label,
+    each_label,
+    label_notes,
+    tries_rest,
+)
 from featx.selection.ondevice import Device, require_fit_on
 from featx.selection.refit import check_weights
 from featx.selection.stacking import combine
 from featx.selection.sweep import FitRun, Step
-from featx.selection.trials import size_notes, try_all
+from featx.selection.trials import size_notes, stand_in_notes, try_all
 
 SCORING = {"classification": "accuracy", "regression": "r2", "multilabel": "f1_macro"}
 
@@ -187,11 +193,15 @@ def choose(head: Head, X: Any, y: Any, how: SearchOptions) -> Choice:
     FitError
         As `search`.
     """
+    asked, head = head, for_rows(head, len(y))
     rows, notes, pipeline = _prepared(head, X, y, how)
+    notes += stand_in_notes(asked, head, f"{len(y)} training rows")
     scoring, task = how.scoring or SCORING[rows.task], rows.task
     listed = grids.as_grids(head.grid if how.grid is None else _nonempty(how.grid), rows.folds)
     if task == "multilabel":
         pipeline, listed = each_label(pipeline, listed)
+    elif how.grid is None and tries_rest(head, rows.y, rows.weights is not None, notes):
+        listed += against_rest(pipeline, listed)
     trials = try_all(pipeline, listed, rows.data, rows.folds, scoring, how.refine, how.run)
     best = int(trials.means.argmax())
     edges = grids.at_edge(trials.params, trials.means, best)

@@ -1,4 +1,4 @@
-"""Rows with several labels: one classifier each, on features that are prepared once."""
+"""One classifier a label, or a class against the rest, on features that are prepared once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -16,6 +17,10 @@ from featx.heads import Head
 from featx.selection.candidates import Grids
 from featx.selection.checks import Warn, warn
 from featx.selection.folds import Folds, hold_out_once, make_folds
+
+MOST_AGAINST_REST = 50
+"""Classes up to which an SVM is also fitted for each class against all others: of ten classes that
+takes twice as long as pairs, of fifty four times."""
 
 
 def check_single_label(head: Head, sample_weight: Any) -> None:
@@ -38,19 +43,48 @@ def each_label(pipeline: Pipeline, listed: Grids) -> tuple[Pipeline, Grids]:
     if type(clf) is KNeighborsClassifier:
         return pipeline, listed
     wrapped = Pipeline([*pipeline.steps[:-1], ("clf", OneVsRestClassifier(clf))])
-    renamed = [{k.replace("clf__", "clf__estimator__", 1): v for k, v in g.items()} for g in listed]
-    return wrapped, renamed
+    return wrapped, [_inside(grid) for grid in listed]
 
 
-def plain_names(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Name parameters as the head itself does, without the classifier a label around it.
+def tries_rest(head: Head, y: NDArray[Any], weighted: bool, notes: list[Warn]) -> bool:
+    """Tell whether one class against the rest is tried beside pairs of classes, on these rows.
+
+    Parameters
+    ----------
+    notes
+        Told where there are too many classes for it.
+    """
+    n = len(np.unique(y))
+    if not head.against_rest or n < 3 or weighted:
+        return False
+    if n > MOST_AGAINST_REST:
+        text = (
+            f"{head.name} tells {n} classes apart by pairs alone; beyond {MOST_AGAINST_REST} "
+            "classes one against the rest takes too long to be tried"
+        )
+        notes.append(warn("pairs-alone", text))
+    return n <= MOST_AGAINST_REST
+
+
+def against_rest(pipeline: Pipeline, listed: Grids) -> Grids:
+    """Make grids of one class against the rest out of those of a classifier.
+
+    A grid that names a classifier of its own stays alone.
 
     Examples
     --------
-    >>> plain_names({"clf__estimator__C": 1.0, "scale": None})
-    {'clf__C': 1.0, 'scale': None}
+    >>> from featx.heads import get_head
+    >>> [found] = against_rest(get_head("svm").build(), [{"clf__C": [1.0]}])
+    >>> list(found), found["clf"]
+    (['clf', 'clf__estimator__C'], [OneVsRestClassifier(estimator=SVC(kernel='linear'))])
     """
-    return {k.replace("clf__estimator__", "clf__", 1): v for k, v in params.items()}
+    around = OneVsRestClassifier(clone(pipeline["clf"]))
+    return [{"clf": [around], **_inside(grid)} for grid in listed if "clf" not in grid]
+
+
+def _inside(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Name parameters of a classifier as those of the one around it."""
+    return {k.replace("clf__", "clf__estimator__", 1): v for k, v in params.items()}
 
 
 def whole_labels(rows: Folds, y: NDArray[Any], groups: ArrayLike | None, seed: int) -> Folds:

@@ -12,7 +12,6 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingClassifier
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
@@ -47,8 +46,8 @@ def refit(
     data
         Features, labels, and sample weights or None.
     folds
-        Each row held out once: where the sigmoid of a classifier without ``predict_proba`` is
-        fitted. None to leave the classifier as it is.
+        Each row held out once: where a sigmoid is fitted that gives the classifier probabilities.
+        None to leave the classifier as it is.
 
     Returns
     -------
@@ -60,10 +59,10 @@ def refit(
         if name in final["clf"].get_params():
             final["clf"].set_params(**{name: KERNEL_CACHE_MB})
     with in_threads(n_jobs, len(folds or [0])):
-        if folds is None or hasattr(final["clf"], "predict_proba"):
+        if folds is None:
             final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
             return FittedHead(final, False, has_converged(final["clf"]))
-        if isinstance(final["clf"], OneVsRestClassifier):
+        if y.ndim == 2:
             return _each_calibrated(final, X, y, folds)
         calibrated = CalibratedClassifierCV(final, method="sigmoid", ensemble=False, cv=folds)
         _fit_calibrated(calibrated, X, y, weights)

@@ -28,6 +28,7 @@ from featx.heads import Grid, Head, for_rows
 from featx.selection.candidates import grid_size
 from featx.selection.fold import Array, Fold, Scorer, sweep_fold
 from featx.selection.folds import Folds
+from featx.selection.multilabel import MOST_AGAINST_REST
 from featx.selection.ondevice import Device
 
 Step = Callable[[int], Any]
@@ -71,7 +72,11 @@ class FitRun:
 
 
 def fits_of(
-    head: Head, n_samples: int, n_folds: int, grid: Grid | Sequence[Grid] | None = None
+    head: Head,
+    n_samples: int,
+    n_folds: int,
+    grid: Grid | Sequence[Grid] | None = None,
+    n_classes: int = 2,
 ) -> int:
     """Count the fits of one search: those of every candidate on every fold, and of the winner.
 
@@ -81,6 +86,8 @@ def fits_of(
     ----------
     n_samples
         Rows of the search.
+    n_classes
+        Of one label a row; a head that tries one class against the rest is fitted for both.
 
     Examples
     --------
@@ -88,12 +95,15 @@ def fits_of(
     >>> fits_of(get_head("svm").with_grid({"clf__C": [1, 10]}), 100, 5)
     16
     """
+    rest = 2 < n_classes <= MOST_AGAINST_REST
     options = for_rows(head, n_samples).options
     if options:
-        return sum(n_folds * grid_size(one.grid) for one in options) + n_folds + 1
+        sizes = [grid_size(one.grid) * (1 + (rest and one.against_rest)) for one in options]
+        return sum(n_folds * size for size in sizes) + n_folds + 1
     if head.parts:
         return sum(n_folds * grid_size(one.grid) + n_folds + 1 for one in head.parts)
-    return n_folds * grid_size(head.grid if grid is None else grid) + n_folds + 1
+    size = grid_size(head.grid if grid is None else grid)
+    return n_folds * size * (1 + (rest and head.against_rest and grid is None)) + n_folds + 1
 
 
 Params = Mapping[str, Any]
@@ -206,7 +216,8 @@ def _score_fold(
     scores, converged = np.empty(len(candidates)), np.ones(len(candidates), dtype=bool)
     for members in _alike(candidates):
         steps = pipeline[:-1]
-        before = {k: v for k, v in candidates[members[0]].items() if not k.startswith("clf__")}
+        shared = candidates[members[0]]
+        before = {k: v for k, v in shared.items() if k.split("__")[0] != "clf"}
         prefix = clone(steps) if len(steps) else None
         if prefix is not None and before:
             prefix.set_params(**{k: clone(v, safe=False) for k, v in before.items()})
@@ -221,7 +232,7 @@ def _score_fold(
 
 
 def _alike(candidates: Sequence[Params]) -> list[list[int]]:
-    """Gather the candidates that share every step before ``clf``."""
+    """Gather the candidates that share every step before ``clf``, and the kind of that."""
     found: dict[str, list[int]] = {}
     for i, candidate in enumerate(candidates):
         before = {k: repr(v) for k, v in candidate.items() if not k.startswith("clf__")}
@@ -231,4 +242,4 @@ def _alike(candidates: Sequence[Params]) -> list[list[int]]:
 
 def _with(clf: Any, candidate: Params) -> Any:
     own = {k.removeprefix("clf__"): v for k, v in candidate.items() if k.startswith("clf__")}
-    return clone(clf).set_params(**own)
+    return clone(candidate.get("clf", clf)).set_params(**own)

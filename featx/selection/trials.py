@@ -136,13 +136,21 @@ def overheard(notes: list[Warn]) -> Iterator[None]:
     notes += [warn("library-warning", f"a library warns: {text[:300]}") for text in said]
 
 
-def size_notes(head: Head, n: int) -> list[Warn]:
-    """Warn of a head that is replaced, or takes long, on ``n`` training rows."""
-    if n <= LARGE_ROWS or not (head.parts or head.name.startswith("sv")):
+def stand_in_notes(asked: Head, fitted: Head, why: str) -> list[Warn]:
+    """Say that a head of another definition is fitted, and under which name."""
+    if asked.name == fitted.name or asked.many != fitted.name:
         return []
-    if head.large is not None:
-        text = f"{n} training rows: LinearSVC (squared hinge, primal) takes the place of SVC"
-        return [warn("large-head", text)]
+    text = (
+        f"{why}: {fitted.name} (squared hinge, each class against the rest) takes the place of "
+        f"{asked.name}, which needs all pairs of rows in memory"
+    )
+    return [warn("large-head", text)]
+
+
+def size_notes(head: Head, n: int) -> list[Warn]:
+    """Warn of a head that takes long on ``n`` training rows."""
+    if n <= LARGE_ROWS or not (head.parts or head.name in ("svm-rbf", "svr")):
+        return []
     text = f"{head.name} takes time with the square of {n} training rows; try nystroem-svm"
     return [warn("slow-head", text)]
 

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from featx.errors import FitError
 from featx.heads import HEADS, LARGE_ROWS, Head
 from featx.selection import candidates as grids
-from featx.selection.calibration import calibrated, probabilities_of
+from featx.selection.calibration import best_scale, calibrated, probabilities_of, scales_for
 from featx.selection.candidates import SearchResult
 from featx.selection.checks import check_classes, few_samples
 from featx.selection.folds import Folds, make_folds
@@ -93,7 +93,7 @@ STREAMED: Mapping[str, str] = {
     "ridge-reg": "clf__alpha",
     "lda": "clf__shrinkage",
     "logreg": "clf__C",
-    "svm": "clf__C",
+    "svm-large": "clf__C",
 }
 """Heads that need not have all rows in memory, and the parameter that is searched."""
 
@@ -128,7 +128,7 @@ def streams(head: Head, task: str) -> bool:
 
     Examples
     --------
-    >>> streams(HEADS["ridge"], "classification"), streams(HEADS["knn"], "classification")
+    >>> streams(HEADS["ridge"], "classification"), streams(HEADS["svm"], "classification")
     (True, False)
     """
     known = HEADS.get(head.name)
@@ -151,12 +151,13 @@ def search_blocks(
     seed: int = 0,
     sample_weight: ArrayLike | None = None,
     one_standard_error: bool = False,
+    compete: bool = False,
 ) -> StreamedResult:
     """Do what `featx.selection.search` does, on features that are read in blocks.
 
     Ridge and LDA are exact and read everything twice, whatever the grid: once for sums, once to
-    score and calibrate on held-out rows. ``logreg`` and ``svm`` (as LinearSVC) reach the same
-    optimum as in memory by full gradients, one pass a step for all strengths and folds at once.
+    score and calibrate on held-out rows. ``logreg`` and ``svm-large`` reach the same optimum as in
+    memory by full gradients, one pass a step for all strengths and folds at once.
 
     Parameters
     ----------
@@ -166,6 +167,8 @@ def search_blocks(
         Shape (n_rows,): class names, or numbers for a regression.
     folds, groups, seed, sample_weight, one_standard_error
         As in `featx.selection.search`; given folds are (all other rows, held-out rows).
+    compete
+        Let the probabilities of a classifier that has some compete with calibrated ones.
 
     Raises
     ------
@@ -204,12 +207,18 @@ def search_blocks(
         best = grids.simplest_within(params, listed, trials.scores, best)
     final = solver.final(strengths[best], best, heads[0][best])
     estimator: Any = as_pipeline(head, params[best], final, data.classes, solver.statistics)
-    said, probabilities = held.decisions[:, best], None
-    to_calibrate = data.classes is not None and not hasattr(estimator["clf"], "predict_proba")
-    if to_calibrate:
-        estimator, probabilities = calibrated(estimator, said, labels[held.rows], len(rows))
-    elif data.classes is not None:
-        probabilities = probabilities_of(said)
+    said, probabilities, scale = held.decisions[:, best], None, "own"
+    if data.classes is not None:
+        own = hasattr(estimator["clf"], "predict_proba")
+        scales = scales_for(own, len(data.classes), compete)
+        apart = _judging(data.fold_of[held.rows], labels[held.rows])
+        scale, _ = best_scale(said, labels[held.rows], apart, scales)
+        if scale == "own":
+            probabilities = probabilities_of(said)
+        else:
+            estimator, probabilities = calibrated(
+                estimator, said, labels[held.rows], len(rows), scale
+            )
     notes += few_samples(labels) if data.classes is not None else []
     notes += edge_notes(edges, params[best]) + convergence_notes(trials, final.converged)
     return StreamedResult(
@@ -222,12 +231,21 @@ def search_blocks(
         at_edge=edges,
         warnings=notes,
         estimator=estimator,
-        calibrated=to_calibrate,
-        scale="sigmoid" if to_calibrate else "own",
+        calibrated=scale != "own",
+        scale=scale,
         passes=blocks.passes,
         held_rows=held.rows,
         held_probabilities=probabilities,
     )
+
+
+def _judging(fold_of: Rows, y: Array) -> Folds:
+    """Split held-out rows by their folds, to judge scales; where there is one fold, at random."""
+    folds = np.unique(fold_of)
+    if len(folds) < 2:
+        smallest = int(np.unique(y, return_counts=True)[1].min())
+        return [] if smallest < 2 else make_folds(y, folds=min(5, smallest))[0]
+    return [(np.flatnonzero(fold_of != k), np.flatnonzero(fold_of == k)) for k in folds]
 
 
 def _checked(y: ArrayLike, head: Head, blocks: Blocks) -> Array:

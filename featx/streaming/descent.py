@@ -82,7 +82,7 @@ def squared_hinge(decisions: Array, codes: Rows) -> tuple[Array, Array]:
 LOSSES: Mapping[str, Callable[[int], Loss]] = MappingProxyType(
     {
         "logreg": lambda k: Loss(softmax, (k - 1) / k**2, 0) if k > 2 else Loss(logistic, 0.25, 0),
-        "svm": lambda k: Loss(squared_hinge, 2.0, 1),
+        "svm-large": lambda k: Loss(squared_hinge, 2.0, 1),
     }
 )
 """Loss of a head's name and its number of classes."""

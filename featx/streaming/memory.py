@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from featx.errors import FitError, nearest
-from featx.heads import LARGE_ROWS, Head
+from featx.heads import LARGE_ROWS, Head, for_many
 from featx.streaming.choosing import STREAMED, streams
 
 Asked = Literal["auto", "stream", "ram"]
@@ -18,6 +18,8 @@ COPIES = 6
 """How often the training rows are in memory at the peak of a search: rows, folds, scaled folds."""
 MANY_CELLS = 1 << 26
 """Features (rows times columns) beyond which the streamed fit is the sooner one, too."""
+_ASKED, _SOONER = "as asked", "many features: sooner than in memory"
+_CANNOT = "it needs all rows in memory"
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -32,10 +34,17 @@ class Memory:
         Whether they are read in blocks.
     line
         What to tell the user; empty where nothing is out of the ordinary.
+    why
+        What decided.
     """
 
     streamed: bool
     line: str = ""
+    why: str = "it fits"
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready: ``way``, which `plan_memory` takes as `asked`, and ``why``."""
+        return {"way": "stream" if self.streamed else "ram", "why": self.why}
 
 
 def plan_memory(
@@ -70,36 +79,42 @@ def plan_memory(
         )
     if head.options:
         return _plan_options(head, task, rows, columns, asked)
-    can, there = streams(head, task), free_bytes() if free is None else free
+    stand = for_many(head)
+    can, there = streams(stand, task), free_bytes() if free is None else free
     needed = COPIES * 4 * rows * columns
-    what = f"{head.name} on {rows:,} x {columns:,} features"
+    name = head.name if stand.name == head.name else f"{stand.name} in place of {head.name}"
+    what = f"{name} on {rows:,} x {columns:,} features"
     if asked == "stream" and not can:
         raise FitError(
             f"head {head.name} as set up here needs all rows in memory; these stream with their "
             f"own grid: {', '.join(STREAMED)}"
         )
     sizes = f"about {_gib(needed)} in memory, {_gib(there)} free"
-    if asked == "ram" or (asked == "auto" and needed <= there and not _many(can, rows, columns)):
-        return Memory(False)
+    # What is sooner does not decide where it is another head.
+    sooner = stand.name == head.name and _many(can, rows, columns)
+    if asked == "ram" or (asked == "auto" and needed <= there and not sooner):
+        return Memory(False, why=_ASKED if asked == "ram" else "it fits")
     if not can:
         names = ", ".join(STREAMED)
-        return Memory(False, f"{what}: {sizes}; it may not fit, and these need less: {names}")
+        line = f"{head.name} on {rows:,} x {columns:,} features: {sizes}"
+        return Memory(False, f"{line}; it may not fit, and these need less: {names}", _CANNOT)
     _require_statistics(what, columns, there)
     if asked == "stream":
-        return Memory(True, f"{what}: read in blocks, as asked")
+        return Memory(True, f"{what}: read in blocks, as asked", _ASKED)
     if needed > there:
-        return Memory(True, f"{what}: {sizes}; read in blocks")
-    return Memory(True, f"{what}: read in blocks, which is sooner than in memory")
+        return Memory(True, f"{what}: {sizes}; read in blocks", f"free memory: {sizes}")
+    return Memory(True, f"{what}: read in blocks, which is sooner than in memory", _SOONER)
 
 
 def _plan_options(head: Head, task: str, rows: int, columns: int, asked: str) -> Memory:
     """Decide by the number of features alone: free memory must not decide which head wins."""
-    can = any(streams(option, task) for option in head.options)
+    can = any(streams(for_many(option), task) for option in head.options)
     if asked == "stream" and not can:
         raise FitError(f"no head of {head.name} streams here; leave out --memory stream")
     if asked == "stream" or (asked == "auto" and rows > LARGE_ROWS and _many(can, rows, columns)):
-        return Memory(True, f"{head.name} on {rows:,} x {columns:,} features: read in blocks")
-    return Memory(False)
+        line = f"{head.name} on {rows:,} x {columns:,} features: read in blocks"
+        return Memory(True, line, _ASKED if asked == "stream" else _SOONER)
+    return Memory(False, why=_ASKED if asked == "ram" else "rows and columns are few enough")
 
 
 def _many(can: bool, rows: int, columns: int) -> bool:
