@@ -1,7 +1,7 @@
 """Linear heads on features that stay in a file: seconds, passes, peak memory, agreement.
 
 python -m benchmarks.streamed_heads --rows 1000000 --columns 1280 --heads ridge
-python -m benchmarks.streamed_heads --rows 129450 --heads ridge lda logreg svm
+python -m benchmarks.streamed_heads --rows 129450 --heads ridge lda logreg svm-large
 
 The file is made of synthetic features (classes of overlapping normal clouds with correlated
 columns) in the layout of a cache, and removed at the end. Each head runs in a process of its own,
@@ -12,7 +12,6 @@ is printed beside it. "agreement" compares, on the first rows, with scikit-learn
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import resource
 import subprocess
@@ -33,7 +32,7 @@ from featx.selection.splits import make_split
 from featx.streaming import Blocks, search_blocks
 from featx.streaming.moments import gather, lda, one_hot, ridge
 
-HEADS = ("ridge", "lda", "logreg", "svm")
+HEADS = ("ridge", "lda", "logreg", "svm-large")
 _BLOCK = 8192
 
 
@@ -122,9 +121,7 @@ def agreement(name: str, features: h5py.Dataset, y: Any, rows: int) -> dict[str,
     held, truth = features[rows : 2 * rows], y[rows : 2 * rows]
     streamed = search_blocks(get_head(name), Blocks.of(X), labels)
     head = get_head(name).with_grid({"clf__C": [streamed.best_params["clf__C"]]})
-    # Below ten thousand rows svm is libsvm's hinge; what streams is LinearSVC, as it is beyond.
-    large = dataclasses.replace(head, make=head.large or head.make)
-    memory = search(large, X, labels, probabilities=False)
+    memory = search(head, X, labels, probabilities=False)
     said, meant = streamed.estimator.predict(held), memory.estimator.predict(held)
     return {
         "same_predictions": float(np.mean(said == meant)),

@@ -11,7 +11,7 @@ from sklearn.preprocessing import MinMaxScaler, Normalizer
 from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import FitError
-from featx.heads import HEADS, LARGE_ROWS, NORMS, get_head, make_norm
+from featx.heads import HEADS, LARGE_ROWS, NORMS, for_many, for_rows, get_head, make_norm
 from featx.heads.norms import norm_name
 from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
@@ -59,8 +59,14 @@ def test_the_head_scales_inside_its_pipeline(rows):
 
 
 def test_a_kernel_gives_way_to_the_primal_on_many_rows():
-    assert isinstance(HEADS["svm"].build(0, LARGE_ROWS)["clf"], SVC)
-    assert isinstance(HEADS["svm"].build(0, LARGE_ROWS + 1)["clf"], LinearSVC)
+    few, many = (for_rows(HEADS["svm"], LARGE_ROWS + k) for k in (0, 1))
+    assert (few.name, many.name) == ("svm", "svm-large")
+    assert isinstance(few.build(0, LARGE_ROWS)["clf"], SVC)
+    assert isinstance(many.build(0, LARGE_ROWS + 1)["clf"], LinearSVC)
+    own = HEADS["svm"].with_params(clf__class_weight="balanced").with_grid({"clf__C": [1.0]})
+    stand = for_many(own)
+    assert stand.build()["clf"].class_weight == "balanced"
+    assert stand.grid == {"clf__C": [1.0]}
 
 
 def test_an_unknown_head_names_the_nearest():

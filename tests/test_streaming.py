@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ from featx.errors import FitError
 from featx.heads import HEADS
 from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
+from featx.selection.hyperparameters import How, choose
 from featx.streaming import Blocks, plan_memory, search_blocks
-from featx.streaming.descent import LOSSES, DescentProblem, Wish, descend
+from featx.streaming.descent import LOSSES, Descent, DescentProblem, Wish, descend
 from featx.streaming.moments import gather, lda, one_hot, ridge, scale_of
 
-CLASSIFIERS = ("ridge", "lda", "logreg", "svm")
+CLASSIFIERS = ("ridge", "lda", "logreg", "svm-large")
 
 
 def clouds(n: int, k: int, d: int = 24, seed: int = 0) -> tuple[Any, Any]:
@@ -113,7 +113,7 @@ def test_large_means_cost_no_digits() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("name", ["logreg", "svm"])
+@pytest.mark.parametrize("name", ["logreg", "svm-large"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_descent_ends_where_scikit_learn_does(name: str, k: int, weighted: bool) -> None:
     X, y = clouds(800, k, d=12)
@@ -163,11 +163,7 @@ def test_search_agrees_with_memory(name: str, k: int) -> None:
     X, y = clouds(1200, k)
     names = np.array(["ash", "birch", "cedar", "dogwood"])[y]
     streamed = search_blocks(HEADS[name], Blocks.of(X, 200), names)
-    large = HEADS[name]
-    if large.large is not None:
-        # Few rows give libsvm's SVC in memory; what streams is what many rows give.
-        large = replace(large, make=large.large)
-    memory = search(large, X, names)
+    memory = search(name, X, names)
     assert streamed.best_params == memory.best_params
     for one, other in zip(streamed.table, memory.table, strict=True):
         assert one["params"] == other["params"]
@@ -178,7 +174,37 @@ def test_search_agrees_with_memory(name: str, k: int) -> None:
     assert abs(np.mean(ours == truth) - np.mean(theirs == truth)) <= 0.005
     ours, theirs = (found.estimator.predict_proba(X_new) for found in (streamed, memory))
     assert np.abs(ours - theirs).max() < 0.02
-    assert streamed.calibrated == memory.calibrated
+    assert (streamed.calibrated, streamed.scale) == (memory.calibrated, memory.scale)
+
+
+def test_a_descent_that_is_stopped_ends_at_its_best_point() -> None:
+    def value(at: Any) -> tuple[float, Any]:
+        bent = np.array([[1.0], [100.0]])
+        return float((bent * at**2).sum()), 2 * bent * at
+
+    start = np.array([[1.0], [1.0]])
+    descent = Descent(start, np.ones((2, 1)), np.zeros((2, 1)), 1e-3, 1e-12)
+    seen = []
+    for _ in range(4):
+        found, slope = value(descent.point)
+        seen.append(found)
+        descent.tell(found, slope)
+    assert value(descent.point)[0] > min(seen)
+    descent.stop()
+    assert value(descent.point)[0] == min(seen)
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_the_scale_of_probabilities_is_chosen_in_blocks_as_in_memory(scales: bool) -> None:
+    X, y = clouds(600, 3)
+    names = np.array(["ash", "birch", "cedar"])[y]
+    head = HEADS["logreg"].with_grid({"clf__C": [1.0]})
+    streamed = search_blocks(head, Blocks.of(X, 100), names, compete=scales)
+    memory = choose(head, X, names, How()).fitted(True, scales)
+    assert (streamed.scale, streamed.calibrated) == (memory.scale, memory.calibrated)
+    assert scales or streamed.scale == "own"
+    ours, theirs = (found.estimator.predict_proba(X) for found in (streamed, memory))
+    assert np.abs(ours - theirs).max() < 0.02
 
 
 def test_search_of_a_number_agrees_with_memory() -> None:
@@ -323,12 +349,20 @@ def test_memory_is_planned_by_size_and_said() -> None:
     def plan(name: str, rows: int, asked: str = "auto", free: int = 8 << 30) -> Any:
         return plan_memory(HEADS[name], "classification", rows, 1280, asked, free)
 
-    assert plan("ridge", 2000) == plan("ridge", 10**6, "ram")
+    assert plan("ridge", 2000).to_dict() == {"way": "ram", "why": "it fits"}
+    assert plan("ridge", 10**6, "ram").to_dict() == {"way": "ram", "why": "as asked"}
     assert not plan("ridge", 2000).streamed
     assert not plan("ridge", 2000).line
-    for found in (plan("logreg", 10**6), plan("ridge", 2000, "stream"), plan("svm", 100_000)):
+    for found in (plan("logreg", 10**6), plan("ridge", 2000, "stream"), plan("svm-large", 10**5)):
         assert found.streamed
         assert "read in blocks" in found.line
+    # A head that gives way to another does so for want of memory alone, and by name.
+    assert not plan("svm", 10_000).streamed
+    short = plan("svm", 10_000, free=250 << 20)
+    assert short.streamed
+    assert "svm-large in place of svm" in short.line
+    assert short.to_dict()["way"] == "stream"
+    assert "free memory: about 0.3 GiB in memory, 0.2 GiB free" in short.why
     large = plan("svm-rbf", 10**6)
     assert not large.streamed
     assert "these need less: ridge" in large.line

@@ -12,6 +12,7 @@ import pytest
 from coloured import save_coloured
 
 import featx
+import featx.streaming.memory as memory_of_heads
 from featx.errors import FitError
 
 
@@ -74,8 +75,41 @@ def test_the_shell_says_where_features_are(cache: Path, shell: Callable[..., Any
     assert refused.returncode == 1
     assert refused.stderr.splitlines() == [
         "featx: head knn as set up here needs all rows in memory; these stream with their own "
-        "grid: ridge, ridge-reg, lda, logreg, svm"
+        "grid: ridge, ridge-reg, lda, logreg, svm-large"
     ]
+
+
+def test_one_name_is_one_definition_both_ways(cache: Path) -> None:
+    streamed = featx.fit(cache, "svm", memory="stream")
+    assert streamed.head == streamed.chosen["head"] == "svm-large"
+    assert streamed.chosen["memory"] == {"way": "stream", "why": "as asked"}
+    [note] = [note["message"] for note in streamed.warnings if note["code"] == "large-head"]
+    assert note.startswith("features are read in blocks: svm-large (squared hinge, each class")
+    memory = featx.fit(cache, "svm-large", memory="ram")
+    assert memory.chosen["memory"] == {"way": "ram", "why": "as asked"}
+    assert memory.chosen["params"] == streamed.chosen["params"]
+    assert memory.chosen["scale"] == streamed.chosen["scale"]
+    assert memory.accuracy.value == pytest.approx(streamed.accuracy.value, abs=0.02)
+    plain = featx.fit(cache, "svm")
+    assert (plain.head, plain.chosen["memory"]["way"]) == ("svm", "ram")
+    auto = featx.fit(cache, memory="stream", nested=False)
+    assert [option["head"] for option in auto.head_options] == ["svm-large", "logreg", "ridge"]
+
+
+def test_a_way_that_free_memory_chose_is_recorded_and_can_be_repeated(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_of_heads, "free_bytes", lambda: 500_000)
+    monkeypatch.setattr(memory_of_heads, "COPIES", 200)
+    found = featx.fit(cache, "svm", tmp_path / "m.featx")
+    assert found.head == "svm-large"
+    assert found.chosen["memory"]["why"].startswith("free memory: about 0.0 GiB in memory, ")
+    kept = featx.load_model(tmp_path / "m.featx")
+    assert kept.meta["fit_options"]["memory"] == "stream"
+    assert kept.figures["chosen"]["memory"] == found.chosen["memory"]
+    monkeypatch.undo()
+    again = featx.fit(cache, "svm", memory="stream")
+    assert again.test["accuracy"] == found.test["accuracy"]
 
 
 def test_labels_that_are_not_there_are_one_line(cache: Path) -> None:

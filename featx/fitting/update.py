@@ -16,7 +16,8 @@ from featx.heads import HEADS, Head, make_norm
 from featx.model.archive import SUMS
 from featx.model.model import Model, digest_seen
 from featx.model.rowsums import RowSums
-from featx.selection.multilabel import plain_names
+from featx.selection.candidates import plain_names
+from featx.selection.multilabel import against_rest
 
 
 def head_of(model: Model) -> Head:
@@ -34,6 +35,7 @@ def head_of(model: Model) -> Head:
         grid = {
             k: [make_norm(v, head.then) if k == "scale" else v]
             for k, v in plain_names(params).items()
+            if k != "clf"
         }
         head.build().set_params(**{k: v for k, (v,) in grid.items()})
     except (KeyError, ValueError, FeatxError, AttributeError, TypeError):
@@ -41,7 +43,9 @@ def head_of(model: Model) -> Head:
             f"the head of {model.name} is {name!r}, which cannot be fitted again from what the "
             "file says; fit it on all rows with `featx fit --head`"
         ) from None
-    return head.with_grid(grid) if grid else head
+    if params.get("clf") == "one-vs-rest":
+        [grid] = against_rest(head.build(), [grid])
+    return replace(head.with_grid(grid) if grid else head, against_rest=False)
 
 
 def options_of(model: Model, given: FitOptions) -> FitOptions:

@@ -207,7 +207,8 @@ def for_many(head: Head) -> Head:
         return dataclasses.replace(head, options=tuple(for_many(one) for one in head.options))
     if not head.many:
         return head
-    return dataclasses.replace(HEADS[head.many], grid=head.grid, params=head.params)
+    grid = {k.replace("__estimator__", "__", 1): v for k, v in head.grid.items() if k != "clf"}
+    return dataclasses.replace(HEADS[head.many], grid=grid, params=head.params)
 
 
 def for_rows(head: Head, n_samples: int) -> Head:

@@ -88,7 +88,7 @@ LOSSES: Mapping[str, Callable[[int], Loss]] = MappingProxyType(
 """Loss of a head's name and its number of classes."""
 
 
-MOST_PASSES = 200
+MOST_PASSES = 500
 TOLERANCE, SEARCH_TOLERANCE = 1e-7, 1e-5
 """Expected gain of the next step, as a share of the mean loss, below which a descent ends: of the
 head that is kept, and of those that only vote on its strength."""
@@ -251,8 +251,9 @@ class _Fit:
 
     def result(self) -> Linear:
         """Give the head where its descent ended."""
-        coef, intercept = self._plain()
         descent = self.descent
+        descent.stop()
+        coef, intercept = self._plain()
         return Linear(coef.T.copy(), intercept, self.scale, descent.evaluations, descent.converged)
 
     def _plain(self) -> tuple[Floats, Floats]:
@@ -298,6 +299,11 @@ class Descent:
         self.done = gain <= self.ends * max(height, SMALL_LOSS) or self._step < 1e-3
         self.converged = self.done
         self.point = base if self.done else base + self._step * self._direction
+
+    def stop(self) -> None:
+        """Go back to the best point: the one that would be tried next may be far worse."""
+        if self._best is not None:
+            self.point = self._best[0]
 
     def _lower(self, value: float) -> bool:
         assert self._best is not None
