@@ -17,7 +17,7 @@ from featx.errors import FitError
 from featx.heads import HEADS
 from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
-from featx.selection.hyperparameters import How, choose
+from featx.selection.hyperparameters import SearchOptions, choose
 from featx.streaming import Blocks, plan_memory, search_blocks
 from featx.streaming.descent import LOSSES, Descent, DescentProblem, Wish, descend
 from featx.streaming.moments import gather, lda, one_hot, ridge, scale_of
@@ -200,7 +200,7 @@ def test_the_scale_of_probabilities_is_chosen_in_blocks_as_in_memory(scales: boo
     names = np.array(["ash", "birch", "cedar"])[y]
     head = HEADS["logreg"].with_grid({"clf__C": [1.0]})
     streamed = search_blocks(head, Blocks.of(X, 100), names, compete=scales)
-    memory = choose(head, X, names, How()).fitted(True, scales)
+    memory = choose(head, X, names, SearchOptions()).fitted(True, scales)
     assert (streamed.scale, streamed.calibrated) == (memory.scale, memory.calibrated)
     assert scales or streamed.scale == "own"
     ours, theirs = (found.estimator.predict_proba(X) for found in (streamed, memory))
