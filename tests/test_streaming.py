@@ -358,11 +358,11 @@ def test_memory_is_planned_by_size_and_said() -> None:
         assert "read in blocks" in found.line
     # A head that gives way to another does so for want of memory alone, and by name.
     assert not plan("svm", 10_000).streamed
-    short = plan("svm", 10_000, free=250 << 20)
+    short = plan_memory(HEADS["svm"], "classification", 10_000, 640, free=100 << 20)
     assert short.streamed
     assert "svm-large in place of svm" in short.line
     assert short.to_dict()["way"] == "stream"
-    assert "free memory: about 0.3 GiB in memory, 0.2 GiB free" in short.why
+    assert "free memory: about 0.1 GiB in memory, 0.1 GiB free" in short.why
     large = plan("svm-rbf", 10**6)
     assert not large.streamed
     assert "these need less: ridge" in large.line
