@@ -545,7 +545,7 @@ def test_duplicates_are_found_exactly() -> None:
 
 def test_a_tar_is_indexed_by_its_headers_alone(photos: Path, tmp_path: Path) -> None:
     path = write_shards(tmp_path, photos, 1) / "train-000.tar"
-    found = tarindex.index_tar(str(path), load_manifest(path).read.shards[0].stamp)  # type: ignore[attr-defined]
+    found = tarindex.index_tar(str(path), load_manifest(path).read.containers[0].stamp)  # type: ignore[attr-defined]
     data = path.read_bytes()
     for row in found.table.to_pylist():
         at = slice(row["offset"], row["offset"] + row["size"])

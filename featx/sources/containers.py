@@ -45,13 +45,13 @@ class ContainerContents(Generic[T]):
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def deal_files(shards: Sequence[Container], dealing: SliceCounter) -> list[Container]:
+def deal_files(containers: Sequence[Container], dealing: SliceCounter) -> list[Container]:
     """Give the containers of a portion; the others are not opened."""
-    mine = dealing.takes_of(shard.name for shard in shards)
-    return [shard for shard in shards if shard.name in mine]
+    mine = dealing.takes_of(container.name for container in containers)
+    return [container for container in containers if container.name in mine]
 
 
-def gather(shards: Sequence[Container], look: Callable[[Container], T]) -> ContainerContents[T]:
+def gather(containers: Sequence[Container], look: Callable[[Container], T]) -> ContainerContents[T]:
     """Look into every container, and go on where one is not there, or is damaged.
 
     Raises
@@ -63,11 +63,11 @@ def gather(shards: Sequence[Container], look: Callable[[Container], T]) -> Conta
     """
     found: ContainerContents[T] = ContainerContents()
     first: SourceError | None = None
-    for listed in shards:
+    for listed in containers:
         try:
             stamp = listed.stamp if listed.stamp.mtime_ns else stamp_of(listed.place)
-            shard = Container(listed.place, listed.name, stamp)
-            found.pairs.append((shard, look(shard)))
+            container = Container(listed.place, listed.name, stamp)
+            found.pairs.append((container, look(container)))
         except UnreachableError:
             raise  # without it, its rows would look as if their images were gone
         except SourceError as error:
@@ -80,12 +80,12 @@ def gather(shards: Sequence[Container], look: Callable[[Container], T]) -> Conta
 
 def item_ids(names: Sequence[tuple[Container, Text]]) -> Text:
     """Write the name of its container before each item's own."""
-    return Text.joined([own.prefixed(f"{shard.name}/") for shard, own in names])
+    return Text.joined([own.prefixed(f"{container.name}/") for container, own in names])
 
 
-def row_stamps(shards: Sequence[Container], counts: Sequence[int]) -> NDArray[np.int64]:
+def row_stamps(containers: Sequence[Container], counts: Sequence[int]) -> NDArray[np.int64]:
     """Give each item the stamp of its container, int64, shape (n, 2)."""
-    stamps = np.array([(s.stamp.size, s.stamp.state) for s in shards], np.int64).reshape(-1, 2)
+    stamps = np.array([(s.stamp.size, s.stamp.state) for s in containers], np.int64).reshape(-1, 2)
     return np.repeat(stamps, counts, axis=0)
 
 

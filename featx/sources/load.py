@@ -57,9 +57,9 @@ def from_file(place: str, options: SourceOptions) -> Manifest:
         stamp = stamp_of(place)
         if not holds_images(place, stamp):
             return from_table(place, read_table(place, dealing), dealing, options.missing)
-        return from_parquet(place, _base(place), [_shard(place, stamp)], options)
+        return from_parquet(place, _base(place), [_container(place, stamp)], options)
     if lower.endswith((*TARS, *_COMPRESSED)):
-        return from_tars(place, _base(place), [_shard(place, Stamp())], options)
+        return from_tars(place, _base(place), [_container(place, Stamp())], options)
     raise SourceError(
         f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
         "give the folder that holds the images"
@@ -81,10 +81,10 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
     if found.anyones:
         return folder_manifest(root, found, dealing)
     folder = os.fspath(root)
-    shards = [Container(f"{folder.rstrip('/')}/{name}", name) for name in found.containers]
+    containers = [Container(f"{folder.rstrip('/')}/{name}", name) for name in found.containers]
     ignored = found.ignored
-    ignored.subtract(Path(shard.name).suffix.lower() for shard in shards)
-    made = _containers(folder, f"{folder.rstrip('/')}/", shards, options, ignored)
+    ignored.subtract(Path(container.name).suffix.lower() for container in containers)
+    made = _containers(folder, f"{folder.rstrip('/')}/", containers, options, ignored)
     if made is not None:
         return made
     if not dealing.names:
@@ -104,7 +104,8 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         return from_file(url, options)
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
-    images, shards, ignored, dealing = Listing(), [], PassedOver(), SliceCounter(options.portion)
+    images, ignored, containers = Listing(), PassedOver(), []
+    dealing = SliceCounter(options.portion)
     folders = FirstFolders()
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
@@ -113,17 +114,17 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
             if dealing.takes(name):
                 images.add(name, stamp)
         elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
-            shards.append(Container(base + name, name, stamp))
+            containers.append(Container(base + name, name, stamp))
         else:
             ignored.take(name, hidden=hidden)
     ids, stamps = images.sorted()
     if not dealing.names:
-        made = _containers(url, base, shards, options, ignored)
+        made = _containers(url, base, containers, options, ignored)
         if made is not None:
             return made
         raise _nothing(url, ignored)
-    for shard in shards:
-        ignored.take(shard.name)
+    for container in containers:
+        ignored.take(container.name)
     places = Prefixed(base, ids)
     labels, split = labels_and_split(ids, folders)
     return Manifest(
@@ -151,8 +152,8 @@ def from_pattern(text: str, options: SourceOptions) -> Manifest:
     places = matching(text)
     base = fixed_part(text)
     if all(place.lower().endswith((*TARS, *PARQUET)) for place in places):
-        shards = [Container(place, place.removeprefix(base)) for place in places]
-        made = _containers(text, base, shards, options, Counter())
+        containers = [Container(place, place.removeprefix(base)) for place in places]
+        made = _containers(text, base, containers, options, Counter())
         if made is not None:
             return made
     if _all_images(places):
@@ -169,12 +170,16 @@ def _all_images(places: Iterable[str]) -> bool:
 
 
 def _containers(
-    name: str, base: str, shards: Sequence[Container], options: SourceOptions, ignored: Counter[str]
+    name: str,
+    base: str,
+    containers: Sequence[Container],
+    options: SourceOptions,
+    ignored: Counter[str],
 ) -> Manifest | None:
     """Items of containers of one kind; None if there are no containers."""
     ignored = +own_ignored(ignored, options.portion)
-    tars = [shard for shard in shards if shard.name.lower().endswith(TARS)]
-    others = [shard for shard in shards if not shard.name.lower().endswith(TARS)]
+    tars = [container for container in containers if container.name.lower().endswith(TARS)]
+    others = [container for container in containers if not container.name.lower().endswith(TARS)]
     if tars and others:
         raise SourceError(
             f"{name} holds both tars ({tars[0].name}) and Parquet ({others[0].name}); "
@@ -204,7 +209,7 @@ def _base(place: str) -> str:
     return place[: place.rfind("/") + 1]
 
 
-def _shard(place: str, stamp: Stamp) -> Container:
+def _container(place: str, stamp: Stamp) -> Container:
     return Container(place, place[place.rfind("/") + 1 :], stamp)
 
 
@@ -280,7 +285,7 @@ def load_manifest(
     ----------
     source
         A folder (its first level of folders are the classes), a CSV or Parquet table with a
-        column ``path``, Parquet with the images in it, tar shards, a data set that Hugging Face's
+        column ``path``, Parquet with the images in it, tar files, a data set that Hugging Face's
         `datasets` saved, a folder of such files, a pattern (``train-{000..099}.tar``, ``*.tar``),
         any of them behind a URL, a list of paths, pictures of Pillow or arrays, or the name of a
         built-in set (``elpv``, ``digits``). ``docs/sources.md`` describes each.

@@ -64,7 +64,7 @@ class ReadRows:
 
     Parameters
     ----------
-    shards
+    containers
         The files.
     columns
         The column of images of each file.
@@ -74,7 +74,7 @@ class ReadRows:
         int64, shape (n_groups, 2): file, and row group in it.
     """
 
-    shards: tuple[Container, ...]
+    containers: tuple[Container, ...]
     columns: tuple[str, ...]
     starts: NDArray[np.int64]
     groups: NDArray[np.int64]
@@ -84,25 +84,26 @@ class ReadRows:
         """Give the bytes of an item and the stamp of its file."""
         at = container_of(self.starts, item)
         number, group = self.groups[at].tolist()
-        shard = self.shards[number]
+        container = self.containers[number]
         values = self.recent.get((number, group), lambda: self._load(number, group))
         value = values[item - int(self.starts[at])].as_py()
-        return image_bytes(value, parent(shard.place)), shard.stamp
+        return image_bytes(value, parent(container.place)), container.stamp
 
     def _load(self, number: int, group: int) -> pa.ChunkedArray:
-        shard, column = self.shards[number], self.columns[number]
+        container, column = self.containers[number], self.columns[number]
         try:
-            with open_file(shard.place, shard.stamp) as file:
+            with open_file(container.place, container.stamp) as file:
                 opened = pq.ParquetFile(file)
-                batches = bounded_batches(shard.place, opened, columns=[column], group=group)
+                batches = bounded_batches(container.place, opened, columns=[column], group=group)
                 found = pa.chunked_array([batch[column] for batch in batches])
         except SourceError as error:
             raise unread(error, str(error)) from None
         except _ERRORS as error:
-            require_same(shard.place, shard.stamp)  # else one that was replaced looks damaged
+            # One that was replaced meanwhile would look damaged.
+            require_same(container.place, container.stamp)
             why = words_of(error)
-            raise ImageError(f"row group {group} of {shard.name} is damaged: {why}") from None
-        require_same(shard.place, shard.stamp)
+            raise ImageError(f"row group {group} of {container.name} is damaged: {why}") from None
+        require_same(container.place, container.stamp)
         return found
 
 
@@ -127,7 +128,7 @@ def holds_images(place: str, stamp: Stamp) -> bool:
 def from_parquet(
     name: str,
     base: str,
-    shards: Sequence[Container],
+    containers: Sequence[Container],
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
@@ -141,8 +142,8 @@ def from_parquet(
         If no file has a column of images, or there is no row; a portion may have none.
     """
     dealing = SliceCounter(options.portion)
-    found = gather(deal_files(shards, dealing), _look)
-    kept = tuple(shard for shard, _ in found.pairs)
+    found = gather(deal_files(containers, dealing), _look)
+    kept = tuple(container for container, _ in found.pairs)
     files = [file for _, file in found.pairs]
     counts = [sum(file.group_rows) for file in files]
     if not sum(counts) and options.portion.is_whole:
@@ -172,7 +173,7 @@ def from_parquet(
         ),
         labels=table_labels(name, frame),
         split=table_split(name, frame)
-        or named_splits([s.name for s in kept], counts, (s.name for s in shards)),
+        or named_splits([s.name for s in kept], counts, (s.name for s in containers)),
         columns=table_columns(name, frame),
         stamps=row_stamps(kept, counts),
         refused=found.refused,
@@ -181,28 +182,28 @@ def from_parquet(
     )
 
 
-def _look(shard: Container) -> _File:
-    with open_file(shard.place, shard.stamp) as file:
-        found = _open(shard.place, file)
-        require_rows(shard.place, found, shard.stamp.size)
-        schema, image = found.schema_arrow, image_column(shard.place, found.schema_arrow)
+def _look(container: Container) -> _File:
+    with open_file(container.place, container.stamp) as file:
+        found = _open(container.place, file)
+        require_rows(container.place, found, container.stamp.size)
+        schema, image = found.schema_arrow, image_column(container.place, found.schema_arrow)
         rows = []
         for k in range(found.num_row_groups):
             group = found.metadata.row_group(k)
             rows.append(group.num_rows)
             if (size := _image_size(group, image)) > MOST_BYTES:
                 raise SourceError(
-                    f"{shard.place}: row group {k} holds {size} bytes of images, and is read as a "
-                    f"whole; write row groups of at most {MOST_BYTES} bytes"
+                    f"{container.place}: row group {k} holds {size} bytes of images, and is read "
+                    f"as a whole; write row groups of at most {MOST_BYTES} bytes"
                 )
         names = describing(schema, image)
         try:
-            table = _beside(shard.place, found, names) if names else pa.table({})
+            table = _beside(container.place, found, names) if names else pa.table({})
         except SourceError:
             raise
         except _ERRORS as error:
             why = words_of(error)
-            raise SourceError(f"{shard.place} cannot be read: {why}") from None
+            raise SourceError(f"{container.place} cannot be read: {why}") from None
         return _File(image, rows, table, classes_of(features_of(schema)))
 
 

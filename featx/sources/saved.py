@@ -105,14 +105,14 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
         raise SourceError(f"{folder} has no rows")
     dealing = SliceCounter(options.portion)
     spans = [dealing.takes_rows(name, len(part)) for name, part in parts.items()]
-    shards: list[Container] = []
+    containers: list[Container] = []
     images: list[str] = []
     tables: list[pa.Table] = []
     classes: dict[str, list[str]] = {}
     for (name, part), span in zip(parts.items(), spans, strict=True):
         place = folder / name if name else folder
         schema = part.features.arrow_schema
-        shards.append(Container(os.fspath(place), name, _stamp(place)))
+        containers.append(Container(os.fspath(place), name, _stamp(place)))
         images.append(image_column(os.fspath(place), schema))
         classes |= {
             column: feature.names
@@ -125,13 +125,13 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     frame = without(frame, options.missing)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{folder}: some splits have columns beside the images, others none")
-    ids = _ids(os.fspath(folder), frame, shards, spans)
+    ids = _ids(os.fspath(folder), frame, containers, spans)
     return Manifest(
         name=os.fspath(folder),
         ids=ids,
         paths=Prefixed(f"{folder}/", ids),
         read=ReadSaved(
-            tuple(shards),
+            tuple(containers),
             tuple(images),
             np.cumsum([0, *counts], dtype=np.int64)[:-1],
             tuple(span.start for span in spans),
@@ -139,22 +139,22 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
         labels=table_labels(os.fspath(folder), frame),
         split=table_split(os.fspath(folder), frame) or named_splits(list(parts), counts, parts),
         columns=table_columns(os.fspath(folder), frame),
-        stamps=row_stamps(shards, counts),
+        stamps=row_stamps(containers, counts),
         dealt=dealing.dealt,
     )
 
 
-def _ids(place: str, frame: Any, shards: list[Container], spans: list[range]) -> Text:
+def _ids(place: str, frame: Any, containers: list[Container], spans: list[range]) -> Text:
     if "id" in frame.columns:
         whole = table_text(place, frame, "id")
     else:
         whole = Text.of(str(k) for span in spans for k in span)
-    if len(shards) == 1:
+    if len(containers) == 1:
         return whole
     edges = np.cumsum([0, *(len(span) for span in spans)])
     pieces = [
-        (shard, Text.of(whole[int(a) : int(b)]))
-        for shard, a, b in zip(shards, edges[:-1], edges[1:], strict=True)
+        (container, Text.of(whole[int(a) : int(b)]))
+        for container, a, b in zip(containers, edges[:-1], edges[1:], strict=True)
     ]
     return item_ids(pieces)
 

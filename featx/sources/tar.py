@@ -1,4 +1,4 @@
-"""Tar shards as `webdataset` writes them: members with one key are one sample."""
+"""Tar files as `webdataset` writes them: members with one key are one sample."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReadMembers:
 
     Parameters
     ----------
-    shards
+    containers
         The tars.
     starts
         int64: number of the first item of each tar.
@@ -53,7 +53,7 @@ class ReadMembers:
         int64: where the bytes of each item lie in its tar.
     """
 
-    shards: tuple[Container, ...]
+    containers: tuple[Container, ...]
     starts: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -61,15 +61,15 @@ class ReadMembers:
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
         """Give the bytes of an item and the stamp of its tar."""
-        shard = self.shards[container_of(self.starts, item)]
+        container = self.containers[container_of(self.starts, item)]
         offset, size = int(self.offsets[item]), int(self.sizes[item])
-        return self.parts.read(shard.place, offset, size, shard.stamp), shard.stamp
+        return self.parts.read(container.place, offset, size, container.stamp), container.stamp
 
 
 def from_tars(
     name: str,
     base: str,
-    shards: Sequence[Container],
+    containers: Sequence[Container],
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
@@ -88,19 +88,22 @@ def from_tars(
         If there is no image in any of them; a portion may have none.
     """
     dealing = SliceCounter(options.portion)
-    found = gather(deal_files(shards, dealing), lambda shard: index_tar(shard.place, shard.stamp))
+    found = gather(
+        deal_files(containers, dealing),
+        lambda container: index_tar(container.place, container.stamp),
+    )
     refused = dict(found.refused)
-    for shard, index in found.pairs:
-        refused |= {f"{shard.name}/{key}": why for key, why in index.refused.items()}
+    for container, index in found.pairs:
+        refused |= {f"{container.name}/{key}": why for key, why in index.refused.items()}
     counts = [len(index.table) for _, index in found.pairs]
     if not sum(counts) and not refused and options.portion.is_whole:
         raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
     notes = without(_notes([index for _, index in found.pairs]), options.missing)
-    kept = tuple(shard for shard, _ in found.pairs)
+    kept = tuple(container for container, _ in found.pairs)
     labels = table_labels(name, notes)
     split = table_split(name, notes) or named_splits(
-        [s.name for s in kept], counts, (s.name for s in shards)
+        [s.name for s in kept], counts, (s.name for s in containers)
     )
     if labels is None:
         keys = [key for _, i in found.pairs for key in Text(i.table["name"])]
