@@ -29,105 +29,103 @@ from featx.progress import Progress
 from featx.spec import ExtractSpec
 
 
-class DryRun(Run):
-    """Read and digest what is not known, embed a few images for their time, write nothing."""
+def predict_run(run: Run) -> ExtractResult:
+    """Say what `featx.extract` would do: read what is not known, embed a few, write nothing."""
+    old = run.look()
+    if run.recall(old):
+        found = _predict(run, old)
+        if found is not None:
+            return found
+        run.record = None
+    run.load(old)
+    found = _predict(run, old)
+    assert found is not None
+    return found
 
-    def execute(self) -> ExtractResult:
-        """Say what `featx.extract` would do."""
-        old = self.look()
-        if self.recall(old):
-            found = self._predict(old)
-            if found is not None:
-                return found
-            self.record = None
-        self.load(old)
-        found = self._predict(old)
-        assert found is not None
-        return found
 
-    def _predict(self, old: ExtractSpec | None) -> ExtractResult | None:
-        """Read and digest what is not known; None where a record does not tell how fast it is."""
-        spec = self.spec(self.planned_precision)
-        in_place = old is not None and not self.options.force
-        if in_place:
-            self.require_match(old)
-        known = self.known(spec, in_place=in_place)
-        content = untouched_content(self.manifest, known)
-        known.forget_names()
-        self.say_of_maps(int((content == b"").sum()))
-        unread: dict[int, str] = {}
-        with Progress(len(self.manifest), "dry run", show=self.options.progress) as show:
-            for item in map(int, np.flatnonzero(content == b"")):
-                try:
-                    content[item] = keys_of([self._digest(item)])[0]
-                except ImageError as error:
-                    unread[item] = error.reason
-                show.update(item + 1)
-        kept = kept_rows(self.manifest, unread, self.cache if in_place else None, known)
-        self.warn("kept-rows", kept_text(kept, self.manifest, unread))
-        for item, key in kept.items():
-            content[item] = key
-        unread = {item: why for item, why in unread.items() if item not in kept}
-        failed = self.manifest.refused | {self.manifest.ids[k]: why for k, why in unread.items()}
-        there = np.flatnonzero(content != b"")
-        new = there[~known.has(pick(content, there))]
-        reused = len(there) - len(new)
-        say_of_pictures(self.manifest, new, self.decode)
-        self.check_labels(describe_rows(self.manifest, there, failed), pick(content, there))
-        if self.record is None:
-            self._probe(new, known, spec)
-        elif len(new):
-            if self.record.pace is None:
-                return None
-            self.expected = self.extended(self.record.pace, len(new))
-        known.forget_contents()
-        changes = difference(
-            self.manifest, content, self.cache if in_place else None, known.damaged
-        )
-        return ExtractResult(
-            cache=str(self.cache),
-            fingerprint=spec.fingerprint,
-            discovered=len(self.manifest) + len(self.manifest.refused),
-            embedded=len(new),
-            reused=reused,
-            failed=len(failed),
-            removed=changes.removed,
-            ignored=self.manifest.ignored,
-            ignored_by_extension=self.manifest.ignored_by_extension,
-            n_features=next(iter(self.widths.values())),
-            taps=self.widths,
-            device=self.device,
-            precision=self.planned_precision,
-            compiled=False,
-            images_per_second=0.0,
-            seconds={"total": time.perf_counter() - self.clock, "load": self.load_seconds},
-            shares={},
-            difference=changes,
-            failures=failed,
-            plan=self.expected,
-            dry_run=True,
-            shard=self.options.portion.shown,
-            warnings=self.warnings,
-        )
+def _predict(run: Run, old: ExtractSpec | None) -> ExtractResult | None:
+    """Read and digest what is not known; None where a record does not tell how fast it is."""
+    spec = run.spec(run.planned_precision)
+    in_place = old is not None and not run.options.force
+    if in_place:
+        run.require_match(old)
+    known = run.known(spec, in_place=in_place)
+    content = untouched_content(run.manifest, known)
+    known.forget_names()
+    run.say_of_maps(int((content == b"").sum()))
+    unread: dict[int, str] = {}
+    with Progress(len(run.manifest), "dry run", show=run.options.progress) as show:
+        for item in map(int, np.flatnonzero(content == b"")):
+            try:
+                content[item] = keys_of([_digest(run, item)])[0]
+            except ImageError as error:
+                unread[item] = error.reason
+            show.update(item + 1)
+    kept = kept_rows(run.manifest, unread, run.cache if in_place else None, known)
+    run.warn("kept-rows", kept_text(kept, run.manifest, unread))
+    for item, key in kept.items():
+        content[item] = key
+    unread = {item: why for item, why in unread.items() if item not in kept}
+    failed = run.manifest.refused | {run.manifest.ids[k]: why for k, why in unread.items()}
+    there = np.flatnonzero(content != b"")
+    new = there[~known.has(pick(content, there))]
+    reused = len(there) - len(new)
+    say_of_pictures(run.manifest, new, run.decode)
+    run.check_labels(describe_rows(run.manifest, there, failed), pick(content, there))
+    if run.record is None:
+        _probe(run, new, known, spec)
+    elif len(new):
+        if run.record.pace is None:
+            return None
+        run.expected = run.extended(run.record.pace, len(new))
+    known.forget_contents()
+    changes = difference(run.manifest, content, run.cache if in_place else None, known.damaged)
+    return ExtractResult(
+        cache=str(run.cache),
+        fingerprint=spec.fingerprint,
+        discovered=len(run.manifest) + len(run.manifest.refused),
+        embedded=len(new),
+        reused=reused,
+        failed=len(failed),
+        removed=changes.removed,
+        ignored=run.manifest.ignored,
+        ignored_by_extension=run.manifest.ignored_by_extension,
+        n_features=next(iter(run.widths.values())),
+        taps=run.widths,
+        device=run.device,
+        precision=run.planned_precision,
+        compiled=False,
+        images_per_second=0.0,
+        seconds={"total": time.perf_counter() - run.clock, "load": run.load_seconds},
+        shares={},
+        difference=changes,
+        failures=failed,
+        plan=run.expected,
+        dry_run=True,
+        shard=run.options.portion.shown,
+        warnings=run.warnings,
+    )
 
-    def _digest(self, item: int) -> bytes:
-        return digest_bytes(self.manifest.read(item)[0], self.manifest.page(item))
 
-    def _probe(self, new: NDArray[np.int64], known: KnownRows, spec: ExtractSpec) -> None:
-        """Embed a few images for their time alone, so that the plan rests on something."""
-        outcome = Outcome(np.zeros(len(self.manifest), KEY_DTYPE))
-        if not len(new):
-            self.remember(outcome, spec)
-            return
-        from featx.runtime import Runner
+def _digest(run: Run, item: int) -> bytes:
+    return digest_bytes(run.manifest.read(item)[0], run.manifest.page(item))
 
-        step = max(1, len(new) // PROBE_IMAGES)
-        shape = (*self.preprocess.input_size, 3)
-        with Runner(self.reader, replace(self.plan, compile="off"), shape) as runner:
-            self.first_read = time.perf_counter()
-            loop = self.loop(new[::step][:PROBE_IMAGES], outcome, known, runner, lambda _: None)
-            loop.run(lambda _: None)
-        if outcome.embedded:
-            self.expected = self.expect(outcome, loop, len(new))
-            self.prepare_seconds = loop.prepare_seconds
-            self.remember(outcome, spec)
+
+def _probe(run: Run, new: NDArray[np.int64], known: KnownRows, spec: ExtractSpec) -> None:
+    """Embed a few images for their time alone, so that the plan rests on something."""
+    outcome = Outcome(np.zeros(len(run.manifest), KEY_DTYPE))
+    if not len(new):
+        run.remember(outcome, spec)
+        return
+    from featx.runtime import Runner
+
+    step = max(1, len(new) // PROBE_IMAGES)
+    shape = (*run.preprocess.input_size, 3)
+    with Runner(run.reader, replace(run.plan, compile="off"), shape) as runner:
+        run.first_read = time.perf_counter()
+        loop = run.loop(new[::step][:PROBE_IMAGES], outcome, known, runner, lambda _: None)
+        loop.run(lambda _: None)
+    if outcome.embedded:
+        run.expected = run.expect(outcome, loop, len(new))
+        run.prepare_seconds = loop.prepare_seconds
+        run.remember(outcome, spec)

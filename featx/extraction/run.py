@@ -37,13 +37,14 @@ from featx.sources.paths import with_pages
 from featx.spec import ExtractSpec, spec_difference
 
 if TYPE_CHECKING:
+    from featx.extraction.cluster import Crew
     from featx.runtime import Runner, RuntimePlan
 
 
 log = logging.getLogger("featx")
 
 
-class RunPlan(Protocol):
+class Preparation(Protocol):
     """Whatever knows how long the network took to be prepared."""
 
     @property
@@ -52,13 +53,14 @@ class RunPlan(Protocol):
 
 
 class Run:
-    """What a real run and a dry run have in common; `look` and `load` fill it step by step.
+    """What a run knows, real or dry; `look` and `load` fill it step by step.
 
     Neither torch nor the network is loaded before `load`, or never, where a record of an earlier
     run knows what it would find (`recall`).
     """
 
     record: Record | None = None
+    crew: Crew | None = None  # the cluster that embeds, where it is not this machine
 
     def __init__(self, source: Source, cache: Path, options: ExtractOptions) -> None:
         self.source, self.cache, self.options = source, cache, options
@@ -192,7 +194,7 @@ class Run:
 
     def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodePolicy]:
         options, (precision, decode) = self.options, self._asked(old)
-        plan = self.plan_runtime(
+        plan = self._plan_runtime(
             device=options.device,
             precision=precision,
             batch_size=options.batch_size,
@@ -201,8 +203,12 @@ class Run:
         )
         return plan, decode
 
-    def plan_runtime(self, **asked: Any) -> RuntimePlan:
-        """Decide how the forward pass runs on the machine that will run it: this one."""
+    def _plan_runtime(self, **asked: Any) -> RuntimePlan:
+        """Decide how the forward pass runs, on the machines that will run it."""
+        if self.crew is not None:
+            from featx.extraction.cluster import plan_on
+
+            return plan_on(self.crew, **asked)
         from featx.runtime import plan_runtime
 
         return plan_runtime(**asked)
@@ -355,7 +361,7 @@ class Run:
             limit = self.options.max_failed
             raise ExtractError(f"more than {limit} images failed, the last {what}")
 
-    def expect(self, outcome: Outcome, loop: RunPlan, waiting: int) -> Plan:
+    def expect(self, outcome: Outcome, loop: Preparation, waiting: int) -> Plan:
         """Extend what the first batches took to what is waiting."""
         elapsed = time.perf_counter() - self.first_read - loop.prepare_seconds
         pace = Pace(outcome.busy, outcome.embedded, elapsed, resident_bytes())
