@@ -435,7 +435,9 @@ def test_errors_are_one_line_and_status_one(
         done = shell(*arguments)
         assert done.returncode == 1, done
         assert message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        # On a busy machine the wait for the network is said, too.
+        lines = [line for line in done.stderr.splitlines() if not line.endswith("so far")]
+        assert len(lines) == 1, done.stderr
     assert shell("extract").returncode == 2
     assert shell("extract", photos, cache, "--no-such-flag").returncode == 2
 
