@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -190,9 +191,10 @@ def _execute(run: Run) -> ExtractResult:
         # Locked from before the cache in place is looked at.
         stack.enter_context(WriterLock(run.cache))
         if run.options.engine == "ray":
-            from featx.extraction.cluster import connected
+            from featx.extraction.cluster import connected, plan_on
 
             run.crew = stack.enter_context(connected(run.options))
+            run.planner = partial(plan_on, run.crew)
         old = run.look()
         if old is not None and (done := unchanged(run, old)) is not None:
             return result_as_it_is(run, done, old)

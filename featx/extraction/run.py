@@ -61,6 +61,7 @@ class Run:
 
     record: Record | None = None
     crew: Crew | None = None  # the cluster that embeds, where it is not this machine
+    planner: Callable[..., RuntimePlan] | None = None  # which then decides how it embeds
 
     def __init__(self, source: Source, cache: Path, options: ExtractOptions) -> None:
         self.source, self.cache, self.options = source, cache, options
@@ -205,10 +206,8 @@ class Run:
 
     def _plan_runtime(self, **asked: Any) -> RuntimePlan:
         """Decide how the forward pass runs, on the machines that will run it."""
-        if self.crew is not None:
-            from featx.extraction.cluster import plan_on
-
-            return plan_on(self.crew, **asked)
+        if self.planner is not None:
+            return self.planner(**asked)
         from featx.runtime import plan_runtime
 
         return plan_runtime(**asked)
