@@ -113,14 +113,14 @@ def fitted(case: Case, head: str, draw: int, **options: Any) -> Any:
 
 _THRESHOLDS = (
     Case("balanced", 300, 30),
-    Case("80/20", 300, 30),
-    Case("balanced", 3000, 20, ("logreg",)),
-    Case("80/20", 3000, 20, ("logreg",)),
-    Case("balanced", 3000, 5, ("svm",)),
-    Case("95/5", 300, 20, ("logreg",)),
-    Case("heavy tails", 300, 20, ("svm-rbf",)),
-    Case("five classes", 600, 20, ("logreg",)),
-    Case("groups of 5", 600, 20, ("logreg",)),
+    Case("80/20", 300, 20),
+    Case("balanced", 3000, 12, ("logreg",)),
+    Case("80/20", 3000, 12, ("logreg",)),
+    Case("balanced", 3000, 4, ("svm",)),
+    Case("95/5", 300, 15, ("logreg",)),
+    Case("heavy tails", 300, 15, ("svm-rbf",)),
+    Case("five classes", 600, 15, ("logreg",)),
+    Case("groups of 5", 600, 15, ("logreg",)),
 )
 
 
