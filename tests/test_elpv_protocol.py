@@ -1,5 +1,7 @@
 """The recipe of `make elpv`: its kernel, its splits and its table, on made-up cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 from featx.sources.builtin import BUILT_IN
 from pipelines.elpv_kernels import logarithms, mean_kernels, prepare, scores_of
 from pipelines.elpv_pictures import flattened, flattened_files
-from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, as_text, run, summary
+from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, run, settle
+from pipelines.elpv_table import SPLITS, as_text, summary
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,7 @@ def cells():
         probability=rng.choice([0, 1 / 3, 2 / 3, 1], n, p=[0.5, 0.15, 0.1, 0.25]),
         kind=rng.choice(["mono", "poly"], n),
         block=np.arange(n) // 12,
+        digest=np.array([f"cell {k}" for k in range(n)]),
     )
 
 
@@ -130,7 +134,50 @@ def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, m
     text = as_text(table, 2)
     assert "88.42" in text
     assert f"frozen: {ALL}" in text
-    assert all(r["n_train"] + r["n_test"] == 240 for r in rounds)
+    plain = [r for r in rounds if r["split"] in ("random", "blocks")]
+    assert all(r["n_train"] + r["n_test"] == 240 for r in plain)
+    assert {r["split"] for r in rounds} == set(SPLITS)
+    head = next(line for line in text.splitlines() if "random" in line)
+    assert [head.index(name) for name in SPLITS] == sorted(map(head.index, SPLITS))
+
+
+def test_copies_made_before_the_split_are_flagged(taps, cells, monkeypatch):
+    monkeypatch.setattr("pipelines.elpv_protocol.PASSES", {"a": Pass("x", 300, "dihedral")})
+    monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
+    noise = np.random.default_rng(2).normal(size=(240, 60)).astype(np.float32)
+    # Cells that nothing but themselves resembles: only a copy in training tells the label.
+    own = [np.stack([5 * noise] * 4)]
+    rounds = list(run({"a": own}, cells, repeats=2, splits=["random", "augmented"]))
+    each = {name: [r for r in rounds if r["split"] == name] for name in ("random", "augmented")}
+    assert all(r["warnings"][0]["code"] == "duplicates-across-split" for r in each["augmented"])
+    assert not any("warnings" in r for r in each["random"])
+    accuracy = {k: np.mean([r["test"]["all"]["accuracy"] for r in v]) for k, v in each.items()}
+    assert accuracy["augmented"] > 0.9 > accuracy["random"] + 0.15
+    table = summary(rounds)
+    wide = {r["split"]: r for r in table if r["cells"] == "all" and r["label"] == "p > 1/2"}
+    # 960 rows are 240 cells: the interval is that of cells.
+    assert wide["augmented"]["accuracy"]["low"] < 0.985
+    assert "warning, augmented (2 repeats): 2" in as_text(table, 2)
+
+
+def test_shares_are_settled_without_the_other_half(taps, cells, monkeypatch):
+    monkeypatch.setattr("pipelines.elpv_protocol.PASSES", dict.fromkeys("ab", Pass("x", 1, "none")))
+    monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
+    sure = np.rint(cells.probability)  # enough cells of each stratum in a half
+    cells = replace(cells, probability=sure)
+    rows, y = np.arange(0, 240, 2), cells.probability > 0.5
+    noise = np.random.default_rng(3).normal(size=(1, 240, 5)).astype(np.float32)
+    kernels = {
+        "a": mean_kernels(prepare([noise], rows), rows, (1.0, 2.0, 4.0)),
+        "b": mean_kernels(prepare(taps, rows), rows, (1.0, 2.0, 4.0)),
+    }
+    shares = settle(kernels, y, cells, rows)
+    assert shares["b"] >= 1  # the pass that knows something comes in
+    other = np.where(np.arange(240) % 2 == 0, y, ~y)
+    assert settle(kernels, other, cells, rows) == shares
+    found = list(run({"a": [noise], "b": taps}, cells, 2, ["other half"]))
+    assert all(r["n_train"] == 180 and r["n_test"] == 60 for r in found)
+    assert found[0]["shares"] == found[1]["shares"]
 
 
 def test_logarithms_of_covariances():
