@@ -30,9 +30,12 @@ from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.extraction.extraction import extract
 from featx.heads import HEADS, get_head
+from featx.heads.linear import decisions
 from featx.heads.stack import over_taps
 from featx.images import draw
 from featx.model import Model
+from featx.model.archive import TRAINING, VECTORS
+from featx.model.likeness import likeness_of
 from featx.model.thresholds import Scores, decide, score_rows
 from featx.preprocess import Preprocess
 from featx.selection import search
@@ -314,7 +317,7 @@ def test_regression_gives_a_value(folder: Path, tmp_path: Path) -> None:
     fit(tmp_path / "r.h5", "ridge-reg", tmp_path / "r.featx", label="brightness")
     found = load_model(tmp_path / "r.featx")
     done = found.export(tmp_path / "r.onnx")
-    assert done.outputs == ["value", "features"]
+    assert done.outputs == ["value", "features", "distance", "unfamiliar"]
     names, pixels = pixels_of(found, folder / "old", 3)
     rows = found.predict(names, **FEW).rows
     value = run(tmp_path / "r.onnx", pixels, "value")[0]
@@ -489,3 +492,65 @@ def test_what_int8_needs_is_said(model: Model, folder: Path, tmp_path: Path) -> 
         few.export(tmp_path / "m.onnx", quantise="int8")
     with pytest.raises(OptionError, match="int4"):
         model.export(tmp_path / "m.onnx", quantise="int4")
+
+
+def test_the_graph_says_what_is_unfamiliar(model: Model, folder: Path, file: Path) -> None:
+    names, pixels = pixels_of(model, folder / "old", 6)
+    noise = np.random.default_rng(0).integers(0, 256, (2, *pixels.shape[1:]), dtype=np.uint8)
+    rows = model.predict(names, **FEW).rows
+    distance, far = run(file, np.concatenate([pixels, noise]), "distance", "unfamiliar")
+    assert far.tolist() == [*(row["unfamiliar"] for row in rows), True, True]
+    near = likeness_of(model)
+    assert near is not None
+    features = run(file, noise, "features")[0]
+    np.testing.assert_allclose(near.nearest(features, 1)[1][:, 0], distance[6:], atol=1e-5)
+    said = onnx.load(file).metadata_props
+    limit = next(float(one.value) for one in said if one.key == "unfamiliar_limit")
+    assert ((distance > limit) == far).all()
+
+
+def test_another_rate_of_false_alarms_is_in_the_graph(model: Model, tmp_path: Path) -> None:
+    done = model.export(tmp_path / "m.onnx", unfamiliar_at=0.2)
+    near = likeness_of(model)
+    assert near is not None
+    said = {one.key: one.value for one in onnx.load(done.out).metadata_props}
+    assert float(said["unfamiliar_limit"]) == pytest.approx(near.at(0.2).limit)
+    assert float(said["unfamiliar_limit"]) < near.limit
+    old = {k: v for k, v in model.members.items() if k not in (VECTORS, TRAINING)}
+    lost = replace(model, members=old, meta={**model.meta, "cache": "gone.h5"})
+    found = lost.export(tmp_path / "old.onnx")
+    assert found.outputs == ["probabilities", "label", "features"]
+    assert any("holds no vectors of its training" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("head", ["logreg", "svm"])
+def test_the_map_is_that_of_explain(folder: Path, model: Model, tmp_path: Path, head: str) -> None:
+    found = saved(folder, "plain", head)
+    done = found.export(tmp_path / "m.onnx", map=True)
+    assert done.outputs[-1] == "map"
+    assert done.difference_of_map is not None
+    assert done.difference_of_map < 1e-3
+    names, pixels = pixels_of(found, folder / "old", 3)
+    maps, features = run(tmp_path / "m.onnx", pixels, "map", "features")
+    said = {one.key: one.value for one in onnx.load(done.out).metadata_props}
+    bias, sides = json.loads(said["map_bias"]), json.loads(said["map_sides"])
+    assert sides == [["red", "blue"]]
+    wanted = decisions(found.estimator, features)
+    assert wanted is not None
+    np.testing.assert_allclose(maps.mean((2, 3)) + bias, wanted, atol=1e-4)
+    for name, one in zip(names, maps, strict=True):
+        np.testing.assert_allclose(one[0], found.explain(name, label="red").map, atol=1e-3)
+
+
+def test_what_has_no_map_is_exported_without(folder: Path, model: Model, tmp_path: Path) -> None:
+    for head, options, reason in (
+        ("svm-rbf", {}, "its head is not linear"),
+        ("logreg", {"pool": "max"}, "not the mean of one map"),
+        ("logreg", {"views": "hflip"}, "not the mean of one map"),
+    ):
+        name = f"map-{'-'.join(options) or 'plain'}"
+        found = fitted(folder, name, head, **options)
+        with pytest.raises(ModelError, match=reason) as caught:
+            found.export(tmp_path / "m.onnx", map=True)
+        assert "leave out --map" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -450,3 +450,75 @@ def test_a_full_queue_refuses_and_the_end_answers_what_waits() -> None:
     assert all(found == 0 or found.status == 503 for found in settled(left))
     with pytest.raises(Refusal, match="about to end"):
         batcher.submit([b"e"])
+
+
+def test_a_map_is_that_of_explain(client: httpx.Client, model_folder: Path) -> None:
+    model, path = load_model(model_folder / "m.featx"), next((model_folder / "new").rglob("*.png"))
+    files = [("files", (path.name, path.read_bytes()))]
+    found = client.post("/v1/explain", files=files)
+    assert found.status_code == 200, found.text
+    said, wanted = found.json(), model.explain(path)
+    assert (said["method"], said["label"], said["against"]) == (
+        *("exact", wanted.label),
+        wanted.against,
+    )
+    np.testing.assert_allclose(said["map"], wanted.map, atol=1e-5)
+    assert np.mean(said["map"]) + said["bias"] == pytest.approx(said["decision"], abs=1e-5)
+    shown = Image.open(io.BytesIO(base64.b64decode(said["picture"].partition(",")[2])))
+    assert np.array_equal(np.asarray(shown), wanted.pixels)
+    other = client.post(f"/v1/explain?label={wanted.against}", files=files).json()
+    np.testing.assert_allclose(other["map"], -wanted.map, atol=1e-5)
+    for asked, status, line in (
+        ("?label=rad", 422, "has no class 'rad'"),
+        ("", 400, "send one picture"),
+    ):
+        more = files if asked else files * 2
+        refused = client.post(f"/v1/explain{asked}", files=more)
+        assert (refused.status_code, line in refused.json()["error"]) == (status, True)
+    broken = client.post("/v1/explain", files=[("files", ("a.png", b"no picture"))])
+    assert (broken.status_code, "not an image" in broken.json()["error"]) == (422, True)
+
+
+def test_the_last_pictures_are_tested_for_drift(model_folder: Path, tmp_path: Path) -> None:
+    service = open_service(load_model(model_folder / "m.featx"), options={"threads": 1}, watch=30)
+    with serving(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/predict", files=new_files(model_folder))
+        few = client.get("/v1/drift").json()
+        assert (few["pictures"], few["least"], few["p_value"]) == (6, 20, None)
+        assert metric(client, "featx_drift_pictures") == 6
+        assert np.isnan(metric(client, "featx_drift_p_value"))
+        # Copies do not count, nor do pictures of the training.
+        name = service.training.names[0]
+        old = ("files", ("old.png", (model_folder / "old" / name).read_bytes()))
+        client.post("/v1/predict", files=[*new_files(model_folder), old])
+        assert client.get("/v1/drift").json()["pictures"] == 6
+        dark = [Image.fromarray(one) for one in odd_pictures(40)]
+        client.post("/v1/predict", files=[("files", (f"{k}.png", d)) for k, d in named(dark)])
+        found = client.get("/v1/drift").json()
+        assert (found["pictures"], found["tested"], found["drifted"]) == (30, 30, True)
+        assert metric(client, "featx_drift_p_value") == found["p_value"] <= 0.05
+        assert metric(client, "featx_drift_unfamiliar_share") == found["unfamiliar"]["value"] > 0.5
+        assert set(found["predicted"]) == set(service.facts.classes)
+    service.close()
+    with pytest.raises(FeatxError, match="watch must be 0, or 20 pictures or more; got 3"):
+        open_service(load_model(model_folder / "m.featx"), watch=3)
+
+
+def odd_pictures(n: int) -> Iterator[Any]:
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        stripes = rng.integers(0, 40, (64, 64, 3), dtype=np.uint8)
+        stripes[:, :: int(rng.integers(4, 9)), 1] = rng.integers(200, 256)
+        yield stripes
+
+
+def named(pictures: list[Any]) -> Iterator[tuple[int, bytes]]:
+    for k, picture in enumerate(pictures):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        yield k, file.getvalue()
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return next(s.value for family in families for s in family.samples if s.name == name)

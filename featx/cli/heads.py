@@ -173,13 +173,20 @@ def evaluate(
 def report(
     model: ModelFile,
     out: Annotated[Path | None, typer.Option(help="The .html file; default: beside MODEL.")] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Show where the worst mistakes come from.")
+    ] = False,
+    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Confirm the custom network whose code will run.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write the report of MODEL as one self-contained HTML page."""
     from featx.fitting.publishing import report as run
 
-    place = run(model, out, force=force)
+    place = run(model, out, maps=maps, weights=weights, backbone=backbone, force=force)
     show({"report": str(place)}, as_json, str(place))
 
 

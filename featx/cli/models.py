@@ -193,6 +193,9 @@ def serve(
     unfamiliar_at: Annotated[
         float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
     ] = 0.01,
+    watch: Annotated[
+        int, typer.Option(help="Last pictures that are tested for drift; 0 for none.")
+    ] = 500,
     max_file_mb: Annotated[float, typer.Option(help="Size of one picture.")] = 32,
     max_request_mb: Annotated[float, typer.Option(help="Size of one request.")] = 128,
     max_held_mb: Annotated[float, typer.Option(help="Size of all requests at a time.")] = 512,
@@ -232,6 +235,7 @@ def serve(
         names=name or (),
         cache=cache,
         unfamiliar_at=unfamiliar_at,
+        watch=watch,
         limits=limits,
         ready=ready,
         fetch=fetch,
@@ -255,13 +259,19 @@ def export(
         Path | None,
         typer.Option(help="Cache of the training, for --quantise; default: the model's."),
     ] = None,
+    map: Annotated[
+        bool, typer.Option("--map", help="Add the output map: a linear head at each place.")
+    ] = False,
+    unfamiliar_at: Annotated[
+        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
+    ] = 0.01,
     force: Force = False,
     fetch: Fetch = False,
     as_json: Json = False,
 ) -> None:
     """Write MODEL as one ONNX file, from cropped pictures to probabilities, and how to run it."""
+    options = {k: v for k, v in locals().items() if k not in ("model", "out", "as_json")}
     from featx.model.modelfile import load_model
 
-    options: dict[str, Any] = {"weights": weights, "backbone": backbone, "quantise": quantise}
-    result = load_model(model).export(out, cache=cache, force=force, fetch=fetch, **options)
+    result = load_model(model).export(out, **options)
     show(result.to_dict(), as_json, str(result))

@@ -109,23 +109,31 @@ class Explainer:
         neighbours: int = 3,
     ) -> Explanation:
         """Explain one picture; see `featx.model.Model.explain`."""
-        return self.explained(picture, label, against, neighbours)[0]
-
-    def explained(
-        self,
-        picture: Any,
-        label: str | None = None,
-        against: str | None = None,
-        neighbours: int = 3,
-    ) -> tuple[Explanation, Side]:
-        """Explain one picture, and give what of the head's outputs is explained."""
         name, data = _bytes_of(picture)
-        sight = self._look(decode(data, self.policy, min(self.preprocess.resize_size)))
+        decoded = decode(data, self.policy, min(self.preprocess.resize_size))
+        if len(self.preprocess.views) > 1:
+            features = self.features([decoded])[0]
+            sight = _Sight(decoded, features, reason="it takes several views")
+        else:
+            drawn = np.zeros(self.preprocess.out_shape(), np.uint8)
+            draw_pixels(decoded, self.preprocess, drawn, self.policy.mode)
+            sight = self._look(drawn)
+        return self._explained(name, sight, label, against, neighbours)
+
+    def of_drawn(self, drawn: Pixels, label: str | None, against: str | None) -> Explanation:
+        """Explain what the network takes, uint8 (1, height, width, 3), without neighbours."""
+        if len(drawn) > 1:
+            raise ModelError(f"{self.model.name} takes several views; use `featx explain`")
+        return self._explained("the picture", self._look(drawn), label, against, 0)
+
+    def _explained(
+        self, name: str, sight: _Sight, label: str | None, against: str | None, neighbours: int
+    ) -> Explanation:
         row = label_rows(self.model, sight.features[None])[0]
         side, form = self._side(sight, row, label, against)
         found, bias, decision, method, reason = self._map(sight, form, side)
         likes, unlikes = self._neighbours(sight.features, side, neighbours)
-        explanation = Explanation(
+        return Explanation(
             picture=name,
             label=side.label,
             against=side.against,
@@ -142,14 +150,12 @@ class Explainer:
             nearest_for=likes,
             nearest_against=unlikes,
             notes=self._notes(row),
+            mix=side.mix,
         )
-        return explanation, side
 
-    @property
-    def cover(self) -> tuple[int, int, int]:
-        """Colour of what is covered: the mean that the network subtracts."""
-        red, green, blue = (round(255 * value) for value in self.preprocess.mean)
-        return red, green, blue
+    def score(self, found: Explanation, pictures: Pixels) -> Floats:
+        """Score pictures of the size of `found.pixels` for its label: float64, shape (n,)."""
+        return score_of(self.model, self.embed(pictures), found)
 
     def embed(self, pictures: Pixels) -> NDArray[np.float32]:
         """Embed pictures of the size of `Explanation.pixels`: uint8 (n, height, width, 3)."""
@@ -182,21 +188,15 @@ class Explainer:
         """Round as the cache does."""
         return X.astype(self.model.spec.dtype).astype(np.float32)
 
-    def _look(self, decoded: Pixels) -> _Sight:
-        several = len(self.preprocess.views) > 1
-        if several:
-            return _Sight(decoded, self.features([decoded])[0], reason="it takes several views")
-        drawn = np.zeros((1, *self.preprocess.out_shape()), np.uint8)
-        draw_pixels(decoded, self.preprocess, drawn[0], self.policy.mode)
-        pixels, features = drawn[0, 0], self._embed(drawn)[0]
+    def _look(self, drawn: Pixels) -> _Sight:
+        pixels, features, found = drawn[0], self._embed(drawn[None])[0], None
         reason = self._no_mean()
-        if reason:
-            return _Sight(pixels, features, reason=reason)
-        tap = [one.name for one in self.taps].index(self.model.tap)
-        found = map_before_pooling(self.reader, torch.from_numpy(drawn[0]), tap)
+        if not reason:
+            tap = [one.name for one in self.taps].index(self.model.tap)
+            found = map_before_pooling(self.reader, torch.from_numpy(drawn), tap)
+            reason = f"features of {self.model.tap} are not the mean of a map"
         if found is None:
-            why = f"features of {self.model.tap} are not the mean of a map"
-            return _Sight(pixels, features, reason=why)
+            return _Sight(pixels, features, reason=reason)
         # What was rounded, by summing and by the cache, lies on all places alike.
         exact = found[0] + (features - found[0].mean(axis=(1, 2)))[:, None, None]
         return _Sight(pixels, features, exact)
@@ -239,8 +239,12 @@ class Explainer:
         """Give map, bias, decision, how it was made, and why not exactly."""
         if form is None or sight.map is None:
             reason = sight.reason or "the head is not linear"
-            score = self._scorer(side)
-            found = occlusion_map(sight.pixels, score, self.cover)
+
+            def score(pictures: Pixels) -> Floats:
+                return score_of(self.model, self.embed(pictures), side)
+
+            cover = tuple(round(255 * value) for value in self.preprocess.mean)
+            found = occlusion_map(sight.pixels, score, cover)
             return found, None, float(score(sight.pixels[None])[0]), "occlusion", reason
         weights, bias = side.mix @ form.weights, float(side.mix @ form.bias)
         given = decisions(self.model.estimator, sight.features[None])
@@ -257,37 +261,31 @@ class Explainer:
         power = "" if form.exact else "it takes a signed power of the features"
         return found, bias, decision, "exact" if form.exact else "scaled", power
 
-    def _scorer(self, side: Side) -> Any:
-        """Make what scores pictures of the size of `_Sight.pixels`, for covers."""
-
-        def score(pictures: Pixels) -> Floats:
-            X = self.embed(pictures)
-            return score_of(self.model, X, side.label, side.against, side.mix)
-
-        return score
-
     def _neighbours(
         self, features: NDArray[np.float32], side: Side, k: int
     ) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
-        if self.near is None or k < 1:
+        """Find the nearest pictures of the training of the label, and of what it is against."""
+        near = self.near
+        if near is None or k < 1:
             return [], []
-        labels = self.near.labels
-        if side.label is None:
-            return self._found(features, k, np.ones(len(labels), bool)), []
-        has = np.array([side.label in str(one).split("|") or one == side.label for one in labels])
-        other = ~has if side.against is None else np.array([one == side.against for one in labels])
-        return self._found(features, k, has), self._found(features, k, other)
 
-    def _found(
-        self, features: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]
-    ) -> list[TrainingPicture]:
-        assert self.near is not None
-        rows, similar = nearest_rows(self.near.unit, features[None], k, allowed=allowed)
-        return [
-            TrainingPicture(self.near.names[row], self.near.labels[row], round(float(value), 6))
-            for row, value in zip(rows[0], similar[0], strict=True)
-            if row >= 0
-        ]
+        def found(allowed: NDArray[np.bool_]) -> list[TrainingPicture]:
+            rows, similar = nearest_rows(near.unit, features[None], k, allowed=allowed)
+            return [
+                TrainingPicture(near.names[row], near.labels[row], round(float(value), 6))
+                for row, value in zip(rows[0], similar[0], strict=True)
+                if row >= 0
+            ]
+
+        if side.label is None:
+            return found(np.ones(len(near), bool)), []
+        has = np.array(
+            [side.label in str(one).split("|") or one == side.label for one in near.labels]
+        )
+        other = (
+            ~has if side.against is None else np.array([one == side.against for one in near.labels])
+        )
+        return found(has), found(other)
 
     def _notes(self, row: dict[str, Any]) -> list[str]:
         notes = []
@@ -325,36 +323,27 @@ def explain(
     return found
 
 
-def score_of(
-    model: Model, X: NDArray[np.float32], label: str | None, against: str | None, mix: Floats
-) -> Floats:
-    """Score rows for covers: the decision where there is one, else log-odds, else the number.
-
-    Parameters
-    ----------
-    X
-        Shape (n, n_features).
-    mix
-        Combination of the head's decisions; empty where its form is unknown.
+def score_of(model: Model, X: NDArray[np.float32], side: Side | Explanation) -> Floats:
+    """Score rows (n, n_features): the decision where there is one, else log-odds, else the number.
 
     Returns
     -------
     scores : shape (n,)
     """
-    if len(mix):
+    if len(side.mix):
         given = decisions(model.estimator, X)
         assert given is not None
-        return np.asarray(given @ mix)
+        return np.asarray(given @ side.mix)
     found = model.score(X)
-    if label is None:
+    if side.label is None:
         return np.asarray(found.predicted, dtype=np.float64)
-    at = model.classes.index(label)
+    at = model.classes.index(side.label)
     if found.probabilities is None:
-        return np.asarray(found.predicted == label, dtype=np.float64)
+        return np.asarray(found.predicted == side.label, dtype=np.float64)
     p = np.clip(found.probabilities, 1e-6, 1 - 1e-6)
-    if against is None:
+    if side.against is None:
         return np.asarray(np.log(p[:, at]) - np.log1p(-p[:, at]))
-    return np.asarray(np.log(p[:, at]) - np.log(p[:, model.classes.index(against)]))
+    return np.asarray(np.log(p[:, at]) - np.log(p[:, model.classes.index(side.against)]))
 
 
 def _side_of(

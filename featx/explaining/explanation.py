@@ -67,6 +67,9 @@ class Explanation:
         The nearest pictures of the training of this label, and of others; empty where unknown.
     notes
         What else a reader should know.
+    mix
+        float64, shape (n_outputs,): the decision as a combination of the head's outputs; empty
+        where the form of the head is unknown.
 
     Examples
     --------
@@ -91,6 +94,7 @@ class Explanation:
     nearest_for: list[TrainingPicture] = field(default_factory=list, repr=False)
     nearest_against: list[TrainingPicture] = field(default_factory=list, repr=False)
     notes: list[str] = field(default_factory=list, repr=False)
+    mix: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def is_exact(self) -> bool:
@@ -126,6 +130,18 @@ class Explanation:
         place = require_png(path, force=force)
         write_bytes(place, draw_explanation(self))
         return place
+
+    def overlay(self) -> Pixels:
+        """Draw the map over the picture in grey: uint8, the shape of `pixels`."""
+        from PIL import Image
+
+        grey = np.asarray(Image.fromarray(self.pixels).convert("L"), dtype=np.float32)[..., None]
+        small = Image.fromarray(self.map.astype(np.float32))
+        large = small.resize(grey.shape[1::-1], Image.Resampling.BILINEAR)
+        share = np.asarray(large)[..., None] / max(float(np.abs(self.map).max()), 1e-12)
+        colour = np.where(share > 0, _RED, _BLUE)
+        drawn = grey + _OVER * np.abs(share) * (colour - grey)
+        return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 
     def _repr_png_(self) -> bytes:
 
@@ -167,6 +183,7 @@ def _text(value: Any) -> str:
 
 
 _OVER = 0.55  # share of the map's colour
+_RED, _BLUE = np.array([178, 24, 43]), np.array([33, 102, 172])  # the ends of RdBu
 
 
 def draw_explanation(found: Explanation) -> bytes:

@@ -98,7 +98,7 @@ _BATCH = 16
 
 
 def occlusion_map(
-    pixels: Pixels, score: Callable[[Pixels], NDArray[np.float64]], fill: tuple[int, int, int]
+    pixels: Pixels, score: Callable[[Pixels], NDArray[np.float64]], fill: tuple[int, ...]
 ) -> NDArray[np.float64]:
     """Cover parts of a picture in turn, and give each place how much the score falls.
 
@@ -111,7 +111,7 @@ def occlusion_map(
     score
         From pictures, uint8 (n, height, width, 3), to a score each, shape (n,).
     fill
-        Colour of the cover.
+        Colour of the cover: the mean that the network subtracts.
 
     Returns
     -------

@@ -13,13 +13,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.cache import open_cache
 from featx.errors import MissingExtraError, ModelError
-from featx.exporting.graph import INPUT, output_names, require_exportable, to_onnx, whole_model
+from featx.explaining import Explainer
+from featx.exporting.graph import (
+    INPUT,
+    add_map,
+    map_form,
+    output_names,
+    require_exportable,
+    to_onnx,
+    whole_model,
+)
 from featx.exporting.int8 import Int8Figures, to_int8
 from featx.files import scratch_folder, size_text, write_bytes
+from featx.heads.linear import LinearForm
 from featx.images import decode, draw_pixels
 from featx.model import Model
 from featx.model.archive import REFERENCES
+from featx.model.likeness import RATE, Likeness, likeness_of, require_rate
 from featx.model.network import require_same_features
 from featx.model.prediction import predict
 from featx.preprocess import Preprocess, View
@@ -124,10 +136,13 @@ class ExportResult:
         Pictures on which ONNX Runtime and featx were compared.
     difference
         Largest of any probability (of a value: relative to 1 or to the value) to featx in float32.
+    difference_of_distance, difference_of_map
+        Largest of the distance to the nearest picture of the training, and of the map (relative to
+        1 or to its largest value); None where the graph does not give them.
     precision, difference_as_trained
         What the features of the training were computed in, and the difference to featx in that.
     notes
-        Where the ten lines read pictures otherwise than featx.
+        Where the ten lines read pictures otherwise than featx, and what the graph lacks.
     code
         The ten lines that run the file without featx.
     int8
@@ -140,6 +155,8 @@ class ExportResult:
     outputs: list[str]
     checked: int
     difference: float
+    difference_of_distance: float | None
+    difference_of_map: float | None
     precision: str
     difference_as_trained: float
     notes: list[str] = field(default_factory=list)
@@ -154,6 +171,9 @@ class ExportResult:
         trained = ""
         if self.precision != "fp32":
             trained = f", {self.difference_as_trained:.1e} from {self.precision} as trained"
+        for what in ("distance", "map"):
+            apart = getattr(self, f"difference_of_{what}")
+            trained += "" if apart is None else f", {what} {apart:.1e}"
         trained += "" if self.int8 is None else f"\n{self.int8}"
         notes = "".join(f"\n# {note}" for note in self.notes)
         return (
@@ -172,77 +192,57 @@ def export(
     backbone: str | None = None,
     quantise: Literal["int8"] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    map: bool = False,
+    unfamiliar_at: float = RATE,
     force: bool = False,
 ) -> ExportResult:
-    """Write a model as one ONNX file: cropped uint8 pictures in, probabilities out.
+    """Write a model as one ONNX file; see `featx.model.Model.export`.
 
     The graph normalises, turns views, runs the network in float32, and applies head and thresholds.
     It is compared with featx in ONNX Runtime first, and nothing is written where they differ.
-
-    Parameters
-    ----------
-    model
-        From `featx.load_model`.
-    path
-        The ``.onnx`` file; replaced once the new one is complete.
-    weights, backbone
-        Where the file of the weights, or the code of the network, lies now.
-    quantise
-        ``int8`` lets the network compute in 8 bits, for networks without depthwise convolutions:
-        smaller and mostly faster. The scales are set on pictures of training rows. Nothing is
-        written where features or answers change too much; ``int8`` of the result has the figures.
-    cache
-        Cache of the training, for `quantise`; None: the one that the model names.
-    force
-        Replace a file at `path` that featx did not write.
-
-    Returns
-    -------
-    exported : what was written, and the ten lines that run it
-
-    Raises
-    ------
-    MissingExtraError
-        If the extra ``onnx`` is not installed.
-    ModelError
-        If the model has no form in ONNX, ONNX Runtime gives other probabilities, or 8 bits harm it.
-    BackboneError
-        If the network cannot be translated.
-
-    Examples
-    --------
-    >>> featx.load_model("cells.featx").export("cells.onnx").difference < 1e-3  # doctest: +SKIP
-    True
     """
     target = Path(path)
     _require_extra()
     require_writable(target, "ONNX file", model.path, force=force)
     model.require_pictures("export")
     require_exportable(model)
+    require_rate(unfamiliar_at)
+    form = map_form(model) if map else None
     options: dict[str, Any] = {"weights": weights, "backbone": backbone}
     options |= {"device": "cpu", "compile": "off", "progress": False}
     chosen = require_same_features(model, {**options, "precision": "fp32"})
+    near = likeness_of(model)
+    near = None if near is None else near.at(unfamiliar_at)
+    outputs = output_names(model, near)
     with Progress(_STAGES, "export", unit="steps") as show:
-        network = whole_model(model, chosen["backbone"], chosen["weights"])
+        network = whole_model(model, chosen["backbone"], chosen["weights"], near)
         show.step()
-        proto = to_onnx(network, model)
-        _describe(proto, model)
+        proto = to_onnx(network, model, outputs)
+        if form is not None:
+            add_map(proto, form, model.name)
+            outputs = [*outputs, "map"]
+        _describe(proto, model, near, form)
         data = proto.SerializeToString()
         show.step()
         pictures = _pictures(model)
-        given = _run(data, _pixels(model, pictures))
+        pixels = _pixels(model, pictures)
+        given = _run(data, pixels, outputs)
         show.step()
-        expected = _labelled(model, pictures, {**options, "precision": "fp32"})
-    difference = _difference(expected, given)
-    if not difference <= MOST_APART:
-        raise ModelError(
-            f"{model.name}: ONNX Runtime gives other numbers than featx: {difference:.2g} apart on "
-            f"its reference images (at most {MOST_APART} is allowed); {target} is not written"
-        )
+        expected, X = _labelled(model, pictures, {**options, "precision": "fp32"})
+        apart = {outputs[0]: _difference(expected, given[outputs[0]])}
+        if near is not None:
+            distances = near.nearest(X, 1)[1][:, 0].astype(np.float64)
+            apart["distance"] = _difference(distances, given["distance"])
+        if form is not None:
+            explainer = Explainer(model, weights=weights, backbone=backbone)
+            maps = _maps(explainer, pixels, form)
+            most = max(1.0, float(np.abs(maps).max()))
+            apart["map"] = _difference(maps / most, given["map"] / most)
+    _require_close(apart, model.name, target)
     trained = model.spec.precision
-    as_trained = difference
+    as_trained = apart[outputs[0]]
     if trained != "fp32":
-        as_trained = _difference(_labelled(model, pictures, options), given)
+        as_trained = _difference(_labelled(model, pictures, options)[0], given[outputs[0]])
     figures = None
     if quantise is not None:
         data, figures = to_int8(model, data, cache)
@@ -252,15 +252,34 @@ def export(
         out=os.fspath(path),
         n_bytes=len(data),
         opset=_opset(proto),
-        outputs=output_names(model),
+        outputs=outputs,
         checked=len(pictures),
-        difference=difference,
+        difference=apart[outputs[0]],
+        difference_of_distance=apart.get("distance"),
+        difference_of_map=apart.get("map"),
         precision=trained,
         difference_as_trained=as_trained,
-        notes=_notes(model, preprocess),
+        notes=_notes(model, preprocess, near),
         code=standalone_lines(os.fspath(path), preprocess, classes=bool(model.classes)),
         int8=figures,
     )
+
+
+def _maps(explainer: Explainer, pixels: NDArray[np.uint8], form: LinearForm) -> NDArray[np.float64]:
+    """Give the map of each output of the head as `featx explain` does."""
+    return np.array(
+        [[explainer.of_drawn(one[None], *side).map for side in form.sides] for one in pixels]
+    )
+
+
+def _require_close(apart: dict[str, float], name: str, target: Path) -> None:
+    for what, difference in apart.items():
+        if not difference <= MOST_APART:
+            raise ModelError(
+                f"{name}: ONNX Runtime gives other numbers than featx: {what} {difference:.2g} "
+                f"apart on its reference images (at most {MOST_APART} is allowed); {target} is "
+                "not written"
+            )
 
 
 def _require_extra() -> None:
@@ -275,7 +294,7 @@ def _opset(proto: Any) -> int:
     return next(int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx"))
 
 
-def _describe(proto: Any, model: Model) -> None:
+def _describe(proto: Any, model: Model, near: Likeness | None, form: LinearForm | None) -> None:
     """Put what a reader of the file needs to know inside."""
     from onnx import helper
 
@@ -292,6 +311,10 @@ def _describe(proto: Any, model: Model) -> None:
         "featx": library_versions().get("featx", ""),
         "opset": str(_opset(proto)),
     }
+    if near is not None:
+        values |= {"unfamiliar_limit": near.limit, "unfamiliar_at": near.rate}
+    if form is not None:
+        values |= {"map_sides": form.sides, "map_bias": form.bias.tolist()}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
     helper.set_model_props(proto, texts)
     proto.producer_name = GENERATOR
@@ -321,35 +344,45 @@ def _pixels(model: Model, pictures: list[bytes]) -> NDArray[np.uint8]:
     return drawn
 
 
-def _run(data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _run(
+    data: bytes, pixels: NDArray[np.uint8], outputs: list[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Run the graph on pictures one by one and together: shape (2, n_pictures, ...) of each."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    first = session.get_outputs()[0].name
     # One by one and together: the batch must be free.
-    single = [session.run([first], {INPUT: picture[None]})[0] for picture in pixels]
-    together = session.run([first], {INPUT: pixels})[0]
-    alone = np.concatenate(single)
-    return np.asarray(np.stack([alone, together]), dtype=np.float64)
+    single = [session.run(outputs, {INPUT: picture[None]}) for picture in pixels]
+    together = session.run(outputs, {INPUT: pixels})
+    alone = [np.concatenate(values) for values in zip(*single, strict=True)]
+    return {
+        name: np.stack([one, both]).astype(np.float64)
+        for name, one, both in zip(outputs, alone, together, strict=True)
+    }
 
 
-def _labelled(model: Model, pictures: list[bytes], options: dict[str, Any]) -> NDArray[np.float64]:
-    """Give what featx predicts for the same pictures, from their files."""
+def _labelled(
+    model: Model, pictures: list[bytes], options: dict[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Give what featx predicts for the same pictures, from their files, and their features."""
     with scratch_folder() as folder:
         files = [folder / f"{k}.png" for k in range(len(pictures))]
         for file, data in zip(files, pictures, strict=True):
             file.write_bytes(data)
-        rows = predict(model, [str(file) for file in files], options=options).rows
+        place = folder / "features.h5"
+        rows = predict(model, [str(file) for file in files], cache=place, options=options).rows
+        with open_cache(place) as cache:
+            X = np.asarray(cache.tap(model.tap), dtype=np.float32)
     if not model.classes:
-        return np.array([row["label"] for row in rows], dtype=np.float64)
-    return np.array([[row[f"p_{name}"] for name in model.classes] for row in rows])
+        return np.array([row["label"] for row in rows], dtype=np.float64), X
+    return np.array([[row[f"p_{name}"] for name in model.classes] for row in rows]), X
 
 
 def _difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     return float((np.abs(theirs - ours) / np.maximum(1, np.abs(ours))).max())
 
 
-def _notes(model: Model, preprocess: Preprocess) -> list[str]:
+def _notes(model: Model, preprocess: Preprocess, near: Likeness | None) -> list[str]:
     notes = ["The resize may differ from featx's by a grey level. featx also puts transparent"]
     notes.append("pictures on white and scales 16-bit ones; the lines above do not.")
     if model.spec.decode["mode"] == "fast":
@@ -358,6 +391,8 @@ def _notes(model: Model, preprocess: Preprocess) -> list[str]:
         if name in model.spec.decode:
             chosen = model.spec.decode[name]
             notes.append(f"The model was trained on pictures decoded with --{name} {chosen}.")
+    if near is None:
+        notes.append("No output `unfamiliar`: the model holds no vectors of its training.")
     if not preprocess.antialias:
         notes.append("The model was trained without antialiasing, which Pillow always does.")
     return notes

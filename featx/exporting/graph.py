@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +13,18 @@ from featx.backbones import load_backbone
 from featx.backbones.taps import Tap
 from featx.errors import BackboneError, ModelError, words_of
 from featx.exporting.heads import head_module
+from featx.exporting.layers import Distance
+from featx.heads.linear import LinearForm, linear_form
 from featx.model import Model
+from featx.model.likeness import Likeness
 from featx.preprocess import Preprocess, View
 from featx.runtime.compiling import quiet
 
 INPUT = "images"
 _SWAPPED = ("transpose", "rot90", "rot270", "transverse")
 _MOST_BYTES = 2**31 - 1  # of one protobuf message
+_SAME_VALUES = ("Flatten", "Reshape", "Squeeze", "Identity", "Concat", "Cast")
+_PLACES: dict[tuple[int, ...], str] = {(2, 3): "nchw,kc->nkhw", (1, 2): "nhwc,kc->nkhw"}
 
 
 class WholeModel(nn.Module):
@@ -30,9 +36,11 @@ class WholeModel(nn.Module):
         Whose head, views and thresholds are taken.
     reader
         Of the model's network, in float32, with the model's taps alone, in their order.
+    near
+        Rows of the training, by which a picture is unfamiliar; None where they are not known.
     """
 
-    def __init__(self, model: Model, reader: nn.Module) -> None:
+    def __init__(self, model: Model, reader: nn.Module, near: Likeness | None = None) -> None:
         super().__init__()
         self.reader = reader
         self.head = head_module(model.estimator, model.classes)
@@ -41,16 +49,22 @@ class WholeModel(nn.Module):
         self.concat = model.spec.view_merge == "concat"
         self.task = model.task
         self.decision = Decision(model.thresholds, model.classes)
+        self.distance = None if near is None else Distance(rows=near.unit)
+        self.limit = 0.0 if near is None else near.limit
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Take uint8 (n, height, width, 3); give what `output_names` lists."""
         features = self._features(images)
         found: Tensor = self.head(features)
+        last: tuple[Tensor, ...] = (features,)
+        if self.distance is not None:
+            distance = self.distance(features)
+            last = (features, distance, distance > self.limit)
         if self.task == "regression":
-            return found[:, 0], features
+            return (found[:, 0], *last)
         if self.task == "multilabel":
-            return found, found > 0.5, features
-        return (found, *self.decision(found), features)
+            return (found, found > 0.5, *last)
+        return (found, *self.decision(found), *last)
 
     def _features(self, images: Tensor) -> Tensor:
         n = len(self.turns)
@@ -98,14 +112,15 @@ def _bars(thresholds: dict[str, Any], classes: list[str]) -> list[float]:
     return [math.inf if value is None else float(value)] * len(classes)
 
 
-def output_names(model: Model) -> list[str]:
+def output_names(model: Model, near: Likeness | None) -> list[str]:
     """Name the outputs of the graph, in their order.
 
     ``label`` is the number of a class, or for several labels a row whether it has each.
     """
+    last = ["features", *([] if near is None else ["distance", "unfamiliar"])]
     if not model.classes:
-        return ["value", "features"]
-    return ["probabilities", "label", *(["abstained"] if model.thresholds else []), "features"]
+        return ["value", *last]
+    return ["probabilities", "label", *(["abstained"] if model.thresholds else []), *last]
 
 
 def require_exportable(model: Model) -> None:
@@ -152,7 +167,9 @@ def _turned(images: Tensor, turn: str) -> Tensor:
     return images.flip(axes) if axes else images
 
 
-def whole_model(model: Model, backbone: str, weights: str | None) -> WholeModel:
+def whole_model(
+    model: Model, backbone: str, weights: str | None, near: Likeness | None = None
+) -> WholeModel:
     """Load the network and put the head on it."""
     preprocess = Preprocess.from_dict(model.spec.preprocess)
     known = {tap["name"]: Tap.from_dict(tap) for tap in model.spec.taps}
@@ -160,11 +177,100 @@ def whole_model(model: Model, backbone: str, weights: str | None) -> WholeModel:
     taps = [known[n if n in known else n.rpartition("@")[0]] for n in model.taps]
     reader = load_backbone(backbone, weights=weights).reader(taps, preprocess)
     reader.n_features  # noqa: B018 - tries the network once, best before the trace
-    return WholeModel(model, reader).eval()
+    return WholeModel(model, reader, near).eval()
 
 
-def to_onnx(whole: WholeModel, model: Model) -> Any:
+def map_form(model: Model) -> LinearForm:
+    """Give the head as weights that are the same for every picture.
+
+    Raises
+    ------
+    ModelError
+        If it has no such weights, or takes several views, taps or another pooling.
+    """
+    taps = [tap for tap in model.spec.taps if tap["name"] in model.taps]
+    n_features = model.estimator.n_features_in_
+    form = linear_form(model.estimator, np.ones(n_features, np.float32))
+    why = ""
+    if len(model.taps) > 1 or len(_views(model)) > 1 or not taps or taps[0]["pool"] != "avg":
+        why = "its features are not the mean of one map"
+    elif form is None:
+        why = "its head is not linear"
+    elif form.held:
+        why = f"its head depends on the {form.held[0]} of the whole vector"
+    if form is None or why:
+        raise ModelError(
+            f"{model.name} cannot be exported with its map: {why}; leave out --map, and use "
+            "`featx explain`"
+        )
+    return form
+
+
+def add_map(proto: Any, form: LinearForm, name: str) -> None:
+    """Add the output ``map``: what the head says at each place of the map that is averaged.
+
+    Parameters
+    ----------
+    proto
+        The graph; its output ``features`` is followed back to the mean over height and width.
+    form
+        Weights of the head.
+    name
+        How messages name the model.
+
+    Raises
+    ------
+    ModelError
+        If there is no such mean.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = proto.graph
+    made = {output: node for node in graph.node for output in node.output}
+    node = made.get("features")
+    while node is not None and node.op_type in _SAME_VALUES and node.input[0] in made:
+        node = made[node.input[0]]
+    rule = _PLACES.get(_averaged(node, graph, made))
+    if node is None or rule is None:
+        found = "nothing" if node is None else node.op_type
+        raise ModelError(
+            f"{name} cannot be exported with its map: in the graph, {found} gives the features, "
+            "and not a mean over places; leave out --map"
+        )
+    weights = numpy_helper.from_array(form.weights.astype(np.float32), "map_weights")
+    graph.initializer.append(weights)
+    graph.node.append(
+        helper.make_node("Einsum", [node.input[0], "map_weights"], ["map"], equation=rule)
+    )
+    shape: list[str | int | None] = ["batch", len(form.weights), "rows", "columns"]
+    graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, shape))
+
+
+def _averaged(node: Any, graph: Any, made: dict[str, Any]) -> tuple[int, ...]:
+    """Give the axes over which a node takes the mean; empty where it takes none."""
+    from onnx import helper, numpy_helper
+
+    if node is None or node.op_type not in ("ReduceMean", "GlobalAveragePool", "AveragePool"):
+        return ()
+    if node.op_type != "ReduceMean":
+        return (2, 3)
+    given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    axes = given.get("axes")
+    if axes is None and len(node.input) > 1:
+        known = {one.name: one for one in graph.initializer}
+        source = made.get(node.input[1])
+        held = known.get(node.input[1]) or (source.attribute[0].t if source is not None else None)
+        axes = [] if held is None else numpy_helper.to_array(held).ravel().tolist()
+    return tuple(sorted(int(axis) % 4 for axis in axes or ()))
+
+
+def to_onnx(whole: WholeModel, model: Model, outputs: list[str]) -> Any:
     """Translate the module, with a batch of any size.
+
+    Parameters
+    ----------
+    outputs
+        From `output_names`.
 
     Returns
     -------
@@ -185,7 +291,7 @@ def to_onnx(whole: WholeModel, model: Model) -> Any:
                 (images,),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=output_names(model),
+                output_names=outputs,
                 dynamic_shapes=({0: "batch"},),
                 verbose=False,
             )

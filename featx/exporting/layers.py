@@ -144,6 +144,19 @@ class Neighbours(Fixed):
         return squared.clamp(min=0).sqrt()
 
 
+class Distance(nn.Module):
+    """Cosine distance to the nearest of ``rows``, which have length one; kept as float16."""
+
+    def __init__(self, rows: ArrayLike) -> None:
+        super().__init__()
+        self.rows = nn.Buffer(torch.tensor(rows, dtype=torch.float16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take (n, d), give (n,), from 0 to 2."""
+        nearest: Tensor = (UnitRows()(x) @ self.rows.float().T).amax(1)
+        return (1 - nearest).clamp(min=0)
+
+
 class Concatenation(nn.Module):
     """The outputs of several modules beside each other, without each one's first `drop` columns."""
 

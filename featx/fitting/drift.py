@@ -116,6 +116,29 @@ class Drift:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
+def compare_rows(
+    model: Model,
+    near: Likeness,
+    X: NDArray[np.float32],
+    ids: list[str],
+    *,
+    level: float = 0.05,
+    seed: int = 0,
+) -> Drift:
+    """Test rows that are already known to be features of the model; see `drift`.
+
+    Parameters
+    ----------
+    near
+        Rows of the training.
+    X
+        Shape (n, n_features), 20 rows or more.
+    ids
+        Of each row.
+    """
+    return _compare(model, near, _NewRows(X, ids), level, seed)
+
+
 @dataclass(frozen=True, eq=False)
 class _NewRows:
     """Features of a batch, float32 (n, n_features), without rows of the training and copies."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,14 @@ from featx.auditing import (
     unit_rows,
 )
 from featx.cache.cache import Cache
-from featx.errors import FeatxError
+from featx.errors import FeatxError, ImageError
 from featx.model.references import image_reader
 from featx.progress import Progress
+from featx.reporting import thumbnail
+from featx.selection.sweep import Step
+
+if TYPE_CHECKING:
+    from featx.explaining import Explainer
 
 CANDIDATE = 0.8
 """Least cosine of the features of two pictures whose pixels are compared."""
@@ -197,3 +204,74 @@ def _candidates(
     pairs = np.sort(np.stack([mine[kept], its[kept]], axis=1), axis=1)
     pairs, at = np.unique(pairs, axis=0, return_index=True)
     return pairs.astype(np.int64), cosine[kept][at]
+
+
+def small_pictures(
+    cache: Cache, rows: NDArray[np.intp], sides: dict[int, int], step: Step
+) -> dict[str, str]:
+    """Give small pictures by id, as base64; those that cannot be read any more are left out.
+
+    Parameters
+    ----------
+    rows
+        Row of the cache of each test row.
+    sides
+        Test row -> longest side of its picture.
+    """
+    read = image_reader(cache)
+    found = {}
+    for k, side in sides.items():
+        data = small_picture(cache, int(rows[k]), read, side)
+        if data is not None:
+            found[str(cache.ids[int(rows[k])])] = base64.b64encode(data).decode()
+        step(1)
+    return found
+
+
+def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: int) -> bytes | None:
+    """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
+    from featx.images import decode, policy_of
+    from featx.images.pages import page_of_row
+
+    try:
+        data = read(row)
+        page = page_of_row(data, str(cache.ids[row]), bytes(cache.content_digests[row]))
+        if page is None:
+            return None  # another picture lies there now
+        policy = replace(policy_of(cache.spec.decode), mode="fast")
+        return thumbnail(decode(data, policy, side, page), side)
+    except (FeatxError, KeyError, OSError):
+        return None
+
+
+def maps_of(
+    cache: Cache, explain: Explainer, labels: dict[str, str | None], side: int
+) -> dict[str, bytes]:
+    """Draw where answers come from, as small JPEG pictures by id.
+
+    Parameters
+    ----------
+    cache
+        Holds the rows; a picture that cannot be read any more is left out.
+    explain
+        Of the model.
+    labels
+        Row's id -> the class that its map speaks for; None for a number.
+    side
+        Longest side of a picture.
+    """
+    from featx.images import decode
+    from featx.images.pages import page_of_row
+
+    found, read = {}, image_reader(cache)
+    for row in np.flatnonzero(np.isin(np.asarray(cache.ids), list(labels))).tolist():
+        name = str(cache.ids[row])
+        try:
+            data = read(row)
+            page = page_of_row(data, name, bytes(cache.content_digests[row]))
+            if page is not None:
+                pixels = decode(data, explain.policy, min(explain.preprocess.resize_size), page)
+                found[name] = thumbnail(explain(pixels, labels[name], None, 0).overlay(), side)
+        except (ImageError, KeyError, OSError):
+            continue
+    return found

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
-from featx.cache.cache import Cache
-from featx.errors import FeatxError, FitError, ModelError
+from featx.cache.cache import Cache, open_cache
+from featx.errors import FitError, ModelError
 from featx.evaluation import json_ready
 from featx.fitting.contenders import Contender
+from featx.fitting.looks import maps_of, small_pictures
 from featx.fitting.measuring import MeasuredHead
 from featx.fitting.options import FitOptions, FitResult, worse_notes
 from featx.fitting.samples import Samples
 from featx.model import Model
 from featx.model.archive import REPORT
+from featx.model.likeness import cache_beside
 from featx.model.modelfile import load_model
-from featx.model.references import image_reader
 from featx.progress import Progress
 from featx.reporting import (
     FeatureMap,
@@ -35,7 +35,6 @@ from featx.reporting import (
     learning_curve,
     least_certain,
     project,
-    thumbnail,
     worst_mistakes,
     write_report,
 )
@@ -45,6 +44,9 @@ from featx.selection import SplitPlan, make_split
 from featx.selection.sweep import Step
 from featx.slices import SliceRecord
 from featx.targets import require_writable
+
+if TYPE_CHECKING:
+    from featx.explaining import Explainer
 
 _N_MAP = 400
 _MOST_TRAIN, _MOST_TEST = 20_000, 10_000
@@ -58,6 +60,9 @@ def report(
     model: Model | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    maps: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
     force: bool = False,
 ) -> Path:
     """Write the report of a model as one self-contained HTML page.
@@ -65,9 +70,13 @@ def report(
     Parameters
     ----------
     model
-        A model, or its file. Cache and images are not needed any more.
+        A model, or its file. Cache and images are not needed any more, but for `maps`.
     out
         Where the page goes; beside the model when None.
+    maps
+        Show under the worst mistakes where each wrong answer comes from. The network runs for it.
+    weights, backbone
+        Where the file of the weights, or the code of the network, lies now; for `maps`.
     force
         Replace a page that featx did not write.
 
@@ -78,7 +87,7 @@ def report(
     Raises
     ------
     ModelError
-        If the model is damaged, or keeps no test rows.
+        If the model is damaged, keeps no test rows, or has no cache beside it for `maps`.
     CacheError
         If the page cannot be written.
 
@@ -91,7 +100,26 @@ def report(
         raise ModelError("the model was never saved, so say where its report goes: out=...")
     place = Path(out) if out is not None else Path(str(chosen.path)).with_suffix(".html")
     require_writable(place, "report", chosen.path, force=force)
-    return write_report(place, report_data(chosen))
+    data = report_data(chosen)
+    if maps:
+        from featx.explaining import Explainer
+
+        explain = Explainer(chosen, weights=weights, backbone=backbone)
+        data = replace(data, maps=_mistake_maps(chosen, data, explain))
+    return write_report(place, data)
+
+
+def _mistake_maps(model: Model, data: ReportData, explain: Explainer) -> dict[str, bytes]:
+    """Draw the maps of the worst mistakes, for what was said of each."""
+    place = cache_beside(model)
+    if place is None:
+        named = Path(str(model.meta.get("cache") or "")).name
+        raise ModelError(f"maps need the cache of the training ({named}); put it beside the model")
+    worst = worst_mistakes(data.y_true, data.y_pred, data.probabilities).tolist()
+    single = data.task == "classification"
+    labels = {data.ids[row]: str(data.y_pred[row]) if single else None for row in worst}
+    with open_cache(place) as cache:
+        return maps_of(cache, explain, labels, GALLERY_SIDE)
 
 
 def report_data(model: Model) -> ReportData:
@@ -151,7 +179,7 @@ def keep_for_report(
         show.update(fits_of_curve())
         drawn = _map(samples, measured, points, method)
         show.step()
-        pictures = _pictures(cache, samples.rows[measured.test], shown, show.step)
+        pictures = small_pictures(cache, samples.rows[measured.test], shown, show.step)
     kept = {
         "search": measured.kept.table,
         "learning": learning,
@@ -241,44 +269,6 @@ def _shown(samples: Samples, measured: MeasuredHead, points: Rows) -> dict[int, 
     unsure = least_certain(scores.probabilities, several=several, leave_out=worst)
     large = (*worst.tolist(), *unsure.tolist())
     return sides | dict.fromkeys(large, GALLERY_SIDE)
-
-
-def _pictures(cache: Cache, rows: Rows, sides: dict[int, int], step: Step) -> dict[str, str]:
-    """Give small pictures by id, as base64; those that cannot be read any more are left out.
-
-    Parameters
-    ----------
-    rows
-        Row of the cache of each test row.
-    sides
-        Test row -> longest side of its picture.
-    """
-    import base64
-
-    read = image_reader(cache)
-    found = {}
-    for k, side in sides.items():
-        data = small_picture(cache, int(rows[k]), read, side)
-        if data is not None:
-            found[str(cache.ids[int(rows[k])])] = base64.b64encode(data).decode()
-        step(1)
-    return found
-
-
-def small_picture(cache: Cache, row: int, read: Callable[[int], bytes], side: int) -> bytes | None:
-    """Make a small JPEG of a row's image; None where it cannot be read any more, or is another."""
-    from featx.images import decode, policy_of
-    from featx.images.pages import page_of_row
-
-    try:
-        data = read(row)
-        page = page_of_row(data, str(cache.ids[row]), bytes(cache.content_digests[row]))
-        if page is None:
-            return None  # another picture lies there now
-        policy = replace(policy_of(cache.spec.decode), mode="fast")
-        return thumbnail(decode(data, policy, side, page), side)
-    except (FeatxError, KeyError, OSError):
-        return None
 
 
 def result_of(

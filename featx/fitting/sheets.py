@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featx.cache.cache import Cache
 from featx.fitting.findings import Audit, Finding
-from featx.fitting.publishing import small_picture
+from featx.fitting.looks import small_picture
 from featx.model.references import image_reader
 from featx.reporting.sheet import Cell, Section, Sheet, write_sheet
 

@@ -236,6 +236,8 @@ class Model:
         backbone: str | None = None,
         quantise: Literal["int8"] | None = None,
         cache: str | os.PathLike[str] | None = None,
+        map: bool = False,
+        unfamiliar_at: float = 0.01,
         force: bool = False,
         fetch: bool = False,
     ) -> ExportResult:
@@ -251,6 +253,10 @@ class Model:
             ``int8``: the network computes in 8 bits; refused where that harms the answers.
         cache
             Cache of the training, for `quantise`; None: the one that the model names.
+        map
+            Add the output ``map``: what a linear head says at each place of the picture.
+        unfamiliar_at
+            Share of pictures like those of the training that the output ``unfamiliar`` may name.
         force
             Replace a file at `path` that featx did not write.
         fetch
@@ -287,6 +293,8 @@ class Model:
                 backbone=backbone,
                 quantise=quantise,
                 cache=cache,
+                map=map,
+                unfamiliar_at=unfamiliar_at,
                 force=force,
             )
 

@@ -95,6 +95,8 @@ class ReportData:
         Where each test image lay; shown in place of its id where given.
     pictures
         JPEG bytes of some images by id, at most about 96 pixels a side.
+    maps
+        The same of where answers come from, drawn over the picture.
     search
         The candidates: ``{"params", "mean", "std"}`` each.
     learning
@@ -122,6 +124,7 @@ class ReportData:
     task: str = "classification"
     paths: list[str] = field(default_factory=list, repr=False)
     pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    maps: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     search: list[dict[str, Any]] = field(default_factory=list, repr=False)
     learning: dict[str, Any] | None = field(default=None, repr=False)
     points: FeatureMap | None = field(default=None, repr=False)
@@ -193,15 +196,16 @@ class ReportData:
         if self.probabilities is not None:
             found["probabilities"] = np.round(self.probabilities, 6).tolist()
         found["points"] = None if self.points is None else self.points.to_dict()
-        found["pictures"] = {k: base64.b64encode(v).decode() for k, v in self.pictures.items()}
+        for name in ("pictures", "maps"):
+            found[name] = {k: base64.b64encode(v).decode() for k, v in found[name].items()}
         return found | {"commands": list(self.commands)}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> ReportData:
         """Build from what `to_dict` gave."""
         values = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        pictures = values.get("pictures", {})
-        values["pictures"] = {k: base64.b64decode(v) for k, v in pictures.items()}
+        for name in ("pictures", "maps"):
+            values[name] = {k: base64.b64decode(v) for k, v in values.get(name, {}).items()}
         if values.get("points") is not None:
             values["points"] = FeatureMap(**values["points"])
         return cls(**values)

@@ -231,8 +231,9 @@ def _kept_pictures(data: ReportData) -> dict[str, Any]:
 
 def _galleries(data: ReportData) -> list[dict[str, Any]]:
     worst = worst_mistakes(data.y_true, data.y_pred, data.probabilities)
+    maps = _MAPS if data.maps else ""
     if data.task == "regression":
-        made = [("Largest errors", "Test images whose prediction is furthest off.", worst)]
+        made = [("Largest errors", f"Test images whose prediction is furthest off.{maps}", worst)]
     else:
         sure = data.probabilities is not None
         most = "most confident first" if sure else "in no order"
@@ -240,7 +241,7 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
             most = f"those that are wrong by most {'probability' if sure else 'labels'} first"
         but = ", but for those above" if len(worst) else ""
         made = [
-            ("Worst mistakes", f"Test images that are labelled wrong, {most}.", worst),
+            ("Worst mistakes", f"Test images that are labelled wrong, {most}.{maps}", worst),
             (
                 "Least certain",
                 f"Test images {_unsure(data)}{but}: worth a second look, as some "
@@ -255,6 +256,12 @@ def _galleries(data: ReportData) -> list[dict[str, Any]]:
     ]
 
 
+_MAPS = (
+    " Below each picture is where the answer of the saved model comes from: red speaks for what "
+    "was said, blue against it. A model that was fitted on all rows has seen these pictures since."
+)
+
+
 def _tile(data: ReportData, row: int) -> dict[str, Any]:
     picture = data.pictures.get(data.ids[row])
     true, called = data.y_true[row], data.y_pred[row]
@@ -263,9 +270,13 @@ def _tile(data: ReportData, row: int) -> dict[str, Any]:
         said["wrong"] = said["true"] != said["called"]
     if data.probabilities is not None and not data.several:
         said["sure"] = words.percent(data.probabilities[row].max(), 0)
-    uri = "" if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    uris = {"uri": _uri(picture), "map": _uri(data.maps.get(data.ids[row]))}
     name = data.shown(row)
-    return {"name": name, "short": name.rsplit("/", 1)[-1], "uri": uri, **said}
+    return {"name": name, "short": name.rsplit("/", 1)[-1], **uris, **said}
+
+
+def _uri(picture: bytes | None) -> str:
+    return "" if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
 
 
 def _unsure(data: ReportData) -> str:

@@ -33,6 +33,7 @@ def serve(
     threads: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
     unfamiliar_at: float = 0.01,
+    watch: int = 500,
     fetch: bool = False,
 ) -> None:
     """Serve a model until the process is interrupted.
@@ -59,6 +60,9 @@ def serve(
         As in `featx.extract`.
     unfamiliar_at
         Share of pictures like those of the training that may be called unfamiliar.
+    watch
+        How many of the last pictures are tested for drift; 0 for none. Their features are kept in
+        memory.
     fetch
         Fetch the weights that the model names, where they are not on this machine.
 
@@ -97,6 +101,7 @@ def serve(
         limits=limits or Limits(),
         ready=ready,
         unfamiliar_at=unfamiliar_at,
+        watch=watch,
         fetch=fetch or weights is not None or backbone is not None,
         options={
             "weights": weights,

@@ -19,25 +19,30 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from featx.errors import ImageError
+from featx.errors import FeatxError, ImageError
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
 from featx.serve.guard import Guard, Names
-from featx.serve.labelling import MOST_NEAREST, Answer, Embedder
+from featx.serve.labelling import MOST_NEAREST, Answer, Embedder, Maps
 from featx.serve.limits import Limits, Refusal
 from featx.serve.metrics import CONTENT_TYPE, Metrics
 from featx.serve.neighbours import TrainingRows
+from featx.serve.recent import RecentPictures
 from featx.serve.replies import (
     PICTURE,
     STATUSES,
     TEXT,
     Answered,
+    Drifted,
+    Explained,
     Facts,
     Failed,
     Problem,
     Result,
     body,
     describe,
+    drifted,
+    explained,
     given_labels,
     reply,
 )
@@ -69,6 +74,10 @@ class Service:
         Labels pictures.
     training
         For the nearest images; None where they are not to be had.
+    maps
+        Explains pictures.
+    recent
+        The last pictures, for drift; None where they are not kept.
     token
         That requests must carry; empty for none.
     names
@@ -80,6 +89,8 @@ class Service:
     decoders: Decoders
     batcher: Batcher
     training: TrainingRows | None
+    maps: Maps
+    recent: RecentPictures | None
     limits: Limits
     held: ByteCount
     metrics: Metrics
@@ -89,6 +100,7 @@ class Service:
     def close(self) -> None:
         """End the threads and free the network."""
         self.batcher.close()
+        self.maps.close()
         self.decoders.close()
         self.embedder.close()
 
@@ -153,6 +165,36 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
                 waiting = service.batcher.submit([upload.data for upload in uploads])
             return _respond(await _results(service, uploads, waiting, nearest))
 
+    @app.post(
+        "/v1/explain",
+        summary="Where the answer to one picture comes from",
+        responses={
+            **problems,
+            422: {"model": Problem, "description": "it cannot be read, or not be explained so"},
+        },
+        openapi_extra={"requestBody": body(service.limits)},
+        dependencies=token,
+    )
+    async def explain(
+        request: Request, label: str | None = None, against: str | None = None
+    ) -> Explained:
+        with service.held.share() as share:
+            with service.batcher.coming():
+                uploads = await read_uploads(request, service.limits, share)
+                if len(uploads) > 1:
+                    raise Refusal(400, f"send one picture to be explained; got {len(uploads)}")
+                waiting = service.batcher.submit([uploads[0].data])
+            return await _explained(service, uploads[0].name, waiting[0], label, against)
+
+    @app.get(
+        "/v1/drift",
+        summary="Whether the last pictures are like those of the training",
+        dependencies=token,
+        responses={401: problems[401]},
+    )
+    def drift() -> Drifted:
+        return drifted(service.recent)
+
     @app.get(
         "/v1/model", summary="What is served", dependencies=token, responses={401: problems[401]}
     )
@@ -184,8 +226,23 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         response_class=Response,
         responses={200: TEXT, 401: problems[401]},
     )
-    async def metrics() -> Response:
+    def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def _explained(
+    service: Service, name: str, waiting: Future[Answer], label: str | None, against: str | None
+) -> Explained:
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            answer = await asyncio.wrap_future(waiting)
+            found = await service.maps(answer.drawn, label, against)
+    except TimeoutError:
+        line = f"no map within {service.limits.seconds:g} s; `featx explain` takes its time"
+        raise Refusal(503, line) from None
+    except FeatxError as error:
+        raise Refusal(422, str(error)) from None
+    return explained(name, found)
 
 
 async def _results(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from featx.cache.ids import KEY_DTYPE
 from featx.errors import ImageError
+from featx.explaining import Explainer, Explanation
 from featx.extraction.job import Outcome
 from featx.images import Pixels
 from featx.model import Model
@@ -20,7 +23,9 @@ from featx.model.prediction import label_rows
 from featx.model.references import same_options
 from featx.model.rowfile import Row
 from featx.runtime import Runner, enter_worker_thread
+from featx.serve.limits import Refusal
 from featx.serve.neighbours import TrainingRows
+from featx.serve.recent import RecentPictures
 
 _GPU_BATCH = 32  # a batch is padded to its full size, so a large one delays a single picture
 _TRIALS = 2
@@ -109,6 +114,7 @@ def _seconds(runner: Runner, pixels: Pixels) -> float:
 
 
 MOST_NEAREST = 20
+_MOST_EXPLAINED = 8  # pictures that wait for their map; one is made at a time
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class Answer:
     ----------
     row
         Label, probabilities and abstaining, under the names that ``featx predict`` writes.
+    drawn
+        What the network saw.
     nearest
         Training rows with their distances, nearest first; empty without training rows.
     unfamiliar
@@ -126,17 +134,19 @@ class Answer:
     """
 
     row: Row
+    drawn: Pixels = field(repr=False)
     nearest: list[tuple[int, float]] = field(default_factory=list)
     unfamiliar: bool | None = None
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """A model, its network, and what it was trained on."""
+    """A model, its network, what it was trained on, and who is told of every picture."""
 
     model: Model
     embedder: Embedder
     training: TrainingRows | None
+    recent: RecentPictures | None = None
 
     def __call__(self, drawn: list[Pixels]) -> list[Answer | ImageError]:
         """Answer for each picture that `Embedder.draw` drew."""
@@ -146,21 +156,69 @@ class Labeller:
             ImageError("the network gives NaN or infinite values for it")
         ] * len(drawn)
         if finite.any():
-            found = self._answers(X[finite])
+            found = self._answers(X[finite], [drawn[k] for k in np.flatnonzero(finite)])
             for k, answer in zip(np.flatnonzero(finite), found, strict=True):
                 answers[k] = answer
         return answers
 
-    def _answers(self, X: Any) -> list[Answer]:
+    def _answers(self, X: Any, drawn: list[Pixels]) -> list[Answer]:
         rows, training = label_rows(self.model, X), self.training
         if training is None:
-            return [Answer(row) for row in rows]
+            return [Answer(row, one) for row, one in zip(rows, drawn, strict=True)]
         near, distances = training.nearest(X, MOST_NEAREST)
+        if self.recent is not None:
+            self.recent.add(X, distances[:, 0])
         return [
             Answer(
                 row,
+                drawn[k],
                 nearest=list(zip(near[k].tolist(), distances[k].tolist(), strict=True)),
                 unfamiliar=bool(distances[k, 0] > training.limit),
             )
             for k, row in enumerate(rows)
         ]
+
+
+class Maps:
+    """Explains pictures one at a time, by a network of its own that the first picture loads.
+
+    Parameters
+    ----------
+    model
+        What is served.
+    options
+        `weights` and `backbone`, where they are not None.
+    """
+
+    def __init__(self, model: Model, options: dict[str, Any]) -> None:
+        self.model = model
+        self.options = {name: options.get(name) for name in ("weights", "backbone")}
+        self._explainer: Explainer | None = None
+        self._thread = ThreadPoolExecutor(1, "featx-maps", initializer=enter_worker_thread)
+        self._places = threading.BoundedSemaphore(_MOST_EXPLAINED)
+
+    async def __call__(self, drawn: Pixels, label: str | None, against: str | None) -> Explanation:
+        """Explain one picture that `Embedder.draw` drew.
+
+        Raises
+        ------
+        Refusal
+            503 if too many wait.
+        FeatxError
+            If the model or the class cannot be explained.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Refusal(503, "busy: too many pictures wait for their map", retry_after=2)
+        work = self._thread.submit(self._explain, drawn, label, against)
+        # Its place is taken until it is done, also if nobody waits for it any more.
+        work.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(work)
+
+    def close(self) -> None:
+        """End the thread; what waits is given up."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _explain(self, drawn: Pixels, label: str | None, against: str | None) -> Explanation:
+        if self._explainer is None:
+            self._explainer = Explainer(self.model, **self.options)
+        return self._explainer.of_drawn(drawn, label, against)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from featx.serve.recent import RecentPictures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -19,6 +24,8 @@ class Metrics:
     waiting, held, ended
         Give the pictures that wait, the bytes of uploads in memory, and the decoding processes that
         were ended and replaced.
+    recent
+        The last pictures, which are tested for drift; None where none are kept.
     """
 
     def __init__(
@@ -26,6 +33,7 @@ class Metrics:
         waiting: Callable[[], float],
         held: Callable[[], float],
         ended: Callable[[], float],
+        recent: RecentPictures | None = None,
     ) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -59,6 +67,24 @@ class Metrics:
             "Decoding processes that were ended for a picture, and replaced.",
             registry=registry,
         ).set_function(ended)
+        if recent is not None:
+            self._add_drift(recent)
+
+    def _add_drift(self, recent: RecentPictures) -> None:
+        def gauge(name: str, text: str, value: Callable[[], float]) -> None:
+            Gauge(f"featx_drift_{name}", text, registry=self._registry).set_function(value)
+
+        def p_value() -> float:
+            found = recent.drift()
+            return math.nan if found is None else found.p_value
+
+        def unfamiliar() -> float:
+            found = recent.drift()
+            return math.nan if found is None else found.unfamiliar["value"]
+
+        gauge("pictures", "Last pictures that are tested for drift.", lambda: len(recent))
+        gauge("p_value", "Of the test whether they are like the training; NaN below 20.", p_value)
+        gauge("unfamiliar_share", "Share of them that is unfamiliar; NaN below 20.", unfamiliar)
 
     def text(self) -> bytes:
         """Write all of them in Prometheus' text format."""

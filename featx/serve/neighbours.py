@@ -14,7 +14,7 @@ from featx.auditing import unit_rows
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FeatxError, ModelError
 from featx.fitting.columns import Columns, load_samples
-from featx.fitting.publishing import small_picture
+from featx.fitting.looks import small_picture
 from featx.fitting.samples import Samples
 from featx.heads import HEADS
 from featx.labels import joined_labels

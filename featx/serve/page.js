@@ -88,7 +88,8 @@ function introduce(model) {
   } else if (model.test.mae) said.push(`Off by ${model.test.mae.value.toPrecision(3)} on average on test images.`);
   if (model.decision) said.push(model.decision);
   by("lead").textContent = said.join(" ");
-  by("limits").textContent = `Up to ${Math.floor(model.limits.file_bytes / 1e6)} MB each. Pictures go to this server only, and it does not keep them.`;
+  by("limits").textContent = `Up to ${Math.floor(model.limits.file_bytes / 1e6)} MB each. Pictures go to this server only, and it does not keep them${model.watch ? `, but the features of the last ${model.watch.toLocaleString("en")}, to see whether pictures change` : ""}.`;
+  by("drift").hidden = !model.watch;
   const rows = {
     Head: model.head, Network: `${model.backbone}, ${model.tap}`,
     "Trained on": `${model.n_train.toLocaleString("en")} images`, Created: model.created,
@@ -185,6 +186,7 @@ function show(item) {
   by("answer").hidden = false;
   by("name").textContent = item.name;
   if (changed) showPicture(item);
+  showMap(item);
   for (const other of state.items) other.row?.classList.toggle("on", other === item);
   const label = by("label");
   label.className = item.state === "failed" ? "bad" : "";
@@ -215,6 +217,87 @@ function showPicture(item) {
   picture.onerror = () => { picture.hidden = true; by("unseen").hidden = false; };
   picture.src = state.url;
 }
+
+// ---- why ---------------------------------------------------------------------------------------
+
+async function explain(item) {
+  if (!item.map && !item.mapped) {
+    item.mapped = true;
+    item.mapError = null;
+    showMap(item);
+    const form = new FormData();
+    form.append("files", item.file, item.name);
+    try {
+      const response = await call("v1/explain", { method: "POST", body: form });
+      const found = await response.json();
+      if (!response.ok) throw new Error(found.error || "The server gave no map.");
+      item.map = found;
+    } catch (error) {
+      item.mapError = error.message;
+    }
+    item.mapped = Boolean(item.map);
+  } else if (item.map) item.mapped = !item.mapped;
+  if (state.shown === item) showMap(item);
+}
+
+function showMap(item) {
+  const found = item.mapped ? item.map : null, waits = item.mapped && !item.map, note = by("why-note");
+  by("why").hidden = item.state !== "done";
+  by("why").disabled = waits;
+  by("why").setAttribute("aria-pressed", String(Boolean(found)));
+  by("why").textContent = waits ? "Looking where the answer comes from …" : found ? "Show the picture" : "Show where the answer comes from";
+  by("map").hidden = by("legend").hidden = !found;
+  if (found || by("unseen").hidden) by("picture").hidden = Boolean(found);
+  note.hidden = !found && !item.mapError;
+  note.textContent = item.mapError ?? "";
+  if (!found) return;
+  by("con").textContent = found.label == null ? "lowers the number" : `for ${found.against ?? "other classes"}`;
+  by("pro").textContent = found.label == null ? "raises the number" : `for ${found.label}`;
+  const kind = found.method === "exact" ? "The map is exact" : "The map is an approximation";
+  note.textContent = [`${kind}: ${found.meaning.replace(/^(exact|an approximation): /, "")}${found.reason ? ` (${found.reason})` : ""}.`, ...found.notes].join(" ");
+  by("map").setAttribute("aria-label", `${item.name}: where the answer ${text(found.predicted)} comes from`);
+  drawMap(found, by("map"));
+}
+
+async function drawMap(found, canvas) {
+  const bytes = Uint8Array.from(atob(found.picture.split(",")[1]), (c) => c.charCodeAt(0)), cells = make("canvas");
+  const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+  const scale = Math.max(1, Math.round(448 / image.width));
+  canvas.width = scale * image.width;
+  canvas.height = scale * image.height;
+  cells.height = found.map.length;
+  cells.width = found.map[0].length;
+  const most = Math.max(1e-12, ...found.map.flat().map(Math.abs)), drawn = cells.getContext("2d");
+  found.map.forEach((line, row) => line.forEach((value, column) => {
+    const [red, green, blue] = value > 0 ? [178, 24, 43] : [33, 102, 172];
+    drawn.fillStyle = `rgba(${red}, ${green}, ${blue}, ${0.75 * Math.abs(value) / most})`;
+    drawn.fillRect(column, row, 1, 1);
+  }));
+  const shown = canvas.getContext("2d");
+  shown.filter = "grayscale(1)";
+  shown.drawImage(image, 0, 0, canvas.width, canvas.height);
+  shown.filter = "none";
+  shown.imageSmoothingQuality = "high";
+  shown.drawImage(cells, 0, 0, canvas.width, canvas.height);
+}
+
+async function showDrift() {
+  if (!by("drift").open) return;
+  const response = await call("v1/drift"), found = await response.json();
+  const rows = {}, n = (count) => count.toLocaleString("en");
+  if (found.p_value == null) {
+    by("drift-verdict").textContent = `Not known yet: ${n(found.pictures)} of the ${n(found.least)} pictures that a test needs have come. Copies and pictures of the training do not count.`;
+  } else {
+    by("drift-verdict").textContent = `${found.drifted ? "The pictures have changed" : "No change was found"}: p = ${found.p_value.toPrecision(2)} on the last ${n(found.tested)} pictures.`;
+    const far = found.unfamiliar;
+    rows.Unfamiliar = `${percent(far.value)} (${percent(far.low)} to ${percent(far.high)}); ${percent(far.expected)} without a change`;
+    for (const [name, share] of Object.entries(found.predicted).slice(0, MOST_BARS)) rows[`Said ${name}`] = (share.before == null ? "" : `${percent(share.before)} before, `) + `${percent(share.now)} now`;
+  }
+  by("drift-facts").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));
+  by("drift-note").textContent = `The test compares features of the last ${n(found.most)} pictures with those of the training. Each look is wrong with a chance of ${percent(found.level ?? 0.05).replace(".0", "")} if nothing has changed. A change is not an error: a new mix of pictures is one too.`;
+}
+
+// ---- one answer, in parts ----------------------------------------------------------------------
 
 function showWarnings(result) {
   by("unfamiliar").hidden = !result?.unfamiliar;
@@ -414,6 +497,8 @@ for (const [button, input] of [["choose", "files"], ["take", "camera"]]) {
   by(input).onchange = (event) => { add(event.target.files); event.target.value = ""; };
 }
 by("more").onclick = () => { state.allBars = !state.allBars; showBars(state.shown.result); };
+by("why").onclick = () => explain(state.shown);
+by("drift").ontoggle = () => showDrift().catch((error) => { by("drift-verdict").textContent = error.message; });
 by("csv").onclick = download;
 by("clear").onclick = clear;
 by("take").hidden = !navigator.maxTouchPoints;

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel, Field
 
+from featx.auditing.shift import LEAST_ROWS
+from featx.explaining.explanation import METHODS, Explanation
 from featx.labels import SEPARATOR
 from featx.model import Model
 from featx.model.likeness import METRIC
@@ -13,6 +18,7 @@ from featx.model.rowfile import Row
 from featx.serve.labelling import Answer, Embedder
 from featx.serve.limits import Limits
 from featx.serve.neighbours import TrainingRows
+from featx.serve.recent import RecentPictures
 from featx.spec import library_versions
 
 _SCORE = "p_"
@@ -62,6 +68,48 @@ class Failed(Problem, Answered):
     """No picture of a request could be read."""
 
 
+class Explained(BaseModel):
+    """Where the answer to one picture comes from."""
+
+    name: str
+    label: str | None = Field(description="The class that the map speaks for; null for a number.")
+    against: str | None = Field(description="What it speaks against; null for all other classes.")
+    predicted: str | float
+    confidence: float | None
+    decision: float = Field(description="Of the head, before calibration.")
+    bias: float | None = Field(description="Of an exact map: its mean plus this is the decision.")
+    map: list[list[float]] = Field(description="Rows from the top, over `picture`.")
+    method: str = Field(description="exact, or an approximation: scaled or occlusion.")
+    meaning: str = Field(description="What the method says, in words.")
+    reason: str = Field(description="Why it is an approximation; empty if it is not.")
+    notes: list[str]
+    picture: str = Field(description="What the network saw, as a data URL of a PNG.")
+
+
+class ClassShare(BaseModel):
+    """A class among the predictions, before and now."""
+
+    before: float | None
+    now: float
+
+
+class Drifted(BaseModel):
+    """Whether the last pictures are like those of the training; kept in memory as features."""
+
+    pictures: int = Field(description="Last pictures, without copies and those of the training.")
+    most: int = Field(description="Pictures that are remembered; 0 where none are.")
+    least: int = Field(description="Pictures below which nothing is tested.")
+    tested: int = Field(default=0, description="Pictures that were there at the last test.")
+    drifted: bool | None = Field(default=None, description="Whether p_value is at most level.")
+    p_value: float | None = None
+    level: float | None = None
+    unfamiliar: dict[str, float] | None = Field(
+        default=None, description="Share: value, low, high, and expected without a change."
+    )
+    predicted: dict[str, ClassShare] = {}
+    predicted_p_value: float | None = None
+
+
 class Training(BaseModel):
     """What the nearest images are taken from."""
 
@@ -87,6 +135,7 @@ class Facts(BaseModel):
     test: dict[str, Any] = Field(description="Metrics on test rows: value, low, high.")
     thresholds: dict[str, Any]
     decision: str = Field(description="What the thresholds do, in words; empty without.")
+    watch: int = Field(description="Last pictures that are tested for drift; 0 for none.")
     training: Training | None
     no_training: str = Field(description="Why there are no nearest images; empty if there are.")
     device: str
@@ -108,6 +157,28 @@ def reply(name: str, answer: Answer, training: TrainingRows | None, k: int) -> R
         unfamiliar=answer.unfamiliar,
         nearest=[] if training is None else _neighbours(training, answer, k),
     )
+
+
+def explained(name: str, found: Explanation) -> Explained:
+    """Write an explanation as the API gives it."""
+    file = io.BytesIO()
+    Image.fromarray(found.pixels).save(file, "PNG")
+    values = {key: value for key, value in found.to_dict().items() if key in Explained.model_fields}
+    picture = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    values |= {"name": name, "meaning": METHODS[found.method], "picture": picture}
+    return Explained(**values)
+
+
+def drifted(recent: RecentPictures | None) -> Drifted:
+    """Say whether the last pictures have changed."""
+    if recent is None:
+        return Drifted(pictures=0, most=0, least=LEAST_ROWS)
+    known: dict[str, Any] = {"most": recent.size, "least": LEAST_ROWS}
+    found = recent.drift()
+    if found is None:
+        return Drifted(pictures=len(recent), **known)
+    values = {key: value for key, value in found.to_dict().items() if key in Drifted.model_fields}
+    return Drifted(pictures=len(recent), tested=found.rows, **known, **values)
 
 
 def given_labels(row: Row, task: str) -> list[str]:
@@ -137,7 +208,12 @@ def _neighbours(training: TrainingRows, answer: Answer, k: int) -> list[Neighbou
 
 
 def facts(
-    model: Model, embedder: Embedder, training: TrainingRows | None, reason: str, limits: Limits
+    model: Model,
+    embedder: Embedder,
+    training: TrainingRows | None,
+    reason: str,
+    limits: Limits,
+    watch: int,
 ) -> Facts:
     """Say what is served."""
     meta = model.meta
@@ -154,6 +230,7 @@ def facts(
         test={k: v for k, v in model.figures.get("test", {}).items() if isinstance(v, dict)},
         thresholds=model.thresholds,
         decision=decision_text(model.thresholds),
+        watch=watch,
         training=None if training is None else _training(training),
         no_training=reason,
         device=embedder.plan.device,

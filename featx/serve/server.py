@@ -17,8 +17,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from featx.auditing.shift import LEAST_ROWS
 from featx.backbones.fetch import named_by
-from featx.errors import FeatxError
+from featx.errors import FeatxError, OptionError
 from featx.model import Model
 from featx.model.likeness import RATE, require_rate
 from featx.model.modelfile import load_model
@@ -26,10 +27,11 @@ from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
 from featx.serve.guard import Names
-from featx.serve.labelling import Embedder, Labeller
+from featx.serve.labelling import Embedder, Labeller, Maps
 from featx.serve.limits import Limits
 from featx.serve.metrics import Metrics
 from featx.serve.neighbours import find_training
+from featx.serve.recent import SIZE, RecentPictures
 from featx.serve.replies import facts
 from featx.serve.uploads import ByteCount
 
@@ -52,6 +54,7 @@ def run(
     cache: str | os.PathLike[str] | None,
     limits: Limits,
     unfamiliar_at: float,
+    watch: int,
     ready: Callable[[str, Service], None],
     fetch: bool,
     options: dict[str, Any],
@@ -75,6 +78,7 @@ def run(
                 token=token,
                 names=known,
                 unfamiliar_at=unfamiliar_at,
+                watch=watch,
                 options=options,
             )
         try:
@@ -96,6 +100,7 @@ def open_service(
     token: str = "",
     names: Names | None = None,
     unfamiliar_at: float = RATE,
+    watch: int = SIZE,
     options: dict[str, Any] | None = None,
 ) -> Service:
     """Load and check all that a server needs; close it at the end.
@@ -108,24 +113,39 @@ def open_service(
         If a cache is named and cannot be read.
     """
     require_rate(unfamiliar_at)
+    if watch and watch < LEAST_ROWS:
+        raise OptionError(f"watch must be 0, or {LEAST_ROWS} pictures or more; got {watch}")
     chosen = limits or Limits()
     embedder = Embedder(model, options or {})
     training, reason = find_training(model, cache, unfamiliar_at)
     held = ByteCount(chosen.held_bytes)
-    metrics = Metrics(lambda: len(batcher), lambda: held.total, lambda: decoders.n_ended)
+    recent = RecentPictures(model, training, watch) if training is not None and watch else None
+    metrics = Metrics(lambda: len(batcher), lambda: held.total, lambda: decoders.n_ended, recent)
     decoders = Decoders(embedder, chosen)
     batcher = Batcher(
         decoders.prompt,
-        Labeller(model, embedder, training),
+        Labeller(model, embedder, training, recent),
         draw_slow=decoders.slow,
         batch_size=embedder.batch_size,
         threads=embedder.plan.threads,
         waiting=chosen.waiting,
         seen=metrics.batches.observe,
     )
-    about = facts(model, embedder, training, reason, chosen)
+    kept = 0 if recent is None else recent.size
+    about = facts(model, embedder, training, reason, chosen, kept)
     return Service(
-        about, embedder, decoders, batcher, training, chosen, held, metrics, token, names or Names()
+        about,
+        embedder,
+        decoders,
+        batcher,
+        training,
+        Maps(model, options or {}),
+        recent,
+        chosen,
+        held,
+        metrics,
+        token,
+        names or Names(),
     )
 
 
