@@ -150,10 +150,11 @@ class Distance(nn.Module):
     def __init__(self, rows: ArrayLike) -> None:
         super().__init__()
         self.rows = nn.Buffer(torch.tensor(rows, dtype=torch.float16))
+        self.lengths = nn.Buffer(self.rows.float().norm(dim=1))  # of what was rounded
 
     def forward(self, x: Tensor) -> Tensor:
         """Take (n, d), give (n,), from 0 to 2."""
-        nearest: Tensor = (UnitRows()(x) @ self.rows.float().T).amax(1)
+        nearest: Tensor = (UnitRows()(x) @ self.rows.float().T / self.lengths).amax(1)
         return (1 - nearest).clamp(min=0)
 
 
