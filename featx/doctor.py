@@ -1,4 +1,4 @@
-"""What this machine can do: versions, devices, compiler, memory, folders, weights, extras."""
+"""The check of this machine: versions, devices, compiler, memory, folders, weights, extras."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINV
 
 
 class FeatxError(Exception):
-    """What a user can act on; the message is one line."""
+    """An error that the user can act on; the message is one line."""
 
 
 class OptionError(FeatxError, TypeError, ValueError):

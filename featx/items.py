@@ -24,7 +24,7 @@ Note: TypeAlias = "dict[str, str]"
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file system says of a file: whatever changes when its content does; 0 is unknown.
+    """Facts of a file that change when its content does; 0 is unknown.
 
     Parameters
     ----------

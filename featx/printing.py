@@ -1,4 +1,4 @@
-"""What the shell prints for a person: plain tables, sizes and counts."""
+"""Text that the shell prints for a person: plain tables, sizes and counts."""
 
 from __future__ import annotations
 

@@ -57,12 +57,12 @@ class Slice:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is one portion, which holds everything."""
+        """True if there is one portion, which holds everything."""
         return self.total == 1
 
     @property
     def shown(self) -> str | None:
-        """What a result says of it: nothing of the whole."""
+        """The text in a result: empty for the whole."""
         return None if self.is_whole else str(self)
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ def _is_count(part: Any) -> bool:
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """What a cache that is not of the whole source holds of it.
+    """The slice of the source that a cache holds, where it does not hold the whole.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class SliceRecord:
     listing: str
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands under ``shard`` in the provenance of a cache."""
+        """The entry ``shard`` in the provenance of a cache."""
         return {
             "held": list(self.held),
             "of": self.of,
@@ -198,7 +198,7 @@ class SliceCounter:
 
     @property
     def dealt(self) -> SliceRecord | None:
-        """What the portion is one of; None if it is the whole."""
+        """The slices that this is one of; None if it is the whole."""
         if self.portion.is_whole:
             return None
         number, total = self.portion.number, self.portion.total

@@ -24,12 +24,12 @@ _SINCE = {
         "signed) are right or refused, and PNGs of 16-bit colour keep 16 bits until they are scaled"
     }
 }
-"""What a new number of a field means, to be said where it differs."""
+"""The meaning of each version of a field, for the message where it differs."""
 
 
 @dataclass(frozen=True)
 class ExtractSpec:
-    """What features were computed by; equal specs give equal features.
+    """Everything that features depend on; equal specs give equal features.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class ExtractSpec:
 
     @property
     def is_external(self) -> bool:
-        """Whether something other than featx computed the vectors."""
+        """True if something other than featx computed the vectors."""
         return self.architecture.startswith(EXTERNAL)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a batch of rows comes from where other rows came from: the energy test."""
+"""The energy test: it asks whether two batches of rows come from the same distribution."""
 
 from __future__ import annotations
 

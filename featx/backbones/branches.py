@@ -67,7 +67,7 @@ class Branch:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """What branches are compared by."""
+        """The key that branches are compared by."""
         return self.n_names, self.n_shapes, self.liking
 
 

@@ -30,7 +30,7 @@ _SAYS_NETWORK = ("arch", "model_name", "model", "backbone", "architecture", "tim
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a file of weights.
 
     Parameters
     ----------

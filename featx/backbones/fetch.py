@@ -166,7 +166,7 @@ def _hub() -> str:
 
 
 def offline() -> bool:
-    """Whether the user has said that nothing is to be fetched."""
+    """True if the user has said that nothing is to be fetched."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
 
 

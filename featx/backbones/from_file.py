@@ -18,7 +18,7 @@ _PREFIX = "file:"
 
 
 def knows(name: str) -> bool:
-    """Whether a name is of the form ``file:module.py:factory``."""
+    """True if a name is of the form ``file:module.py:factory``."""
     return name.startswith(_PREFIX)
 
 
@@ -94,7 +94,7 @@ def _preprocess(net: nn.Module, name: str) -> Preprocess:
 
 
 def _channels(net: nn.Module) -> int:
-    """What the network says, else what its first convolution takes; colour without one."""
+    """Channels that the network states, else those of its first convolution; colour without one."""
     first = next((m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)), 3)
     said: Any = getattr(net, "in_chans", None)
     return said if isinstance(said, int) else first

@@ -29,7 +29,7 @@ def names() -> tuple[str, ...]:
 
 
 def knows(name: str) -> bool:
-    """Whether timm has this network, under its present name or an old one."""
+    """True if timm has this network, under its present name or an old one."""
     from timm.models import is_model
 
     return bool(is_model(name.partition(".")[0]))
@@ -152,5 +152,5 @@ def recipe(name: str, tag: str | None = None) -> Recipe:
 
 
 def default_tap(net: nn.Module) -> Tap:
-    """What the classifier receives, as timm itself computes it."""
+    """The input of the classifier, as timm itself computes it."""
     return Tap.at(PRE_LOGITS)

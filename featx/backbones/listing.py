@@ -1,4 +1,4 @@
-"""What can be used: every network by name, with what is known of it without building it."""
+"""The list of networks: each by name, with what is known of it without building it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 @dataclass
 class Pickled:
-    """What a pickle is made of.
+    """The contents of a pickle.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class _Passage:
-    """What one pass showed: calls, layout and length for each tap; whether the head is needed."""
+    """Findings of one pass: calls, layout and length of each tap; whether the head is needed."""
 
     calls: tuple[int, ...]
     nhwc: tuple[bool, ...]
@@ -296,7 +296,7 @@ class TapReader(nn.Module):
             ) from error
 
     def is_nhwc(self, shape: Sequence[int]) -> bool:
-        """Whether a value of this shape is a map with its channels last."""
+        """True if a value of this shape is a map with its channels last."""
         return len(shape) == 4 and is_nhwc(shape, self.preprocess.input_size, self._hint)
 
     def _check(self, calls: Sequence[int], values: dict[int, Any]) -> None:

@@ -78,7 +78,7 @@ class Recipe:
 
     @property
     def is_library(self) -> bool:
-        """Whether a library builds it, and not code or a graph of the user's own."""
+        """True if a library builds it, and not code or a graph of the user's own."""
         return not self.own_weights
 
 

@@ -199,7 +199,7 @@ def select_taps(
 
 
 def is_nhwc(shape: Sequence[int], image: tuple[int, int], hint: bool) -> bool:
-    """Whether the channels of a 4-D map come last.
+    """True if the channels of a 4-D map come last.
 
     The two spatial sides are those whose ratio is the image's; where both pairs fit equally, or
     neither does, `hint` (what the network says of itself) decides.

@@ -141,7 +141,7 @@ class Cache:
 
     @property
     def has_own_ids(self) -> bool:
-        """Whether ids name samples; they are row numbers where vectors came without names."""
+        """True if ids name samples; they are row numbers where vectors came without names."""
         return self.provenance.get("ids") != "row numbers"
 
     def row(self, item: str) -> int:
@@ -248,14 +248,14 @@ class Cache:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """What is only recorded: versions, device, batch size, host, times, command."""
+        """The record of the run: versions, device, batch size, host, times, command."""
         if "provenance" not in self._file:
             return {}
         return json_object(json_text(self._file["provenance"]))
 
     @cached_property
     def seen_by_backbone(self) -> NDArray[np.bool_]:
-        """Whether the network was trained on the picture of each row (`featx.tune`)."""
+        """True if the network was trained on the picture of each row (`featx.tune`)."""
         text = self.provenance.get("weights", {}).get("seen", "")
         if not isinstance(text, str) or not text:
             return np.zeros(len(self), bool)

@@ -387,7 +387,7 @@ def require_target(path: Path, source: object) -> None:
 
 
 def holds_cache(path: Path) -> bool:
-    """Whether there is something to open; a folder that waits for its first parts holds nothing."""
+    """True if there is something to open; a folder that waits for its first parts holds nothing."""
     return path.exists() and not (path.is_dir() and not any(path.glob("[!.]*")))
 
 

@@ -20,7 +20,7 @@ from featx.targets import require_writable
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What `split` wrote."""
+    """The result of `split`."""
 
     source: str
     cache: str
@@ -113,7 +113,7 @@ def make_folder(target: Path) -> None:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What `merge` wrote.
+    """The result of `merge`.
 
     Parameters
     ----------

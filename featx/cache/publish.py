@@ -111,7 +111,7 @@ def _runs(rows: NDArray[np.integer[Any]]) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Description:
-    """What the source says of the rows of a cache; their vectors, digests and stamps lie in files.
+    """The source's facts about the rows of a cache; vectors, digests and stamps lie in files.
 
     Parameters
     ----------

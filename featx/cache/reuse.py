@@ -146,7 +146,7 @@ class KnownRows:
         self._names = KeyTable(_NUMBER.itemsize)
 
     def __contains__(self, content: bytes) -> bool:
-        """Whether there is a row of an image with this digest."""
+        """True if there is a row of an image with this digest."""
         return bool(self.has(keys_of([content]))[0])
 
     def has(self, content: NDArray[np.bytes_]) -> NDArray[np.bool_]:
@@ -226,7 +226,7 @@ def rows_by_id(cache: Path) -> KeyTable:
 
 
 def _name_keys(names: Sequence[bytes], stamps: NDArray[np.int64]) -> NDArray[np.bytes_]:
-    """What an untouched file is known by: its id, size and time of change."""
+    """The key by which an untouched file is known: its id, size and time of change."""
     pairs = zip(names, stamps.tolist(), strict=True)
     return keys_of(b"%b\0%d %d" % (name, size, changed) for name, (size, changed) in pairs)
 

@@ -124,7 +124,7 @@ class MergeInput:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """What it says of the run that made it."""
+        """Provenance: the record of the run that made it."""
         try:
             return json_object(self.whole.provenance or "{}")
         except CacheFormatError as error:
@@ -137,7 +137,7 @@ class MergeInput:
 
     @property
     def spec(self) -> ExtractSpec:
-        """What its features were computed by."""
+        """The spec of its features."""
         return self.whole.spec
 
 
@@ -292,7 +292,7 @@ class ManyRows:
 
     @cached_property
     def whole(self) -> FileFacts:
-        """What is said of the rows once."""
+        """The facts that are stated once for all rows."""
         first = self._held[0].whole
         if self._as_it_is:
             return first

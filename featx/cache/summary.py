@@ -1,4 +1,4 @@
-"""What `featx info` and a notebook show of a cache, read by blocks."""
+"""The summary of a cache for `featx info` and a notebook, read by blocks."""
 
 from __future__ import annotations
 

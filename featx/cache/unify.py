@@ -26,7 +26,7 @@ _LONGEST = {"b": 5, "i": 20, "u": 20, "f": 24}
 
 @dataclass(frozen=True)
 class ColumnTypes:
-    """What one cache says of its rows: the names and types of its columns, and its classes."""
+    """Names and types of the columns of one cache, and its classes."""
 
     path: Path
     columns: dict[str, Kind]

@@ -27,7 +27,7 @@ TAP = "vectors"
 """Name of the only tap of such a cache."""
 
 ROW_NUMBERS = "row numbers"
-"""What provenance says of ids that were not given: they tell nothing across caches."""
+"""The mark in provenance of ids that were not given: they tell nothing across caches."""
 
 Column: TypeAlias = Sequence[Any] | NDArray[Any]
 

@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every byte is as it was written."""
+        """True if every byte is as it was written."""
         return not self.problems
 
 

@@ -37,7 +37,7 @@ _ROW_BYTES = 400  # id, path, digests, label and columns of one row
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a cache says once and not by rows.
+    """The facts that a cache states once and not by rows.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def _copy(file: h5py.File, spec: ExtractSpec, rows: RowSource, span: slice) -> N
 
 
 def _sound(path: Path) -> bool:
-    """Whether a part is there already; one that is damaged is removed."""
+    """True if a part is there already; one that is damaged is removed."""
     if not path.is_file():
         return False
     try:

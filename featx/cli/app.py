@@ -1,4 +1,4 @@
-"""What every command shares: registration, common arguments, errors in one line, output."""
+"""The code that all commands share: registration, common arguments, errors in one line, output."""
 
 from __future__ import annotations
 

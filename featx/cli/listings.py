@@ -1,4 +1,4 @@
-"""What the listing commands print: networks, layers, heads, this machine."""
+"""The output of the listing commands: networks, layers, heads, this machine."""
 
 from __future__ import annotations
 

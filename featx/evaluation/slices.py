@@ -21,7 +21,7 @@ from featx.selection.checks import Warn, warn
 EMPTY = "(empty)"
 """Name of the slice of rows whose column is empty."""
 _MAIN = (("accuracy", 1), ("mae", -1))
-"""What slices are compared by, and whether more is better."""
+"""Metrics that slices are compared by, and whether more is better."""
 _SHOWN = ("accuracy", "macro_f1", "mae", "r2")
 _MOST_LINES = 40
 

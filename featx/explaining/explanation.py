@@ -1,4 +1,4 @@
-"""What is said of one picture: its map, its decision, and pictures of the training beside it."""
+"""The explanation of one picture: its map, its decision, and the nearest training pictures."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Explanation:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the map is exact and not an approximation."""
+        """True if the map is exact and not an approximation."""
         return self.method == "exact"
 
     def to_dict(self) -> dict[str, Any]:

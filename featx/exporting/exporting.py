@@ -126,7 +126,7 @@ _STAGES = 4  # the network is loaded, translated, run by ONNX Runtime, and run b
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written; `to_dict` is the JSON of ``featx export --json``.
+    """The result of an export; `to_dict` is the JSON of ``featx export --json``.
 
     Parameters
     ----------

@@ -177,7 +177,7 @@ def _knn(clf: Any) -> nn.Module | None:
 
 
 def _knn_figures(clf: Any) -> nn.Module | None:
-    """What calibration takes: probabilities, of two classes that of the second."""
+    """The input of calibration: probabilities, for two classes that of the second."""
     module = _knn(clf)
     second = ColumnPicker(place=[[0.0], [1.0]])
     return module if module is None or len(clf.classes_) > 2 else nn.Sequential(module, second)

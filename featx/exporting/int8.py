@@ -40,7 +40,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Int8Figures:
-    """What 8 bits cost and give, measured beside the graph in float32.
+    """Costs and gains of 8 bits, measured beside the graph in float32.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What fitted heads compute, as modules of few tensor operations that every runtime has."""
+"""The computations of fitted heads, as modules of few tensor operations that every runtime has."""
 
 from __future__ import annotations
 

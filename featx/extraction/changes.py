@@ -1,4 +1,4 @@
-"""What a run has to do: compare the manifest with the rows that exist."""
+"""Changes since the last run: the manifest compared with the rows that exist."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker of a run is told once.
+    """The message that a worker of a run gets once.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class NetworkState:
 
 @dataclass(frozen=True)
 class ChunkRows:
-    """What became of a chunk: an `Outcome` of its items alone, by the driver's numbers.
+    """The result of a chunk: an `Outcome` of its items alone, by the driver's numbers.
 
     ``seconds`` is what it took, and of that ``prepare_seconds`` went into the network's fast path.
     """

@@ -295,7 +295,7 @@ def result(reference: Any, crew: Crew, seconds: float | None = _START_SECONDS) -
 
 
 def as_one_line(error: BaseException) -> FeatxError:
-    """What a Ray error comes down to."""
+    """Reduce a Ray error to one line."""
     cause = getattr(error, "cause", None) or error.__cause__ or error
     if isinstance(cause, FeatxError):
         return cause

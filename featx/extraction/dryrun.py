@@ -1,4 +1,4 @@
-"""What a run would do, without doing it."""
+"""The dry run: what would be done, without doing it."""
 
 from __future__ import annotations
 

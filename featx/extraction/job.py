@@ -1,4 +1,4 @@
-"""What the threads of a run are given, and what became of its items."""
+"""The input of a run's threads, and the outcome for each item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGES = ("read", "decode", "forward", "write")
 
 @dataclass
 class Outcome:
-    """What became of the items.
+    """The outcome for each item.
 
     ``content`` is S16, shape (n,): `keys_of` the digest of each item that has or will have a row,
     else empty. ``pages_left`` has, for each embedded file of several pages, how many were not read.
@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """What the threads need to know.
+    """The input of the threads.
 
     Parameters
     ----------

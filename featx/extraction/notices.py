@@ -1,4 +1,4 @@
-"""What a run says of its pictures before it embeds them, by a sample of all over the source."""
+"""Notices about the pictures of a run before it embeds them, by a sample of all over the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of `featx.extract` is asked for, and what it did."""
+"""Options of `featx.extract`, and its result."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class ExtractOptions:
 
     @property
     def keeps_maps(self) -> bool:
-        """Whether a tap keeps its map."""
+        """True if a tap keeps its map."""
         return "none" in (self.pool or "").split("+")
 
     @property
@@ -219,7 +219,7 @@ def _hints() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """What a run did; `to_dict` is the JSON object of ``featx extract --json``.
+    """The result of a run; `to_dict` is the JSON object of ``featx extract --json``.
 
     ``embedded`` rows were computed now, ``reused`` rows were taken from the cache in place or from
     shards left behind; embedded + reused + failed = discovered. ``images_per_second`` counts from

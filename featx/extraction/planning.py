@@ -1,4 +1,4 @@
-"""What a long run will take, from its first batches: time, space, memory, and what bounds it."""
+"""The cost of a long run, from its first batches: time, space, memory, and what bounds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMORY_PER_ROW = 500  # what the lists of a run hold for each item
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left of a run, as its first batches let expect.
+    """The rest of a run, as its first batches let expect.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class Room:
 
 
 def is_open(room: Path) -> bool:
-    """Whether the run of this room goes on."""
+    """True if the run of this room goes on."""
     return room.is_dir()
 
 

@@ -199,7 +199,7 @@ class _Team:
     show: Progress
 
     def options(self, precision: str) -> ExtractOptions:
-        """What each worker is asked for."""
+        """The task of each worker."""
         run = self.run
         waiting = run.plan.threads - cpu_cores() if run.plan.kind == "cuda" else 0
         threads = (run.plan.threads - max(0, waiting)) // len(self.devices) + max(0, waiting)

@@ -50,7 +50,7 @@ _END = object()
 def embed(run: Run, crew: Crew, known: KnownRows, outcome: Outcome, show: Progress) -> NetworkState:
     """Embed what is pending on a cluster, so that every row lies in a shard.
 
-    Where the precision hangs on a check, one worker decides it on a few images before the others
+    Where the precision depends on a check, one worker decides it on a few images before the others
     start.
     """
     pending = np.flatnonzero(outcome.content == b"")
@@ -121,7 +121,7 @@ def _foresee(run: Run, outcome: Outcome, gathering: Gathering) -> None:
 
 
 class RayWorker:
-    """What Ray Data calls with one chunk after the other, as a table of items and ids.
+    """The actor that Ray Data calls with one chunk after the other, as a table of items and ids.
 
     Every error comes back as a row, so that Ray neither tries it again nor prints its trace.
     """

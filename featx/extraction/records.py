@@ -1,4 +1,4 @@
-"""What loading a network found, kept so that the same request need not load it again.
+"""Records of loaded networks, kept so that the same request need not load one again.
 
 A record holds the spec of the features and is found by everything that the spec depends on: the
 options, the versions and files of the libraries, the machine and its devices. It also names the
@@ -54,7 +54,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Record:
-    """What loading found.
+    """The findings of one loading.
 
     Parameters
     ----------

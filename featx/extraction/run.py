@@ -53,7 +53,7 @@ class Preparation(Protocol):
 
 
 class Run:
-    """What a run knows, real or dry; `look` and `load` fill it step by step.
+    """The state of a run, real or dry; `look` and `load` fill it step by step.
 
     Neither torch nor the network is loaded before `load`, or never, where a record of an earlier
     run knows what it would find (`recall`).
@@ -245,7 +245,7 @@ class Run:
         self.load_seconds = time.perf_counter() - start
 
     def spec(self, precision: str) -> ExtractSpec:
-        """What the features are computed by, at a precision."""
+        """The spec of the features at a precision."""
         if self.record is not None:
             decode = decoder_spec(self.decode)
             return replace(self.record.spec, precision=precision, decode=decode)
@@ -262,7 +262,7 @@ class Run:
 
     @property
     def decides_here(self) -> bool:
-        """Whether this process decides what workers do: on a card it would keep memory there."""
+        """True if this process decides what workers do: on a card it would keep memory there."""
         return self.plan.kind != "cuda"
 
     def devices(self, n_images: int) -> list[str]:
@@ -278,7 +278,7 @@ class Run:
         return [several[k % len(several)] for k in range(n)]
 
     def package_key(self) -> str:
-        """What a compiled forward pass hangs on, beside precision and batch."""
+        """The key of a compiled forward pass, beside precision and batch."""
         spec = self.spec("")
         return replace(spec, dtype="", decode={}, view_merge="").to_json()
 
@@ -299,7 +299,7 @@ class Run:
         return {**self.manifest.refused, **found}
 
     def dealt_alike(self) -> bool:
-        """Whether the cache in place says of its portion what is to be said of it now."""
+        """True if the cache in place says of its portion what is to be said of it now."""
         with open_cache(self.cache) as found:
             return SliceRecord.from_dict(found.provenance.get("shard")) == self.manifest.dealt
 

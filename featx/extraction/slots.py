@@ -66,7 +66,7 @@ class Lease:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether every place has been drawn."""
+        """True if every place has been drawn."""
         return not self.places
 
     def place(self) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ class Slots:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether `stop` was called."""
+        """True if `stop` was called."""
         return self._stopped
 
 

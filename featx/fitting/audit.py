@@ -1,4 +1,4 @@
-"""What a cache says about its data: conflicts, copies, likely label errors, outliers, a rate."""
+"""The audit of a cache: conflicts, copies, likely label errors, outliers, an error rate."""
 
 from __future__ import annotations
 

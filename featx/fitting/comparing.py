@@ -39,7 +39,7 @@ from featx.targets import require_png, require_writable
 
 @dataclass(frozen=True)
 class _Line:
-    """What was measured of one cache, tap and head: scores of each search, and held-out answers."""
+    """Measurements of one cache, tap and head: scores of each search, and held-out answers."""
 
     entry: Entry
     inner: list[float]

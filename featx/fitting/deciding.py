@@ -31,7 +31,7 @@ _FOLDS = 10
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """What a head said of rows that it had not seen.
+    """Predictions of a head for rows that it had not seen.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def _streamed(found: StreamedResult, y: Any, classes: list[str], groups: Any) ->
 
 @dataclass(frozen=True)
 class DecisionTarget:
-    """What decisions shall be worth; at most one of the three.
+    """The target of decisions; at most one of the three.
 
     Parameters
     ----------

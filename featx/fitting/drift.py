@@ -1,4 +1,4 @@
-"""Whether pictures have changed since the training: the features of a batch beside its features."""
+"""Drift: have pictures changed since the training? Features of a batch beside the training's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MovedPicture:
 
 @dataclass(frozen=True)
 class Drift:
-    """What has changed between the pictures of the training and a batch.
+    """Changes between the training pictures and a batch.
 
     Parameters
     ----------

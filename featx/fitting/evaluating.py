@@ -31,7 +31,7 @@ _BATCH = 8192
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Measures):
-    """What a model is worth on rows it never saw; `to_dict` is the JSON of ``featx evaluate``.
+    """Metrics of a model on rows it never saw; `to_dict` is the JSON of ``featx evaluate``.
 
     Each metric of `test` is an attribute too, as in `featx.fitting.options.FitResult`.
 

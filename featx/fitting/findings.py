@@ -1,4 +1,4 @@
-"""What an audit found, as files: its table, a sample to look at, the answers, corrected labels."""
+"""Findings of an audit as files: its table, a sample to look at, the answers, corrected labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Finding = dict[str, Any]
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found; `to_dict` is the JSON of ``featx audit --json``.
+    """The result of an audit; `to_dict` is the JSON of ``featx audit --json``.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ _OK, _WRONG = "ok", "wrong"
 
 @dataclass(frozen=True)
 class ReviewedRow:
-    """What a person said of one row of a sample."""
+    """A person's answer for one row of a sample."""
 
     item: str
     label: str
@@ -120,7 +120,7 @@ class ReviewedRow:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the label is not right."""
+        """True if the label is not right."""
         return self.answer != _OK and self.answer != self.label
 
 

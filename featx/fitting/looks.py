@@ -52,7 +52,7 @@ Copy = tuple[int, int, float]
 
 @dataclass(frozen=True)
 class PictureLooks:
-    """What was seen of each row's picture; None where it could not be read any more.
+    """Facts of each row's picture; None where it could not be read any more.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What `featx.fit` is asked for, and what it found."""
+"""Options of `featx.fit`, and its result."""
 
 from __future__ import annotations
 
@@ -267,12 +267,12 @@ class FitOptions:
 
     @property
     def wanted(self) -> DecisionTarget:
-        """What decisions shall be worth."""
+        """The target of decisions."""
         return DecisionTarget.of(self.precision_at, self.cost, self.abstain, self.confidence)
 
     @property
     def promises(self) -> bool:
-        """Whether thresholds or sets are asked for, which test rows of their own measure."""
+        """True if thresholds or sets are asked for, which test rows of their own measure."""
         return bool(self.wanted) or self.sets is not None
 
     @property

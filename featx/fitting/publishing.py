@@ -1,4 +1,4 @@
-"""What a fit says of itself, what a model keeps for its report, and the report made again."""
+"""The report of a fit: what a model keeps for it, and making it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether labels allow a model: classes with too few rows are named, left out, or fitted."""
+"""Labels that allow a model: classes with too few rows are named, left out, or fitted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fewness:
 
 @dataclass(frozen=True)
 class RarePlan:
-    """What is fitted in view of small classes; `few` where all of them are small."""
+    """The rows to fit in view of small classes; `few` where all classes are small."""
 
     contenders: list[Contender]
     head: Head

@@ -449,7 +449,7 @@ def _model(cache: Cache, samples: Samples, measured: MeasuredHead, options: FitO
 
 
 def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[int]:
-    """What needs no picture: the majority class, the mean, or the labels of most rows."""
+    """The constant answer: the majority class, the mean, or the labels of most rows."""
     if samples.task == "regression":
         return float(samples.y[train].mean())
     if samples.task == "multilabel":

@@ -1,4 +1,4 @@
-"""What `featx.train` found, in words: a verdict, a short table, and what to do next."""
+"""The result of `featx.train` in words: a verdict, a short table, and what to do next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "r
 
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    """What `featx.train` did; `to_dict` is the JSON of ``featx train --json``.
+    """The result of `featx.train`; `to_dict` is the JSON of ``featx train --json``.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ class TrainResult:
 
     @property
     def verdict(self) -> str:
-        """What the model is worth, in one sentence."""
+        """The verdict on the model in one sentence."""
         return verdict(self.fit.to_dict())
 
     @property
     def commands(self) -> list[str]:
-        """What to do next, as lines of the shell."""
+        """Next steps, as lines of the shell."""
         model = self.files["model"]
         words = (
             ["featx", "predict", model, self.example],

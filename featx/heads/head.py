@@ -1,4 +1,4 @@
-"""What a head is: how its pipeline is made, what there is to search, what is fixed."""
+"""The definition of a head: its pipeline, what there is to search, what is fixed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ NORMS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "none": lambda: "passthrough",
     }
 )
-"""What is done to each value, row or column; ``none`` does nothing."""
+"""Operations on each value, row or column; ``none`` does nothing."""
 
 Then = Literal["columns", "rows", "nothing"]
 

@@ -70,7 +70,7 @@ def decode_plain(data: bytes, most_pixels: int) -> Pixels | None:
 
 
 def _is_bare(data: bytes) -> bool:
-    """Whether the segments before the first scan hold neither EXIF nor XMP nor an index."""
+    """True if the segments before the first scan hold neither EXIF nor XMP nor an index."""
     at, length = 2, len(data)
     for _ in range(_FEW_SEGMENTS):
         if at + 4 > length or data[at] != 0xFF:

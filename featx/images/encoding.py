@@ -29,7 +29,7 @@ _KNOWN = _SAME | {"La": "LA", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "HSV"
 
 
 def is_picture(value: object) -> bool:
-    """Whether a value is a picture of Pillow, or an array (not of text)."""
+    """True if a value is a picture of Pillow, or an array (not of text)."""
     if isinstance(value, Image.Image):
         return True
     kind = getattr(getattr(value, "dtype", None), "kind", "O")

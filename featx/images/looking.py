@@ -36,7 +36,7 @@ class DeepValues:
 
 @dataclass(frozen=True)
 class Look:
-    """What a file says of itself that a run may have to tell.
+    """Facts of a file that a run may have to report.
 
     Parameters
     ----------

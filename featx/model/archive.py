@@ -24,7 +24,7 @@ REPORT = "report.json"
 VECTORS, TRAINING = "training.npy", "training.json"
 SUMS = "sums.npz"
 OPTIONAL = ("tested.json", REPORT, "references.npy", VECTORS, TRAINING, SUMS, *REFERENCES)
-"""What a model may hold beside what it must."""
+"""Members that a model file may hold, beside those that it must."""
 
 _SMALL = 64 << 20  # bytes of any member but the head
 _LARGE = 8 << 30

@@ -1,4 +1,4 @@
-"""What `Model.predict` is given: paths, pictures, a cache or features - and never a mix of them."""
+"""The input of `Model.predict`: paths, pictures, a cache or features, and never a mix of them."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Model:
 
     @property
     def thresholds(self) -> dict[str, Any]:
-        """What `featx.model.thresholds.decide` applies in prediction; empty for none."""
+        """Thresholds that `featx.model.thresholds.decide` applies in prediction; empty for none."""
         return dict(self.meta.get("thresholds", {}))
 
     @property
@@ -365,7 +365,7 @@ class Model:
     def saw(
         self, ids: list[str], contents: NDArray[np.bytes_], *, by_name: bool = True
     ) -> NDArray[np.bool_]:
-        """Whether the model was trained on an image of this name or of this content.
+        """True if the model was trained on an image of this name or of this content.
 
         Parameters
         ----------

@@ -31,7 +31,7 @@ TRUSTED = (
     "sklearn.model_selection._split.StratifiedKFold",
     "sklearn.utils._bunch.Bunch",
 )
-"""What the heads of featx hold beyond the types that skops itself trusts."""
+"""Types that the heads of featx hold, beyond those that skops itself trusts."""
 
 
 def _skops_io() -> Any:

@@ -45,7 +45,7 @@ _UNFAMILIAR = "\0unfamiliar"  # no class is called so
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What was predicted; `to_dict` is the JSON of ``featx predict --json``.
+    """The result of `Model.predict`; `to_dict` is the JSON of ``featx predict --json``.
 
     It shows its rows as the shell does.
 

@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
 
 
 class RowWriter(Protocol):
-    """What takes rows; `close` ends the file."""
+    """A writer of rows; `close` ends the file."""
 
     def write(self, rows: list[Row]) -> None:
         """Write some rows."""

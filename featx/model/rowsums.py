@@ -1,4 +1,4 @@
-"""What a model keeps of its training rows, so that it can take more rows in without them."""
+"""Sums over the training rows that a model keeps, so that it can take in more rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BYTES = 60 << 20
 
 @dataclass(frozen=True)
 class RowSums:
-    """What a model keeps of its training rows, so that it can take more rows in without them.
+    """Sums over the training rows that a model keeps, so that it can take in more rows.
 
     Parameters
     ----------

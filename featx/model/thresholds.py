@@ -1,4 +1,4 @@
-"""What a fitted head says of rows, and the thresholds that a model keeps."""
+"""Scores of a fitted head for rows, and the thresholds that a model keeps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featx.evaluation.resampling import wilson
 
 @dataclass(frozen=True)
 class Scores:
-    """What a fitted head says of some rows.
+    """Scores of a fitted head for some rows.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Sc
 
 
 def has_several(estimator: Any) -> bool:
-    """Whether a fitted head says several labels a row."""
+    """True if a fitted head says several labels a row."""
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     return bool(getattr(last, "multilabel_", False) or getattr(last, "outputs_2d_", False))
 

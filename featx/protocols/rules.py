@@ -1,4 +1,4 @@
-"""What a protocol is, and the rows that it is given."""
+"""The definition of a protocol, and its input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ProtocolRows:
-    """What a protocol is given; ``y`` has one column a label where rows may have several."""
+    """The input of a protocol; ``y`` has one column a label where rows may have several."""
 
     X: Array
     y: Array
@@ -161,7 +161,7 @@ def require_options(protocol: Protocol, options: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a protocol says of the test rows.
+    """Predictions of a protocol for the test rows.
 
     Parameters
     ----------

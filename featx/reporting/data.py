@@ -1,4 +1,4 @@
-"""What a report is made of, as plain values: arrays, dicts, and small JPEG pictures."""
+"""The contents of a report as plain values: arrays, dicts, and small JPEG pictures."""
 
 from __future__ import annotations
 
@@ -169,12 +169,12 @@ class ReportData:
 
     @property
     def several(self) -> bool:
-        """Whether an image may have several labels."""
+        """True if an image may have several labels."""
         return self.task == "multilabel"
 
     @property
     def kinds(self) -> list[str]:
-        """What the map's colours stand for: classes, or sets of labels, the most frequent first."""
+        """Legend of the map's colours: classes, or sets of labels, the most frequent first."""
         if not self.several or self.points is None:
             return self.classes
         return [text for text, _ in Counter(map(str, self.points.labels)).most_common()]

@@ -1,4 +1,4 @@
-"""What the page says in words, and how it writes numbers."""
+"""The words of the page, and how it writes numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What featx asks of a card: streams, events, memory and graphs; the one place that calls CUDA.
+"""The calls that featx makes to a card: streams, events, memory and graphs; the only ones to CUDA.
 
 Work is handed over as closures, each on a stream, so that a test can put streams of its own in
 place of CUDA's and see what happens when they run late.

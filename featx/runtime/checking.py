@@ -1,4 +1,4 @@
-"""Whether a fast path agrees with float32; pictures that overflow are computed again."""
+"""The check of a fast path against float32; pictures that overflow are computed again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Check:
         return lowest_cosine(self.reference, forward(self.images))
 
     def passes(self, forward: Forward, what: str) -> bool:
-        """Whether `forward` agrees in every row of every tap; the log says where it does not."""
+        """True if `forward` agrees in every row of every tap; the log says where it does not."""
         cosine = self.cosine(forward)
         if cosine < MIN_COSINE:
             log.warning("%s; going on without", disagreement(what, self.name, cosine))

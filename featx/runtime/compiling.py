@@ -52,7 +52,7 @@ def count_layers(module: nn.Module) -> int:
 
 
 def has_depthwise(module: nn.Module) -> bool:
-    """Whether a convolution of the network has a kernel of its own for every channel."""
+    """True if a convolution of the network has a kernel of its own for every channel."""
     convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
     return any(part.groups == part.in_channels > 1 for part in convolutions)
 
@@ -76,7 +76,7 @@ def repays(
     n_layers: int,
     slowness: float = 1.0,
 ) -> bool:
-    """Whether the images waiting repay a compilation.
+    """True if the images waiting repay a compilation.
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ def _foreign_architecture(index: int) -> str | None:
 
 
 def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
-    """Whether one of the architectures that a torch is built for runs on a card.
+    """True if one of the architectures that a torch is built for runs on a card.
 
     Machine code (``sm_86``) runs on the same generation from its minor number on; an intermediate
     form (``compute_86``) is compiled for any later card. An empty list, or one of another maker,

@@ -124,7 +124,7 @@ class Forms:
         return Rescuing(forward, rescue)
 
     def kept(self, precision: Precision) -> Forward | None:
-        """What runs the network that an earlier run has kept, or None."""
+        """The forward pass of the network that an earlier run kept, or None."""
         graph = self._kept_graph(precision)
         return None if graph is None else GraphForward(graph, self._pieces.size)
 

@@ -94,7 +94,7 @@ def _physical_memory() -> int:
 
 @functools.cache
 def native_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself rather than by way of float32."""
+    """True if the processor multiplies bfloat16 itself rather than by way of float32."""
     import torch
 
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
@@ -153,7 +153,7 @@ _KEPT_FREE = 0.9  # of a card: its workspaces, and what a neighbour takes meanwh
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small, of a device or of this machine.
+    """True if an error says that memory was too small, of a device or of this machine.
 
     Examples
     --------

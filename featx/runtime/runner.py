@@ -84,12 +84,12 @@ class Runner:
 
     @property
     def precision(self) -> Precision:
-        """What the network really multiplies in; it belongs to the fingerprint."""
+        """The precision that the network really multiplies in; it belongs to the fingerprint."""
         return self._builder.precision
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code runs."""
+        """True if compiled code runs."""
         return self._builder.compiled and not self._pieces.replaced
 
     @property

@@ -171,7 +171,7 @@ _MULTICLASS = {
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was tried, what was chosen, and the head fitted with it.
+    """The result of a search: candidates, choice, and the head fitted with it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is wrong with rows, labels, groups or a split, as one error or a list of warnings."""
+"""Checks of rows, labels, groups or a split, as one error or a list of warnings."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _PAGE = {
 
 @dataclass(frozen=True)
 class Service:
-    """What the app answers with.
+    """The state that the app answers from.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class Picture:
     drawn: Pixels | None = None
 
     def given_up(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """True if nobody waits for the answer any more."""
         return self.answer.cancelled()
 
     def fail(self, error: Exception) -> None:

@@ -47,7 +47,7 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """What a process may spend on one picture.
+    """Limits of a process for one picture.
 
     Parameters
     ----------

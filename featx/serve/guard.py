@@ -1,4 +1,4 @@
-"""What surrounds every request: headers that keep the page safe, the host, the count, the end."""
+"""The guard around every request: headers that keep the page safe, the host, the count, the end."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Guard:
 
 
 def _is_cross_site(scope: Scope, host: str) -> bool:
-    """Whether a browser sends this for a page of another origin; only a link to a page may."""
+    """True if a browser sends this for a page of another origin; only a link to a page may."""
     origins, sites = _headers(scope, b"origin"), _headers(scope, b"sec-fetch-site")
     if any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
         return True

@@ -68,12 +68,12 @@ class Embedder(ModelNetwork):
 
     @property
     def precision(self) -> str:
-        """What the network multiplies in."""
+        """The precision that the network multiplies in."""
         return self._many.precision
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code runs full batches."""
+        """True if compiled code runs full batches."""
         return self._many.compiled
 
     def __call__(self, drawn: list[Pixels]) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ _MOST_EXPLAINED = 8  # pictures that wait for their map; one is made at a time
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one picture.
+    """The answer for one picture.
 
     Parameters
     ----------

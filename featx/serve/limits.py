@@ -1,4 +1,4 @@
-"""What a server accepts: bytes, pixels, files, waiting images, seconds; and how it refuses."""
+"""Limits of a server: bytes, pixels, files, waiting images, seconds; and how it refuses."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Neighbour(BaseModel):
 
 
 class Result(BaseModel):
-    """What is said of one picture."""
+    """The answer for one picture."""
 
     name: str
     label: str | float | None = Field(default=None, description="Several as `a|b`.")
@@ -111,7 +111,7 @@ class Drifted(BaseModel):
 
 
 class Training(BaseModel):
-    """What the nearest images are taken from."""
+    """The cache that the nearest images are taken from."""
 
     rows: int
     of: int = Field(description="Rows that the model was trained on and the cache holds.")
@@ -121,7 +121,7 @@ class Training(BaseModel):
 
 
 class Facts(BaseModel):
-    """What is served."""
+    """Facts of the model that is served."""
 
     name: str
     task: str

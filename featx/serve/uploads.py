@@ -50,7 +50,7 @@ class ByteCount:
 
 @dataclass
 class Share:
-    """What one request holds of the memory for uploads."""
+    """The share of one request in the memory for uploads."""
 
     held: ByteCount
     taken: int = 0
@@ -129,7 +129,7 @@ async def _read_multipart(
 
 
 class _FormParser:
-    """What the parser of a multipart body calls: keeps the files, drops the other fields."""
+    """Callbacks of the multipart parser: they keep the files and drop the other fields."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

@@ -76,7 +76,7 @@ def image_column(place: str, schema: pa.Schema) -> str:
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type are bytes."""
+    """True if values of an Arrow type are bytes."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)

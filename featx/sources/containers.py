@@ -1,4 +1,4 @@
-"""What the containers have in common: files that hold many items each."""
+"""Containers: files that hold many items each."""
 
 from __future__ import annotations
 

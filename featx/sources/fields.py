@@ -29,7 +29,7 @@ SPLITS = {
     "valid": "validation",
     "val": "validation",
 }
-"""What each name of a split means."""
+"""The split that each name means."""
 
 
 def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
@@ -177,7 +177,7 @@ def plain(column: pd.Series) -> NDArray[Any]:
 
 
 def missing(value: Any) -> bool:
-    """Whether a field is empty; a list or an object is not."""
+    """True if a field is empty; a list or an object is not."""
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 

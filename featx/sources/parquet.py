@@ -50,7 +50,7 @@ _ERRORS = (OSError, ValueError, pa.ArrowException)
 
 @dataclass(frozen=True)
 class _File:
-    """What the footer of one file says, and its columns but that of the images."""
+    """The footer of one file, and its columns except the images."""
 
     image: str
     group_rows: list[int]
@@ -108,7 +108,7 @@ class ReadRows:
 
 
 def holds_images(place: str, stamp: Stamp) -> bool:
-    """Whether a Parquet file holds images rather than the paths of some.
+    """True if a Parquet file holds images rather than the paths of some.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from featx.sources.remote import is_url
 from featx.sources.table import Table
 
 PICTURES = "list of pictures"
-"""What a cache calls its source if it was a list with pictures in it."""
+"""The name of a source that was a list with pictures in it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def from_pictures(source: Iterable[Any], ids: Sequence[str] | None = None) -> Ma
 
 
 def is_path(value: object) -> bool:
-    """Whether an entry of a list is a path."""
+    """True if an entry of a list is a path."""
     return isinstance(value, (str, os.PathLike))
 
 
@@ -111,7 +111,7 @@ def deal_items(whole: Manifest, portion: Slice) -> Manifest:
 
 
 LIST = "list of paths"
-"""What a cache calls its source if it was a list."""
+"""The name of a source that was a list."""
 
 
 def from_list(source: Sequence[Any], portion: Slice) -> Manifest:

@@ -91,7 +91,7 @@ def _all_below(files: Any, folder: str) -> Iterator[_Entry]:
 
 
 def _lists_at_once(files: Any) -> bool:
-    """Whether a store lists a whole tree by itself, and not by fsspec's walk."""
+    """True if a store lists a whole tree by itself, and not by fsspec's walk."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
@@ -110,7 +110,7 @@ _MAX_NAMES = 1_000_000
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a name has braces or wildcards."""
+    """True if a name has braces or wildcards."""
     # A question mark in a URL begins its query.
     return any(mark in text for mark in ("{*[" if is_url(text) else "{*?["))
 

@@ -67,7 +67,7 @@ def _once(files: Any, name: str, *arguments: Any, **options: Any) -> Any:
 
 
 def speaks_http(files: Any) -> bool:
-    """Whether a file system is that of HTTP, which fsspec itself implements."""
+    """True if a file system is that of HTTP, which fsspec itself implements."""
     return "http" in files.protocol
 
 
@@ -115,7 +115,7 @@ def reason(error: Exception) -> str:
 
 
 def _unconnected(error: Exception) -> str:
-    """What is said of a host that cannot be reached; nothing of any other error."""
+    """The message for a host that cannot be reached; empty for any other error."""
     host, port = getattr(error, "host", "the host"), getattr(error, "port", None)
     cause = getattr(error, "os_error", error)
     if isinstance(cause, socket.gaierror):
@@ -149,7 +149,7 @@ def stamp_from(info: Mapping[str, Any]) -> Stamp:
 
 
 def is_other(stamp: Stamp, headers: Mapping[str, str]) -> bool:
-    """Whether an HTTP answer shows that the object is no longer the one that has this stamp.
+    """True if an HTTP answer shows that the object is no longer the one that has this stamp.
 
     What the answer is silent about counts as the same. `Content-MD5` and `Digest` are of the part
     that is sent, and say nothing.
@@ -198,7 +198,7 @@ _PACKAGES = {
 
 
 def is_url(text: str) -> bool:
-    """Whether a name is a URL (``s3://...``, also chained: ``simplecache::s3://...``)."""
+    """True if a name is a URL (``s3://...``, also chained: ``simplecache::s3://...``)."""
     return re.match(r"^([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", text) is not None
 
 

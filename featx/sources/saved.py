@@ -79,7 +79,7 @@ class ReadSaved:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder looks like one of `datasets`."""
+    """True if a folder looks like one of `datasets`."""
     # Of a folder whose files cannot be looked at this says no, where pathlib raises.
     return any(os.path.isfile(folder / mark) for mark in _MARKS)  # noqa: PTH113
 

@@ -1,4 +1,4 @@
-"""What a tar holds: one pass over its headers, kept so that the next run makes none."""
+"""The index of a tar: one pass over its headers, kept so that the next run makes none."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
 
 @dataclass
 class _Sample:
-    """What the members of one key have told so far.
+    """Facts of the members of one key, as far as they are read.
 
     Of each it is known what stands between the first dot of its name and the last: nothing in a
     plain name.

@@ -110,7 +110,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class DescentProblem:
-    """What all descents share.
+    """The data that all descents share.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether a head is fitted in memory or on features that stay in the file."""
+"""The choice between fitting in memory and on features that stay in the file."""
 
 from __future__ import annotations
 

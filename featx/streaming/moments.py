@@ -83,7 +83,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Scaler:
-    """What StandardScaler learns: ``(x - mean) / scale``."""
+    """The statistics that StandardScaler learns: ``(x - mean) / scale``."""
 
     mean: Floats
     var: Floats

@@ -132,7 +132,7 @@ _LEAST = 10
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the candidates said of rows that they had not seen.
+    """Decisions of the candidates for rows that they had not seen.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def _errors(said: Array, target: Array, classes: bool) -> Floats:
 
 
 def _worst(target: Array, fold_of: Rows, n_folds: int, classes: bool) -> Floats:
-    """What the errors of each fold are shares of: its rows, or its sum of squares."""
+    """Denominator of each fold's error: its rows, or its sum of squares."""
     held = [target[fold_of == fold] for fold in range(n_folds)]
     if classes:
         return np.array([float(len(rows)) for rows in held])

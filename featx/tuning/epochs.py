@@ -70,7 +70,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Classifier(nn.Module):
-    """What gives vectors, under a new linear top.
+    """A network that gives vectors, under a new linear top.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learnt from.
+    """The data and settings of a training.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Lesson:
 
 @dataclass
 class TrainingResult:
-    """What came of it: the model holds the weights of the best epoch.
+    """The result of a training: the model holds the weights of the best epoch.
 
     Parameters
     ----------

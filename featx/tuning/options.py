@@ -1,4 +1,4 @@
-"""What `featx.tune` is asked for, and what it found."""
+"""Options of `featx.tune`, and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featx.printing import table
 
 Way = Literal["frozen", "whole", "scratch"]
 WAYS: tuple[str, ...] = get_args(Way)
-"""What the tuned layers can be compared with."""
+"""Ways of transfer that the tuned layers can be compared with."""
 
 _NO_PART = ("lr", "baselines", "force", "progress", "device")
 """Options that may change when a stopped run goes on."""

@@ -35,7 +35,7 @@ from featx.tuning.upper import CutNetwork
 
 @dataclass(frozen=True)
 class Field:
-    """What all ways share: the rows, who may see which, and the network to begin with.
+    """The data that all ways share: rows, who may see which, and the network to begin with.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Field:
 
 @dataclass(frozen=True)
 class WayResult:
-    """What one way predicts for the test rows, and what it is worth."""
+    """Predictions of one way for the test rows, and their metrics."""
 
     predicted: NDArray[Any]
     figures: dict[str, Any]

@@ -256,7 +256,7 @@ class _Lowering(Rewriting):
         return rounded
 
     def _matters(self, conv: fx.Node) -> bool:
-        """Whether a rounded bias would be seen: no activation follows, or the picture comes in."""
+        """True if a rounded bias would be seen: no activation follows, or the picture comes in."""
         users = list(conv.users)
         bounded = len(users) == 1 and users[0].target in BOUNDS
         return not bounded or takes_picture(conv)

@@ -122,18 +122,18 @@ class _Mirroring(Rewriting):
         return name in _POINTWISE and self._fits(node)
 
     def _fits(self, node: fx.Node) -> bool:
-        """Whether all that `node` combines is turned, or the same at every place."""
+        """True if all that `node` combines is turned, or the same at every place."""
         return all(n in self.turned or _is_even(n) for n in node.all_input_nodes)
 
     def _gathers(self, node: fx.Node, name: str) -> bool:
-        """Whether the result is one for the whole map, whatever is where."""
+        """True if the result is one for the whole map, whatever is where."""
         if name in _POOLS_ALL:
             return set(node.args[1]) == {1}  # type: ignore[arg-type]
         over = argument(node, 1)
         return name in _REDUCES and isinstance(over, list) and sorted(d % 4 for d in over) == _SPACE
 
     def _is_padding(self, node: fx.Node) -> bool:
-        """Whether `node` puts zeros around a map, which the convolutions after it take over."""
+        """True if `node` puts zeros around a map, which the convolutions after it take over."""
         widths = argument(node, 1)
         return (
             _schema(node) in ("aten::pad", "aten::constant_pad_nd")
@@ -197,7 +197,7 @@ def _schema(node: fx.Node) -> str:
 
 
 def _is_even(node: fx.Node) -> bool:
-    """Whether a value is the same at every place of the maps it is combined with."""
+    """True if a value is the same at every place of the maps it is combined with."""
     value = node.meta.get("val")
     return isinstance(value, Tensor) and set(value.shape[-2:]) <= {1}
 

@@ -73,7 +73,7 @@ def product_before(node: fx.Node) -> fx.Node | None:
 
 
 def takes_picture(product: fx.Node) -> bool:
-    """Whether `product` is a convolution of at most four channels."""
+    """True if `product` is a convolution of at most four channels."""
     if product.target is not CONV:
         return False
     weight = product.args[WEIGHT].meta["val"]  # type: ignore[union-attr]
@@ -86,7 +86,7 @@ def argument(node: fx.Node, index: int) -> Any:
 
 
 def is_float(node: fx.Node) -> bool:
-    """Whether the value of `node`, or the first of its values, is float32 or bf16."""
+    """True if the value of `node`, or the first of its values, is float32 or bf16."""
     value = node.meta.get("val")
     if isinstance(value, (tuple, list)):
         value = value[0] if value else None
