@@ -96,6 +96,7 @@ elpv: install  ## the protocol of ELPV's paper on frozen features, beside its fi
 docs: install  ## build the documentation site, build/site/index.html; a warning is an error
 	@$(INSTALL) -e '.[docs]'
 	@$(MAKE) --no-print-directory docs-build
+	@echo "build/site/index.html; to search in it: python -m http.server -d build/site"
 
 docs-build:
 	@$(BIN)/python docs/commands_page.py build/commands.md
