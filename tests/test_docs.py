@@ -1,8 +1,8 @@
 """The pages of the site tell the truth: each block of code runs, and shows what it prints.
 
-A block of ``console``, ``sh`` or no language runs in bash, one of ``python`` in a namespace of its page, all in
-one folder with some pictures, a cache and a model. In a page, ``<!-- run`` hides commands that
-prepare something. ``<!-- not run: REASON -->`` stands before a block that needs another machine;
+A block of ``console``, ``sh`` or no language runs in bash, one of ``python`` in a namespace of its
+page, all in one folder with pictures, a cache and a model. In a page, ``<!-- run`` hides commands
+that prepare something. ``<!-- not run: REASON -->`` stands before a block that needs another machine;
 its commands are parsed all the same. ``FEATX_DOCS=write`` puts what was printed into the pages.
 """
 
