@@ -2,8 +2,8 @@
 
 A block of ``console``, ``sh`` or no language runs in bash, one of ``python`` in a namespace of its
 page, all in one folder with pictures, a cache and a model. In a page, ``<!-- run`` hides commands
-that prepare something. ``<!-- not run: REASON -->`` stands before a block that needs another machine;
-its commands are parsed all the same. ``FEATX_DOCS=write`` puts what was printed into the pages.
+that prepare something. ``<!-- not run: REASON -->`` stands before a block that needs more than
+this machine; its commands are parsed. ``FEATX_DOCS=write`` puts what was printed into the pages.
 """
 
 from __future__ import annotations
