@@ -34,7 +34,7 @@ import errno
 from collections.abc import Iterable
 
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO)
-"""With these errors a file is not there, or is no file; any other may pass."""
+"""With these errors a file is not there, or is not a file; any other may pass."""
 
 
 class FeatxError(Exception):

@@ -107,7 +107,7 @@ class Manifest:
         int64, shape (n, 2): size and state (`Stamp`); zeros where unknown. Items of one container
         (a tar, a Parquet file) have the container's.
     refused
-        ``id -> reason`` of entries that are no readable image; they count as failed.
+        ``id -> reason`` of entries that are not readable images; they count as failed.
     dealt
         Which portion of the source the items are; None if they are all of it.
     pages

@@ -233,7 +233,7 @@ def test_pickle_in_place_of_the_head_is_not_loaded(file: Path, tmp_path: Path) -
     canary = tmp_path / "canary"
     data = pickle.dumps(_Canary(canary))
     hostile = rewritten(file, tmp_path / "h.featx", head__skops=data)
-    with pytest.raises(ModelError, match="no skops file"):
+    with pytest.raises(ModelError, match="not a skops file"):
         load_model(hostile)
     assert not canary.exists()
     pickle.loads(data)
@@ -383,7 +383,7 @@ def test_spec_that_is_no_spec(file: Path, tmp_path: Path) -> None:
     members = read_archive(file)
     for change in ({"taps": [1]}, {"preprocess": {}}, {"decode": {}}, {"extra": 1}):
         spec = dump(json.loads(members["spec.json"]) | change)
-        with pytest.raises(ModelError, match=r"spec\.json is no spec"):
+        with pytest.raises(ModelError, match=r"spec\.json is not a spec"):
             load_model(rewritten(file, tmp_path / "m.featx", spec__json=spec))
 
 

@@ -318,8 +318,8 @@ def plant_classes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("plant", "message"),
     [
-        (plant_parent, "no plain name"),
-        (plant_absolute, "no plain name"),
+        (plant_parent, "not a plain name"),
+        (plant_absolute, "not a plain name"),
         (plant_link, "is a link"),
         (plant_index_link, "is a link"),
         (plant_fingerprint, "another fingerprint"),

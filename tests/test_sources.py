@@ -247,7 +247,7 @@ def test_a_broken_tar_keeps_what_is_before_the_break(
     data = bytearray(hurt.read_bytes())
     data[second.offset : second.offset + 300] = b"\xff" * 300
     hurt.write_bytes(data)
-    (folder / "3-none.tar").write_bytes(b"this is no tar" * 100)
+    (folder / "3-none.tar").write_bytes(b"this is not a tar" * 100)
     result = extract(folder, tmp_path / "c.h5", **tiny)
     assert result.embedded == 4 + 3 + 1
     assert list(result.failures) == [

@@ -247,7 +247,7 @@ class Backbone:
         ]
 
     def _is_body(self, name: str) -> bool:
-        """True if a module is no part of the classifier, and the classifier no part of it."""
+        """True if a module is not part of the classifier, nor the classifier part of it."""
         pairs = [(f"{name}.", f"{top}.") for top in self.classifiers]
         return not any(a.startswith(b) or b.startswith(a) for a, b in pairs)
 

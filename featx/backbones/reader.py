@@ -153,7 +153,7 @@ class TapReader(nn.Module):
         UnknownLayerError
             If a layer never runs.
         BackboneError
-            If a layer's value is no tensor of rank 2, 3 or 4 with one row for each image.
+            If a layer's value is not a tensor of rank 2, 3 or 4 with one row for each image.
         """
         return self._probe().n_features
 

@@ -58,7 +58,7 @@ def read_parts(index: h5py.File) -> list[Part]:
     spans, sizes = index["part_rows"][...].tolist(), index["part_bytes"][...].tolist()
     for name in names:
         if not _PART_NAME.fullmatch(name) or name == INDEX:
-            raise CacheFormatError(f"{INDEX} names the part {name!r}, which is no plain name")
+            raise CacheFormatError(f"{INDEX} names the part {name!r}, which is not a plain name")
     if len(set(names)) != len(names):
         raise CacheFormatError(f"{INDEX} names a part twice")
     for before, (start, stop) in pairwise([(0, 0), *spans]):
@@ -325,7 +325,7 @@ def open_trusted(path: Path) -> tuple[h5py.File | Folder, ExtractSpec]:
     Raises
     ------
     CacheFormatError
-        If it is no cache, is damaged, or holds what a cache must not hold.
+        If it is not a cache, is damaged, or holds what a cache must not hold.
     CacheError
         If there is no such cache.
     """

@@ -30,8 +30,8 @@ def open_file(path: Path) -> tuple[h5py.File, ExtractSpec]:
     Raises
     ------
     CacheFormatError
-        If it is no such file, is damaged, or holds a link, external storage, a virtual dataset, an
-        unknown filter, or a shape that does not fit.
+        If it is not such a file, is damaged, or holds a link, external storage, a virtual dataset,
+        an unknown filter, or a shape that does not fit.
     CacheError
         If there is no such file.
     """

@@ -80,7 +80,7 @@ def split(
 def require_folder(target: Path, force: bool) -> None:
     """Refuse a folder that is a cache already or that holds what is not of one."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise CacheError(f"{target} is no folder; name another one")
+        raise CacheError(f"{target} is not a folder; name another one")
     names = [] if not target.exists() else sorted(path.name for path in target.iterdir())
     own = [n for n in names if n == INDEX or _is_part(n) or (n[0] == "." and n.endswith(TEMPORARY))]
     if others := set(names) - set(own):

@@ -190,8 +190,8 @@ def require_whole(held: Sequence[MergeInput], partial: bool) -> SliceRecord | No
     if len(held) == 1 and not shards:
         only = held[0].path
         raise CacheError(
-            f"{only} is no folder of parts, which `featx split CACHE {only}` writes, and one file "
-            "already; name all caches that are to be merged"
+            f"{only} is a single cache: nothing to merge. Name every slice's cache, or a folder "
+            "made by `featx split`"
         )
     if not shards:
         return None

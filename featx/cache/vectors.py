@@ -222,7 +222,7 @@ def as_labels(values: Column, n_rows: int) -> Labels:
     Returns
     -------
     labels
-        Text for classes, None where missing; float64 where all are numbers and one is no whole
+        Text for classes, None where missing; float64 where all are numbers and one is not whole
         number type; tuples of names where a row has several.
 
     Raises

@@ -19,7 +19,7 @@ LEVEL = 0.95
 CELLS_AT_ONCE = 4_000_000
 """Weights held at a time, so that many rows cost time and not memory."""
 
-_LARGEST = 600.0  # exp() of much more is no finite number
+_LARGEST = 600.0  # exp() of much more is not finite
 
 
 def draw_weights(

@@ -129,7 +129,7 @@ def require_exportable(model: Model) -> None:
     Raises
     ------
     ModelError
-        For views that are no turns, several views kept apart, a head without probabilities, or one
+        For views that are not turns, several views kept apart, a head without probabilities, or one
         without a form in ONNX.
     """
     if model.classes and not hasattr(model.estimator, "predict_proba"):

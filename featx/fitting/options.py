@@ -367,7 +367,7 @@ class FitResult(Measures):
 
 
 def usable_samples(cache: Cache, head: Head, options: FitOptions) -> Samples:
-    """Load labelled rows, without those that the split gives no part; an overruled one is no split.
+    """Load labelled rows without those that the split leaves out, unless overruled.
 
     Raises
     ------

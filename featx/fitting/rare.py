@@ -239,7 +239,7 @@ def check_labels(manifest: Manifest, *, drop_rare: bool = False) -> None:
 
 
 def _names(labels: Labels | None) -> list[str] | None:
-    """List the labels that are there; None where they are no single names."""
+    """List the labels that are there; None where they are not single names."""
     if labels is None:
         return []
     found = []

@@ -140,7 +140,7 @@ def require_seed(seed: int) -> None:
     Raises
     ------
     FitError
-        If it is no whole number of 32 bits.
+        If it is not a whole number of 32 bits.
     """
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise FitError(f"the seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")

@@ -245,7 +245,7 @@ def get_head(what: str | Head | Any) -> Head:
     Raises
     ------
     FitError
-        For an unknown name, a path that cannot be imported, or something that is no estimator.
+        For an unknown name, a path that cannot be imported, or something that is not an estimator.
 
     Examples
     --------

@@ -184,7 +184,7 @@ def decode(
     Raises
     ------
     ImageError
-        If the bytes are no image that the policy takes; the message is the reason.
+        If the bytes are not an image that the policy takes; the message is the reason.
 
     Examples
     --------

@@ -98,7 +98,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:
 def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(entry) as file:
-            # The size that the entry claims is no proof of the size that it unpacks to.
+            # The size that the entry claims does not prove the size that it unpacks to.
             data = file.read(entry.file_size + 1)
     except Exception as error:  # zlib and zipfile raise several types on damaged bytes
         raise ModelError(

@@ -104,13 +104,13 @@ def load_head(data: bytes, where: str) -> Any:
 
 
 def _require_plain(data: bytes, where: str) -> None:
-    """Refuse what is no zip (as a pickle under this name), and compressed bombs."""
+    """Refuse what is not a zip (as a pickle under this name), and compressed bombs."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
             total = sum(e.file_size for e in archive.infolist())
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
-        raise ModelError(f"{where}: the head is no skops file; it is not loaded") from None
+        raise ModelError(f"{where}: the head is not a skops file; it is not loaded") from None
     if packed or total > len(data):
         raise ModelError(f"{where}: the head is compressed, which featx never writes; not loaded")
 
@@ -204,7 +204,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     ModelError
-        If it is no model, damaged, of a newer version, or holds a type that it may not hold.
+        If it is not a model, damaged, of a newer version, or holds a type that it may not hold.
 
     Examples
     --------
@@ -271,7 +271,7 @@ def _spec(file: Path, meta: dict[str, Any], data: bytes) -> ExtractSpec:
         if not spec.is_external:
             Preprocess.from_dict(spec.preprocess), spec.decode["mode"]
     except (FeatxError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{file} is damaged: spec.json is no spec ({error})") from None
+        raise ModelError(f"{file} is damaged: spec.json is not a spec ({error})") from None
     if fingerprint != meta.get("fingerprint"):
         raise ModelError(f"{file} is damaged: spec and fingerprint disagree")
     return spec

@@ -158,7 +158,7 @@ def check_thresholds(where: str, thresholds: Any, classes: list[str]) -> None:
     Raises
     ------
     ModelError
-        If they are no such thing.
+        If they are not of this form.
     """
     if thresholds == {}:
         return

@@ -117,7 +117,7 @@ def _tried(params: Sequence[Params], chosen: Params, name: str) -> list[float]:
 def at_edge(params: Sequence[Params], means: NDArray[np.float64], best: int) -> list[str]:
     """Name the strengths of the best candidate at an end of what was tried.
 
-    An end whose neighbour scores as well is no edge: the score has levelled off.
+    An end whose neighbour scores as well is not an edge: the score has levelled off.
     """
     chosen, found = params[best], []
     for name in _strengths(chosen):

@@ -34,7 +34,7 @@ class Limits:
     Raises
     ------
     FeatxError
-        If one of them is no positive number, or more pixels than featx decodes.
+        If one of them is not a positive number, or more pixels than featx decodes.
 
     Examples
     --------

@@ -168,7 +168,7 @@ class _FormParser:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name is None:
-            return  # a field of the form that is no file
+            return  # a field of the form that is not a file
         if len(self._data) + end - start > self.limits.file_bytes:
             raise _too_large(self._name, self.limits.file_bytes)
         self._data += data[start:end]

@@ -228,7 +228,7 @@ def folder_manifest(root: Path, found: FoundFiles, dealing: SliceCounter) -> Man
 
 
 def own_ignored(ignored: Counter[str], portion: Slice) -> Counter[str]:
-    """Count files that are no images once, for the first portion, and not for each."""
+    """Count files that are not images once, for the first portion, and not for each."""
     return ignored if portion.number == 1 else Counter()
 
 

@@ -94,7 +94,7 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     Raises
     ------
     SourceError
-        If the folder is no whole data set, or has no column of images.
+        If the folder is not a whole data set, or has no column of images.
     MissingExtraError
         If `datasets` is not installed.
     """
@@ -179,7 +179,7 @@ def _load(folder: Path) -> Any:
             return datasets.load_from_disk(os.fspath(folder))
     except Exception as error:  # a damaged folder raises any type
         why = words_of(error)
-        raise SourceError(f"{folder} is no data set that `datasets` can load: {why}") from None
+        raise SourceError(f"{folder} is not a data set that `datasets` can load: {why}") from None
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class TarIndex:
         Arrow, one row an image: ``name``, ``offset`` and ``size`` of its bytes, and the text of the
         members beside it: ``cls``, ``txt``, ``json``.
     refused
-        ``name -> reason`` of members that are no readable image.
+        ``name -> reason`` of members that are not readable images.
     ignored
         Number of other members passed over.
     odd
@@ -77,7 +77,7 @@ def index_tar(place: str, stamp: Stamp) -> TarIndex:
     Raises
     ------
     SourceError
-        If it is no tar, or a compressed one.
+        If it is not a tar, or a compressed one.
     """
     kept = _kept_at(place, stamp)
     if (found := _load(kept)) is not None:
@@ -184,7 +184,7 @@ class _Pass:
         except SourceError:
             raise
         except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-            raise SourceError(f"{self.place} is no tar: {_one_line(error)}") from None
+            raise SourceError(f"{self.place} is not a tar file: {_one_line(error)}") from None
         after = -1
         try:
             while (member := tar.next()) is not None:

@@ -148,7 +148,7 @@ def _upper_graph(
     names = {prefix + layer} | (set() if headless or not default.layer else {default.layer})
     try:
         graph = _Tracer(names).trace(root)
-    except Exception as error:  # the network's own code fails in its own way on what is no tensor
+    except Exception as error:  # the network's code fails in its own way on other values
         raise BackboneError(
             f"{network} cannot be cut at {layer}: its code cannot be traced ({words_of(error)})"
         ) from None

@@ -105,7 +105,7 @@ def _function(name: str) -> Any:
         return _FUNCTIONS[name]
     space, packet, overload = name.split(".")
     if space != "aten":
-        raise ValueError(f"{name} is no operator of ATen")
+        raise ValueError(f"{name} is not an operator of ATen")
     return getattr(getattr(torch.ops.aten, packet), overload)
 
 
@@ -159,7 +159,7 @@ def _add(
         end: fx.Node = graph.output(args[0])
         return end
     if op != "call_function":
-        raise ValueError(f"{op} is no step of a graph")
+        raise ValueError(f"{op} is not a step of a graph")
     kwargs = {k: _argument(v, nodes) for k, v in written["kwargs"].items()}
     added: fx.Node = graph.call_function(_function(target), args, kwargs)
     return added
