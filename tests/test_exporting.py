@@ -29,7 +29,7 @@ from featx.exporting.exporting import standalone_lines
 from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.extraction.extraction import extract
-from featx.heads import HEADS, get_head
+from featx.heads import HEADS, NORMS, get_head
 from featx.heads.linear import decisions
 from featx.heads.stack import over_taps
 from featx.images import draw
@@ -129,7 +129,7 @@ def test_every_head_keeps_its_numbers(name: str, n_classes: int) -> None:
     same(search(head, X, y, folds=2).estimator, X, classes)
 
 
-@pytest.mark.parametrize("norm", ["standard", "l2", "signed-power", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("pca", [None, 5])
 def test_every_preparation_keeps_its_numbers(norm: str, pca: int | None) -> None:
     X, y, classes = made(2)

@@ -37,8 +37,10 @@ def test_an_rbf_kernel_leaves_columns_as_wide_as_they_are_where_that_tells_more(
     # Three wide columns tell the classes apart; standardised, 300 narrow ones drown them.
     X = np.c_[3 * np.eye(3)[y] + rng.normal(size=(150, 3)), rng.normal(scale=0.05, size=(150, 300))]
     found = search("svm-rbf", X, y)
-    assert {row["params"]["scale"] for row in found.table} == {"standard", "l2", "signed-power"}
-    assert found.chosen["params"]["scale"] != "standard"
+    known = {"standard", "l2", "signed-power", "signed-power-standard"}
+    assert {row["params"]["scale"] for row in found.table} == known
+    assert len({str(row["params"]) for row in found.table}) == len(found.table)
+    assert found.chosen["params"]["scale"] in ("l2", "signed-power")
     alone = search(get_head("svm-rbf").with_preparation(["standard"]), X, y)
     assert found.best_score > alone.best_score + 0.1
     simple = search("svm-rbf", X, y, one_standard_error=True)
@@ -151,3 +153,15 @@ def test_a_device_that_does_not_fit_the_head():
     with pytest.raises(DeviceError, match=r"cuda:77 was asked for and this machine has .*cpu"):
         array_device("cuda:77")
     assert array_device("cpu") is None
+
+
+def test_an_rbf_kernel_takes_standardised_roots_where_these_tell_more():
+    """Long-tailed columns of unlike width: roots tame the tails, and standardising the widths."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 2
+    wide = np.r_[np.ones(6), np.full(6, 30.0)]
+    X = (rng.normal(size=(240, 12)) + 0.9 * y[:, None] * (wide == 1)) ** 3 * wide
+    found = search("svm-rbf", X, y)
+    assert found.chosen["params"]["scale"] == "signed-power-standard"
+    others = search(get_head("svm-rbf").with_preparation(["standard", "l2", "signed-power"]), X, y)
+    assert found.best_score > others.best_score

@@ -28,6 +28,7 @@ ALPHA = tuple(10.0**e for e in range(6, -1, -1))
 _SGD_ROWS = 300_000  # that a fit sees, each at least five times
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
 _ALONE = tuple(make_norm(name, then="nothing") for name in ("standard", "l2", "signed-power"))
+_RBF_NORMS = (*_ALONE, make_norm("signed-power-standard", then="nothing"))
 
 
 def _steps(clf: Any, *before: tuple[str, Any]) -> Pipeline:
@@ -94,7 +95,7 @@ _SINGLE = (
         "classification",
         "the best accuracy up to about ten thousand images",
         _simple(lambda seed: SVC(kernel="rbf")),
-        {"scale": _ALONE, "clf__C": RBF_C},
+        {"scale": _RBF_NORMS, "clf__C": RBF_C},
         then="nothing",
     ),
     Head(

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from sklearn import get_config
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
 from featx.errors import FitError, nearest
@@ -20,15 +20,25 @@ def _signed_power() -> Any:
     return FunctionTransformer(np.cbrt)
 
 
+def _standard_power() -> Any:
+    # Steps of other names than `make_pipeline` gives tell it from what follows a signed power.
+    return Pipeline([("power", _signed_power()), ("standard", StandardScaler())])
+
+
 NORMS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "standard": StandardScaler,
         "l2": Normalizer,
         "signed-power": _signed_power,
+        "signed-power-standard": _standard_power,
         "none": lambda: "passthrough",
     }
 )
-"""Operations on each value, row or column; ``none`` does nothing."""
+"""Operations on each value, row or column; ``none`` does nothing.
+
+``signed-power-standard`` standardises the columns of cube roots, for a head that standardises
+nothing by itself.
+"""
 
 Then = Literal["columns", "rows", "nothing"]
 
