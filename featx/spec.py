@@ -25,6 +25,9 @@ _SINCE = {
     }
 }
 """The meaning of each version of a field, for the message where it differs."""
+_ROOTS = (
+    "the root of a covariance is exact now, and was up to 2 % off: extract these features again"
+)
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,7 @@ def spec_difference(old: ExtractSpec, new: ExtractSpec) -> list[str]:
     """
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     names = [*before, *(name for name in after if name not in before)]
-    return [
-        f"{name} {_short(before.get(name))} -> {_short(after.get(name))}{_meaning(name, after)}"
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+    return [_changed(name, before, after) for name in names if before.get(name) != after.get(name)]
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -133,12 +132,17 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _tap_text(tap: dict[str, Any]) -> str:
     shape = f", {'x'.join(map(str, tap['map']))}" if "map" in tap else ""
-    return f"{tap['layer']} ({tap['side']}, {tap['pool']}{shape})"
+    root = f", {tap.get('root', 'approximate')} root" if tap["pool"] == "cov" else ""
+    return f"{tap['layer']} ({tap['side']}, {tap['pool']}{root}{shape})"
 
 
-def _meaning(name: str, after: dict[str, Any]) -> str:
+def _changed(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Write a field with its old and new value, and what the new one means."""
     text = _SINCE[name].get(after.get(name, 0)) if name in _SINCE else None
-    return f" ({text})" if text else ""
+    if name == "taps" and "approximate root" in str(before.get(name)):
+        text = _ROOTS
+    meaning = f" ({text})" if text else ""
+    return f"{name} {_short(before.get(name))} -> {_short(after.get(name))}{meaning}"
 
 
 def _short(value: Any) -> str:

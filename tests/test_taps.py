@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import featx
 from featx.backbones import Tap, TapReader
 from featx.backbones.taps import is_nhwc, match_layers, pool_map, select_taps
-from featx.errors import BackboneError, UnknownLayerError
+from featx.errors import BackboneError, FeatxError, UnknownLayerError
 from featx.preprocess import Preprocess
+from featx.spec import ExtractSpec, as_trained, spec_difference
 
 SIZE = Preprocess(input_size=(16, 16), resize_size=(16, 16))
 
@@ -273,13 +276,13 @@ def test_pool_cov_is_the_root_of_the_covariance_wherever_the_channels_are() -> N
     value = torch.randn(3, 6, 5, 4) * torch.tensor([0.5, 1, 1, 1, 2, 3]).view(6, 1, 1) + 4
     expected = root_of_covariance(value.flatten(2))
     found = pool_map(value, "cov", nhwc=False)
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     tokens = value.flatten(2).transpose(1, 2)
     for same in (pool_map(value.permute(0, 2, 3, 1), "cov", nhwc=True),
                  pool_map(tokens, "cov", nhwc=False)):  # fmt: skip
         torch.testing.assert_close(same, found, atol=1e-5, rtol=0)
     # The dot product of two vectors is that of the whole matrices, whose squares have trace one.
-    torch.testing.assert_close(found.square().sum(1), torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.square().sum(1), torch.ones(3), atol=1e-5, rtol=0)
 
 
 def test_pool_cov_counts_neither_brightness_nor_contrast_nor_place() -> None:
@@ -297,7 +300,66 @@ def test_pool_cov_of_what_does_not_vary_is_zero_and_of_few_places_finite() -> No
     assert flat.tolist() == [[0.0] * 10] * 2
     few = pool_map(torch.randn(2, 64, 2, 2), "cov", nhwc=False)
     assert few.isfinite().all()
-    torch.testing.assert_close(few.square().sum(1), torch.ones(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(few.square().sum(1), torch.ones(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("places", [36, 9])
+def test_pool_cov_is_exact_for_weak_directions_and_in_graphs(places: int) -> None:
+    """Channels whose strengths span six orders, more and fewer of them than there are places."""
+    torch.manual_seed(0)
+    strengths = torch.logspace(0, -6, 20).view(20, 1, 1)
+    value = torch.relu(torch.randn(3, 20, places, 1) * strengths + 0.1 * strengths)
+    expected = root_of_covariance(value.flatten(2))
+    found = pool_map(value, "cov", nhwc=False)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+    class Pooled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return pool_map(x, "cov", nhwc=False)
+
+    graph = torch.export.export(Pooled(), (value,), strict=False)
+    assert "eigh" not in str(graph.graph)  # no runtime of exported networks has it
+    torch.testing.assert_close(graph.module()(value), found, atol=1e-5, rtol=0)
+
+
+def test_pool_cov_of_a_broken_map_is_nan_and_leaves_the_others() -> None:
+    value = torch.randn(3, 5, 4, 4)
+    whole = pool_map(value, "cov", nhwc=False)
+    value[1, 2, 0, 0] = torch.inf
+    found = pool_map(value, "cov", nhwc=False)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]])
+
+
+def test_an_old_cache_is_not_mixed_with_exact_roots(
+    photos: Path, tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before(self: Tap) -> dict[str, Any]:
+        return {"name": self.name, "layer": self.layer, "side": self.side, "pool": self.pool}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tap, "to_dict", before)
+        featx.extract(photos, tmp_path / "c.h5", **tiny, pool="cov")
+    with pytest.raises(FeatxError, match="approximate root") as caught:
+        featx.extract(photos, tmp_path / "c.h5", **tiny, pool="cov")
+    assert "\n" not in str(caught.value)
+    assert featx.extract(photos, tmp_path / "c.h5", **tiny, pool="cov", force=True).reused == 0
+
+
+def test_covariances_of_an_approximate_root_are_told_from_exact_ones() -> None:
+    tap = Tap.at("conv", pool="cov")
+    assert Tap.from_dict(tap.to_dict()) == tap
+    before = {k: v for k, v in tap.to_dict().items() if k != "root"}
+    with pytest.raises(BackboneError, match=r"tap 'conv-cov' .* approximate root, up to 2 % off"):
+        Tap.from_dict(before)
+    old, new = (ExtractSpec("net", "3f", (t,), {}, {}, "fp32") for t in (before, tap.to_dict()))
+    assert old.fingerprint != new.fingerprint
+    assert as_trained(new, old) == new
+    [line] = spec_difference(old, new)
+    assert line == (
+        "taps conv (output, cov, approximate root) -> conv (output, cov, exact root) (the root of "
+        "a covariance is exact now, and was up to 2 % off: extract these features again)"
+    )
 
 
 def test_a_tap_with_pool_cov_has_the_length_of_the_triangle(net: Net) -> None:
@@ -306,7 +368,7 @@ def test_a_tap_with_pool_cov_has_the_length_of_the_triangle(net: Net) -> None:
     assert reader.taps[0].name == "conv-cov"
     covariance, _ = reader(pictures(5))
     expected = root_of_covariance(net.conv(normalized(pictures(5))).flatten(2))
-    torch.testing.assert_close(covariance, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(covariance, expected, atol=1e-5, rtol=0)
 
 
 def test_pools_of_tokens_and_vectors() -> None:

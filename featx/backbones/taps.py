@@ -14,8 +14,11 @@ from torch import Tensor
 
 from featx.errors import BackboneError, UnknownLayerError, nearest
 
-_STEPS = 10
-"""Newton-Schulz steps: directions with at least 1e-4 of the variance come out to 1 %."""
+ROOT = "exact"
+"""How ``cov`` takes its square root; before this was recorded, by ten Newton-Schulz steps."""
+_STEPS = 30
+"""Newton-Schulz steps in a graph: directions with at least 1e-10 of the variance have converged."""
+_NOTHING = 1e-14  # of the largest eigenvalue: what rounding leaves of zero
 
 
 def pool_covariance(value: Tensor, channel: int) -> Tensor:
@@ -23,8 +26,9 @@ def pool_covariance(value: Tensor, channel: int) -> Tensor:
 
     The covariance is divided by its trace, so that contrast does not count, and its matrix square
     root brings the few strong directions and the many weak ones closer together (Li et al. 2018,
-    https://arxiv.org/abs/1712.01034). The root is found with products of matrices alone, which
-    every device and runtime has.
+    https://arxiv.org/abs/1712.01034). The root is exact to float32: it is found in float64 (float32
+    where a device has nothing else) from eigenvalues, and in exported and compiled graphs, which
+    have none, by Newton-Schulz steps that have converged.
 
     Parameters
     ----------
@@ -44,23 +48,46 @@ def pool_covariance(value: Tensor, channel: int) -> Tensor:
     >>> pool_covariance(torch.tensor([[[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]]]), 1)
     tensor([[0.7071, 0.0000, 0.7071]])
     """
-    rows = value.float().movedim(channel, 1).flatten(2)
+    wide = torch.float32 if value.device.type == "mps" else torch.float64
+    rows = value.to(wide).movedim(channel, 1).flatten(2)
     rows = rows - rows.mean(2, keepdim=True)
+    # What float32 cannot tell from a constant does not vary.
     spread = rows.square().sum((1, 2)).clamp(torch.finfo(torch.float32).tiny)
     rows = rows * spread.rsqrt()[:, None, None]
-    root = _root(rows @ rows.transpose(1, 2))
+    root = _root(rows).float()
     row, column = torch.triu_indices(*root.shape[1:], device=root.device)
     return root[:, row, column] * torch.where(row == column, 1.0, math.sqrt(2))
 
 
-def _root(A: Tensor) -> Tensor:
-    """Square roots of positive semidefinite matrices with a trace of one (or of zero)."""
+def _root(rows: Tensor) -> Tensor:
+    """Square roots of ``rows @ rows.mT``, whose trace is one (or zero); shape (n, d, places).
+
+    Where places are fewer than channels, theirs is the smaller matrix: ``R (R'R)^-1/2 R'`` is the
+    root of ``R R'``.
+    """
+    turned, few = rows.transpose(1, 2), rows.shape[1] > rows.shape[2]
+    A = turned @ rows if few else rows @ turned
+    if torch.compiler.is_compiling():
+        root, inverse = _newton_schulz(A)
+        return rows @ inverse @ turned if few else root
+    broken = ~A.isfinite().all(2).all(1)[:, None, None]  # eigh would end the run for one image
+    values, vectors = torch.linalg.eigh(torch.where(broken, 0, A))
+    kept = values > _NOTHING * values[:, -1:]
+    if not few:
+        lengths, left = torch.where(kept, values, 0).sqrt(), vectors
+    else:
+        lengths, left = torch.where(kept, values, 1).rsqrt() * kept, rows @ vectors
+    return torch.where(broken, torch.nan, (left * lengths[:, None]) @ left.transpose(1, 2))
+
+
+def _newton_schulz(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots of positive semidefinite matrices and their inverses, by products of matrices alone."""
     three = 3 * torch.eye(A.shape[1], dtype=A.dtype, device=A.device)
     root, inverse = A, three / 3
     for _ in range(_STEPS):
         step = (three - inverse @ root) / 2
         root, inverse = root @ step, step @ inverse
-    return root
+    return root, inverse
 
 
 Pool = Literal["avg", "max", "avgmax", "gem", "cov", "flatten", "cls", "none"]
@@ -115,11 +142,24 @@ class Tap:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, for the fingerprint and for a model file."""
         found = {"name": self.name, "layer": self.layer, "side": self.side, "pool": self.pool}
+        if self.pool == "cov":
+            found["root"] = ROOT
         return found if self.map is None else {**found, "map": list(self.map)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Tap:
-        """Build the value that `to_dict` wrote."""
+        """Build the value that `to_dict` wrote.
+
+        Raises
+        ------
+        BackboneError
+            For a covariance whose root was an approximation, as it was before its kind was kept.
+        """
+        if values["pool"] == "cov" and values.get("root") != ROOT:
+            raise BackboneError(
+                f"tap {values['name']!r} holds covariances with an approximate root, up to 2 % "
+                "off, which is not computed any more; extract these features again"
+            )
         side: Side = "input" if values["side"] == "input" else "output"
         shape = values.get("map")
         kept = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))

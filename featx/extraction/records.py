@@ -23,7 +23,7 @@ from featx.extraction.options import ExtractOptions
 from featx.files import cache_home, write_bytes
 from featx.spec import ExtractSpec, library_versions
 
-_FORMAT = 2
+_FORMAT = 3
 _NO_PART = (
     *("dry_run", "force", "progress", "on_error", "max_failed", "shard", "pages", "labels"),
     *("missing", "allow_hosts", "precision", "compile"),
