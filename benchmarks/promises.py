@@ -238,7 +238,10 @@ def learning(scale: float) -> Iterator[Row]:
             "true_gain": round(truth, 4),
             "held": float(np.mean([g["low"] <= truth <= g["high"] for g in gains])),
             "width": round(float(np.mean([g["high"] - g["low"] for g in gains])), 4),
-            "yes": float(np.mean([one["verdict"] == "yes" for one in found])),
+            "verdicts": {
+                name: sum(one["verdict"] == name for one in found)
+                for name in ("yes", "little", "unclear")
+            },
         }
 
 
