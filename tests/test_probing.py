@@ -72,6 +72,9 @@ def test_groups_are_kept_from_the_test_rows(folder: Path) -> None:
     found = fit(folder / "split.h5", protocol="clip", split=0.25, groups="patient")
     assert not {w["code"] for w in found.warnings} & {"groups-across-split"}
     assert found.n_test % 4 == 0
+    # Twelve patients say less than 48 pictures of them would, were these independent.
+    alone = fit(folder / "split.h5", protocol="clip", split=0.25)
+    assert found.baseline["accuracy"]["low"] < alone.baseline["accuracy"]["low"]
     # The source's own split cuts through groups of four, and this is said.
     cut = fit(folder / "split.h5", protocol="clip", groups="patient")
     assert "groups-across-split" in {w["code"] for w in cut.warnings}

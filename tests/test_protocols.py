@@ -319,3 +319,17 @@ def test_what_cannot_be_judged_is_one_line(rows, change, message):
     with pytest.raises(FitError, match=message) as caught:
         run_protocol(**given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_groups_of_test_rows_are_resampled_whole(rows, name):
+    X, y, split = rows
+    # Each row four times over is no more than it was.
+    X, y, split = (np.repeat(values, 4, axis=0) for values in (X, y, split))
+    groups = np.arange(len(y)) // 4
+    asked = {"episodes": 3, "shots": [8]} if "shots" in PROTOCOLS[name].options else {}
+    plain, grouped = (
+        run_protocol(name, X, y, split, groups=g, **asked)["figure"] for g in (None, groups)
+    )
+    assert grouped["value"] == plain["value"]
+    assert grouped["low"] < plain["low"]

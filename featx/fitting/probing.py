@@ -14,7 +14,7 @@ from featx.cache.cache import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline
 from featx.fitting.leaks import CODE, without_seen
-from featx.fitting.options import FitOptions, FitResult, usable_samples
+from featx.fitting.options import FitOptions, FitResult, usable_samples, worse_notes
 from featx.fitting.samples import Samples
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol
@@ -77,8 +77,12 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
     samples = without_seen(samples, options.plan.test_size, options.seed)
     split = _split(samples, protocol, options)
     X = _features(cache, samples, protocol)
+    codes = check_groups(samples.groups, len(samples))
     given = {name: getattr(options, name) for name in PROTOCOL_OPTIONS}
-    found = run_protocol(protocol.name, X, samples.y, split, seed=options.seed, **given)
+    found = run_protocol(
+        protocol.name, X, samples.y, split, seed=options.seed, groups=codes, **given
+    )
+    test, known = _test(found), _baseline(samples, split, codes, options.seed)
     return FitResult(
         head=protocol.name,
         chosen={
@@ -89,13 +93,14 @@ def probe(cache: Cache, options: FitOptions) -> FitResult:
             "rule": protocol.rule,
             "source": protocol.source,
         },
-        test=_test(found),
-        baseline=_baseline(samples, split, options.seed),
+        test=test,
+        baseline=known,
         warnings=[
             *_leaks(samples, split),
             *_asked(cache, protocol),
             *_edge(protocol, found),
             *_left_out(protocol, found),
+            *worse_notes(test, known),
         ],
         n_train=found["n_train"],
         n_test=found["n_test"],
@@ -207,8 +212,7 @@ def _learnt(split: Split) -> Any:
     return split.train if split.validation is None else np.r_[split.train, split.validation]
 
 
-def _baseline(samples: Samples, split: Split, seed: int) -> dict[str, Any]:
-    codes = check_groups(samples.groups, len(samples))
+def _baseline(samples: Samples, split: Split, codes: Any, seed: int) -> dict[str, Any]:
     groups = None if codes is None else codes[split.test]
     known, test = samples.y[_learnt(split)], samples.y[split.test]
     return baseline(known, test, task=samples.task, groups=groups, seed=seed)

@@ -39,6 +39,7 @@ def run_protocol(
     metric: str | None = None,
     shots: Sequence[int] | None = None,
     episodes: int | None = None,
+    groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Choose, refit and measure features as a paper does.
@@ -62,6 +63,8 @@ def run_protocol(
     shots, episodes
         Of ``k-shot`` and ``vissl-low-shot``: training rows of each class, and draws of each number;
         their own when None.
+    groups
+        Group of each row; the intervals resample whole groups of test rows then.
     seed
         Of every draw of rows.
 
@@ -88,7 +91,8 @@ def run_protocol(
     """
     protocol = get_protocol(name)
     options = {"metric": metric, "shots": shots, "episodes": episodes}
-    rows = check(protocol, np.asarray(X, dtype=np.float32), np.asarray(y), split, seed, options)
+    of = None if groups is None else np.asarray(groups)
+    rows = check(protocol, np.asarray(X, np.float32), np.asarray(y), split, seed, options, of)
     with warnings.catch_warnings():
         # Every paper stops after so many steps; small penalties are rarely done by then.
         warnings.simplefilter("ignore", ConvergenceWarning)

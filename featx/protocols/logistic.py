@@ -12,7 +12,6 @@ from sklearn.metrics import balanced_accuracy_score
 from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.protocols.rules import (
-    N_BOOT,
     Array,
     Floats,
     Predictions,
@@ -125,11 +124,11 @@ class _Probe:
         found = self.scores(cost, fitted, test)
         called = self._called(found)
         if self.metric == "map11":
-            figure = precision_figure(ap11, self._truth(test), found, self.rows.seed)
+            figure = precision_figure(ap11, self._truth(test), found, self.rows)
         else:
-            figure = evaluate(
-                self.rows.y[test], called.predicted, seed=self.rows.seed, n_boot=N_BOOT
-            )[self.metric]
+            figure = evaluate(self.rows.y[test], called.predicted, **self.rows.resampling)[
+                self.metric
+            ]
         return {
             "called": called,
             "metric": self.metric,

@@ -14,9 +14,8 @@ from sklearn.svm import LinearSVC
 from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.evaluation import metrics as m
-from featx.evaluation.resampling import draw_weights, wilson
+from featx.evaluation.resampling import wilson
 from featx.protocols.rules import (
-    N_BOOT,
     Array,
     Floats,
     Predictions,
@@ -57,13 +56,13 @@ def _vissl(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
         fitted = vissl_svc(chosen[-1], protocol).fit(X[train], positive)
         scores[:, k] = fitted.decision_function(X[test])
     each = [
-        precision_figure(ap_interpolated, truth[test][:, [k]], scores[:, [k]], rows.seed)
+        precision_figure(ap_interpolated, truth[test][:, [k]], scores[:, [k]], rows)
         for k in range(truth.shape[1])
     ]
     return {
         "called": called(scores, rows),
         "metric": "mean_average_precision",
-        "figure": precision_figure(ap_interpolated, truth[test], scores, rows.seed),
+        "figure": precision_figure(ap_interpolated, truth[test], scores, rows),
         "chosen": {"C": chosen},
         "tried": [],
         "per_class": each,
@@ -118,9 +117,9 @@ def _razavian(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     found = {"chosen": {"C": cost, "views": n_views}, "tried": tried, "called": said}
     sizes = {"n_train": len(train), "n_validation": 0}
     if rows.y.ndim == 2:
-        figure = precision_figure(m.average_precision, truth[test], scores, rows.seed)
+        figure = precision_figure(m.average_precision, truth[test], scores, rows)
         return {"metric": "mean_average_precision", "figure": figure, **found, **sizes}
-    measured = evaluate(rows.y[test], said.predicted, seed=rows.seed, n_boot=N_BOOT)
+    measured = evaluate(rows.y[test], said.predicted, **rows.resampling)
     return {"metric": "accuracy", "figure": measured["accuracy"], **found, **sizes}
 
 
@@ -195,7 +194,9 @@ def _k_shot(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
         return float(np.mean(said.predicted == rows.y[test]))
 
     def spread(said: Predictions) -> float:
-        return float(np.std(said.predicted == rows.y[test]) / np.sqrt(len(test)))
+        right = (said.predicted == rows.y[test]).astype(np.float64)
+        drawn = [w @ right / w.sum(axis=1) for w in rows.weights()]
+        return float(np.std(np.concatenate(drawn), ddof=1))
 
     return {"metric": "accuracy", **_drawn(protocol, rows, 0, episode, worth, spread)}
 
@@ -233,8 +234,7 @@ def _vissl_low_shot(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     def spread(said: Predictions) -> float:
         there = np.flatnonzero(truth[test].any(axis=0))
         each = [ap_interpolated(truth[test, c], table(said)[:, c]) for c in there]
-        drawn = draw_weights(len(test), N_BOOT, rows.seed)
-        means = [m.mean_there(np.stack([ap(w) for ap in each], axis=1)) for w in drawn]
+        means = [m.mean_there(np.stack([ap(w) for ap in each], axis=1)) for w in rows.weights()]
         return float(np.nanstd(np.concatenate(means), ddof=1))
 
     found = _drawn(protocol, rows, 1, episode, worth, spread)

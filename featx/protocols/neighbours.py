@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from featx.evaluation import evaluate
-from featx.protocols.rules import N_BOOT, Array, Floats, Predictions, Protocol, ProtocolRows, l2
+from featx.protocols.rules import Array, Floats, Predictions, Protocol, ProtocolRows, l2
 
 TEMPERATURE = 0.07
 PAPER_K = 20
@@ -31,10 +31,7 @@ def _dinov2_knn(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     shares = knn_shares(X[train], rows.y[train], X[test], [k])[k]
     table = np.zeros((len(test), len(np.unique(rows.y))))
     table[:, np.searchsorted(np.unique(rows.y), np.unique(rows.y[train]))] = shares
-    by_k = {
-        n: evaluate(rows.y[test], called[n], seed=rows.seed, n_boot=N_BOOT)["accuracy"]
-        for n in called
-    }
+    by_k = {n: evaluate(rows.y[test], called[n], **rows.resampling)["accuracy"] for n in called}
     return {
         "called": Predictions(called[k], scores=table[:, 1] if table.shape[1] == 2 else table),
         "metric": "accuracy",

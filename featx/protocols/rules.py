@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +88,18 @@ class ProtocolRows:
     metric: str | None = None
     shots: tuple[int, ...] = ()
     episodes: int | None = None
+    groups: Array | None = None
+
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """How the intervals of test rows are made, for `featx.evaluation.evaluate`."""
+        groups = None if self.groups is None else self.groups[self.split.test]
+        return {"seed": self.seed, "n_boot": N_BOOT, "groups": groups}
+
+    def weights(self) -> Iterator[Floats]:
+        """Yield bootstrap weights of the test rows."""
+        how = self.resampling
+        return draw_weights(len(self.split.test), N_BOOT, self.seed, how["groups"])
 
     @property
     def learnt(self) -> Array:
@@ -113,7 +125,13 @@ class ProtocolRows:
 
 
 def check(
-    protocol: Protocol, X: Array, y: Array, split: Any, seed: int, options: Mapping[str, Any]
+    protocol: Protocol,
+    X: Array,
+    y: Array,
+    split: Any,
+    seed: int,
+    options: Mapping[str, Any],
+    groups: Array | None = None,
 ) -> ProtocolRows:
     """Check what a protocol is given, and read the split."""
     require_options(protocol, options)
@@ -138,6 +156,7 @@ def check(
         metric=options["metric"],
         shots=tuple(options["shots"] or ()),
         episodes=options["episodes"],
+        groups=groups,
     )
 
 
@@ -189,8 +208,7 @@ def accuracies(called: Predictions, rows: ProtocolRows) -> dict[str, Any]:
         scores=called.scores,
         classes=classes,
         task="multilabel" if several else "classification",
-        seed=rows.seed,
-        n_boot=N_BOOT,
+        **rows.resampling,
     )
     return found
 
@@ -259,15 +277,18 @@ def mean_precision(make: Any, truth: Array, scores: Floats) -> float:
     return float(np.mean([make(truth[:, k], scores[:, k])(one)[0] for k in there]))
 
 
-def precision_figure(make: Any, truth: Array, scores: Floats, seed: int) -> dict[str, float]:
-    """Give the mean over the classes that occur, with its interval."""
+def precision_figure(
+    make: Any, truth: Array, scores: Floats, rows: ProtocolRows
+) -> dict[str, float]:
+    """Give the mean over the classes that occur in the test rows, with its interval."""
     each = [make(truth[:, k], scores[:, k]) for k in np.flatnonzero(truth.any(axis=0))]
     if not each:
         raise FitError("no test row is positive; average precision is not defined")
-    n = len(truth)
+    n, groups = len(truth), rows.resampling["groups"]
 
     def mean(w: Floats) -> Floats:
         return m.mean_there(np.stack([metric(w) for metric in each], axis=1))
 
-    samples = np.concatenate([mean(w) for w in draw_weights(n, N_BOOT, seed)])
-    return interval(float(mean(np.ones((1, n)))[0]), samples, "share", n)
+    samples = np.concatenate([mean(w) for w in rows.weights()])
+    units = n if groups is None else len(np.unique(groups))
+    return interval(float(mean(np.ones((1, n)))[0]), samples, "share", units)
