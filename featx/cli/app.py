@@ -61,31 +61,6 @@ DONE, ERROR, USAGE, SOME_FAILED = 0, 1, 2, 3
 _INTERRUPTED = 130
 _LISTED = 20  # failed images named on stderr
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="Folder of class folders, table, tar shards, Parquet, saved data set, pattern, URL, "
-        "or elpv, digits."
-    ),
-]
-CacheFile = Annotated[Path, typer.Argument(help="The HDF5 file, or a folder of parts.")]
-ModelFile = Annotated[Path, typer.Argument(help="What `featx fit` wrote.")]
-AllowHosts = Annotated[
-    list[str] | None,
-    typer.Option(help="Other hosts that a table or redirect behind a URL may lead to, as a,b."),
-]
-Fetch = Annotated[
-    bool, typer.Option("--fetch", help="Follow the addresses that the cache or model names.")
-]
-ExcelSafe = Annotated[
-    bool,
-    typer.Option(
-        "--excel-safe", help="Put ' before text of a .csv that a spreadsheet would compute."
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that featx did not write.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-
 
 def _say_version(asked: bool) -> None:
     if asked:

@@ -10,12 +10,6 @@ import typer
 from featx.cli.app import (
     ERROR,
     SOME_FAILED,
-    AllowHosts,
-    CacheFile,
-    ExcelSafe,
-    Force,
-    Json,
-    Source,
     command,
     numbers,
     process_seconds,
@@ -23,6 +17,31 @@ from featx.cli.app import (
     show,
     split_names,
     whole,
+)
+from featx.cli.flags import (
+    AllowHosts,
+    BatchSize,
+    CacheFile,
+    Compile,
+    Device,
+    ExcelSafe,
+    Force,
+    Groups,
+    InputSize,
+    Json,
+    Label,
+    MaxFailed,
+    Missing,
+    MovedWeights,
+    NetworkWeights,
+    OnError,
+    OuterFolds,
+    OwnCode,
+    Pages,
+    Precision,
+    ReplaceCache,
+    Source,
+    Threads,
 )
 from featx.preprocess import VIEW_SETS, Interpolation
 
@@ -34,7 +53,7 @@ def extract(
     backbone: Annotated[str, typer.Option(help="Name; see `featx backbones`.")] = (
         "efficientnet_lite0"
     ),
-    weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
+    weights: NetworkWeights = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Layer to read, globs allowed; several as a,b or repeated."),
@@ -45,11 +64,11 @@ def extract(
             help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps; none keeps the map."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
-    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: BatchSize = "auto",
+    compile: Compile = "auto",
+    threads: Threads = None,
     engine: Annotated[str, typer.Option(help="local, or ray: workers of a cluster.")] = "local",
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: one for each GPU, else one.")
@@ -73,9 +92,7 @@ def extract(
     bands: Annotated[
         str | None, typer.Option(help="Bands to read, from 1: 3,2,1 as red, green, blue.")
     ] = None,
-    pages: Annotated[
-        str, typer.Option(help="first, or all: a row for each page or frame of a file.")
-    ] = "first",
+    pages: Pages = "first",
     views: Annotated[
         str | None, typer.Option(help=f"{', '.join(VIEW_SETS)}; several as a,b.")
     ] = None,
@@ -83,9 +100,7 @@ def extract(
         str,
         typer.Option(help="mean of the views' vectors, concat, or apart (a tap for each view)."),
     ] = "mean",
-    input_size: Annotated[
-        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
-    ] = None,
+    input_size: InputSize = None,
     crop_pct: Annotated[
         float | None, typer.Option(help="Share of the resized side that the crop keeps, in (0, 1].")
     ] = None,
@@ -112,21 +127,14 @@ def extract(
         Path | None,
         typer.Option(help="Table of id and label whose labels replace those of SOURCE."),
     ] = None,
-    missing: Annotated[
-        list[str] | None,
-        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
-    ] = None,
+    missing: Missing = None,
     allow_hosts: AllowHosts = None,
-    on_error: Annotated[
-        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
-    ] = "skip",
-    max_failed: Annotated[
-        int | None, typer.Option(help="Stop once more images than this have failed.")
-    ] = None,
+    on_error: OnError = "skip",
+    max_failed: MaxFailed = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    force: ReplaceCache = False,
     as_json: Json = False,
 ) -> None:
     """Embed what is new in SOURCE, reuse the rest, and publish CACHE."""
@@ -209,7 +217,7 @@ def merge(
     partial: Annotated[
         bool, typer.Option("--partial", help="Merge although shards are missing.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    force: ReplaceCache = False,
     as_json: Json = False,
 ) -> None:
     """Copy SOURCES, the caches of all shards or a folder of parts, into one CACHE."""
@@ -236,7 +244,7 @@ def import_(
     encoder_digest: Annotated[
         str | None, typer.Option(help="Digest of the encoder; other digests do not mix.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is at CACHE.")] = False,
+    force: ReplaceCache = False,
     as_json: Json = False,
 ) -> None:
     """Write vectors that something else computed as CACHE: text, speech, another network."""
@@ -257,11 +265,9 @@ def audit(
         str, typer.Option(help="Head whose held-out predictions are compared with the labels.")
     ] = "logreg",
     tap: Annotated[str | None, typer.Option(help="Tap whose features are used.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
-    ] = None,
-    folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
+    label: Label = None,
+    groups: Groups = None,
+    folds: OuterFolds = 5,
     pictures: Annotated[
         bool, typer.Option(help="Read the pictures again: copies are confirmed by pixels.")
     ] = True,
@@ -311,13 +317,9 @@ def search(
         typer.Option(help="exact, approximate (by an index), auto: approximate past 1M rows."),
     ] = "auto",
     html: Annotated[Path | None, typer.Option(help="HTML contact sheet of what is found.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Weights file, if it lies elsewhere now.")
-    ] = None,
+    device: Device = "auto",
+    backbone: OwnCode = None,
+    weights: MovedWeights = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -9,12 +9,6 @@ import typer
 
 from featx.cli.app import (
     SOME_FAILED,
-    CacheFile,
-    Fetch,
-    Force,
-    Json,
-    ModelFile,
-    Source,
     command,
     say_failures,
     show,
@@ -22,48 +16,57 @@ from featx.cli.app import (
     whole,
     whole_numbers,
 )
-from featx.preprocess import VIEW_SETS
-
-HEAD_NAMES = (
-    "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
-    "knn-reg"
+from featx.cli.flags import (
+    HEAD_NAMES,
+    BatchSize,
+    CacheFile,
+    Compile,
+    Device,
+    Fetch,
+    Force,
+    Groups,
+    HeadName,
+    InputSize,
+    Json,
+    Label,
+    MaxFailed,
+    Memory,
+    Missing,
+    ModelFile,
+    MovedWeights,
+    Nested,
+    NetworkWeights,
+    OnError,
+    OuterFolds,
+    OwnCode,
+    Precision,
+    Rare,
+    Seed,
+    Slices,
+    Source,
+    Split,
+    Threads,
 )
-Memory = Annotated[
-    str, typer.Option(help="auto, stream (features in blocks), or ram (all at once).")
-]
+from featx.preprocess import VIEW_SETS
 
 
 @command
 def fit(
     cache: CacheFile,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help=f"auto (the default): svm, logreg, ridge and svm-rbf compete; or {HEAD_NAMES}; or "
-            "module:attribute of your own."
-        ),
-    ] = None,
+    head: HeadName = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes.")] = None,
     tap: Annotated[
         str | None,
         typer.Option(help="Whose features, as a or a,b; default: the first; auto and stack: all."),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    label: Label = None,
+    groups: Groups = None,
+    split: Split = "auto",
     folds: Annotated[int, typer.Option(help="Folds of the search.")] = 5,
     repeats: Annotated[
         int | None, typer.Option(help="Splits that are measured; default: 1, or by auto.")
     ] = None,
-    nested: Annotated[
-        bool | None,
-        typer.Option(
-            "--nested/--no-nested",
-            help="Measure every row, by outer folds; auto does so below 2,000 rows.",
-        ),
-    ] = None,
+    nested: Nested = None,
     fit_on: Annotated[
         str,
         typer.Option(
@@ -117,16 +120,11 @@ def fit(
             "images of each class."
         ),
     ] = None,
-    slices: Annotated[
-        str | None,
-        typer.Option(help="Column whose values are measured one by one, too, as site or camera."),
-    ] = None,
+    slices: Slices = None,
     memory: Memory = "auto",
     device: Annotated[str, typer.Option(help="Where logreg is searched: cpu, cuda[:i].")] = "cpu",
-    rare: Annotated[
-        str, typer.Option(help="Classes with too few rows: error names them, drop omits them.")
-    ] = "error",
-    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
+    rare: Rare = "error",
+    seed: Seed = 0,
     report: Annotated[Path | None, typer.Option(help="Where an HTML report goes.")] = None,
     update: Annotated[
         Path | None,
@@ -155,10 +153,7 @@ def evaluate(
     groups: Annotated[
         str | None, typer.Option(help="Column whose groups the intervals keep whole.")
     ] = None,
-    slices: Annotated[
-        str | None,
-        typer.Option(help="Column whose values are measured one by one, too, as site or camera."),
-    ] = None,
+    slices: Slices = None,
     seed: Annotated[int, typer.Option(help="Random seed of the intervals.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -176,10 +171,8 @@ def report(
     maps: Annotated[
         bool, typer.Option("--maps", help="Show where the worst mistakes come from.")
     ] = False,
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -203,12 +196,10 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file for the table.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A PNG of score against cost.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
-    ] = None,
-    folds: Annotated[int, typer.Option(help="Outer folds, and folds of each search.")] = 5,
-    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
+    label: Label = None,
+    groups: Groups = None,
+    folds: OuterFolds = 5,
+    seed: Seed = 0,
     memory: Memory = "auto",
     tune: Annotated[
         bool,
@@ -237,7 +228,7 @@ def train(
     backbones: Annotated[
         str, typer.Option(help="Network; several, as a,b, compete. See `featx backbones`.")
     ] = "efficientnet_lite0",
-    weights: Annotated[str | None, typer.Option(help="File, URL, tag, or random.")] = None,
+    weights: NetworkWeights = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Layer to read, globs allowed; several, as a,b or repeated, compete."),
@@ -246,13 +237,8 @@ def train(
         str | None,
         typer.Option(help="avg, max, avgmax, cov, gem, flatten, cls; a+b gives two taps."),
     ] = None,
-    input_size: Annotated[
-        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
-    ] = None,
-    missing: Annotated[
-        list[str] | None,
-        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
-    ] = None,
+    input_size: InputSize = None,
+    missing: Missing = None,
     tune: Annotated[
         str | None,
         typer.Option(
@@ -261,29 +247,15 @@ def train(
             "`featx compare --tune`.",
         ),
     ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help=f"auto (the default): svm, logreg, ridge and svm-rbf compete; or {HEAD_NAMES}; or "
-            "module:attribute of your own."
-        ),
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    head: HeadName = None,
+    label: Label = None,
+    groups: Groups = None,
+    split: Split = "auto",
     folds: Annotated[int, typer.Option(help="Folds of the search, and outer folds.")] = 5,
     repeats: Annotated[
         int | None, typer.Option(help="Splits that are measured; default: by the number of rows.")
     ] = None,
-    nested: Annotated[
-        bool | None,
-        typer.Option(
-            "--nested/--no-nested",
-            help="Measure every row, by outer folds; auto does so below 2,000 rows.",
-        ),
-    ] = None,
+    nested: Nested = None,
     fit_on: Annotated[
         str,
         typer.Option(
@@ -291,21 +263,15 @@ def train(
             "rows that the source marks itself."
         ),
     ] = "auto",
-    rare: Annotated[
-        str, typer.Option(help="Classes with too few rows: error names them, drop omits them.")
-    ] = "error",
-    seed: Annotated[int, typer.Option(help="Random seed for splits and folds.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
-    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
-    on_error: Annotated[
-        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
-    ] = "skip",
-    max_failed: Annotated[
-        int | None, typer.Option(help="Stop once more images than this have failed.")
-    ] = None,
+    rare: Rare = "error",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: BatchSize = "auto",
+    compile: Compile = "auto",
+    threads: Threads = None,
+    on_error: OnError = "skip",
+    max_failed: MaxFailed = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -342,18 +308,13 @@ def tune(
     maps: Annotated[
         Path | None, typer.Option(help="Cache of the maps; default: beside WEIGHTS.")
     ] = None,
-    input_size: Annotated[
-        int | None, typer.Option(help="Side of the picture that the network takes, in pixels.")
-    ] = None,
+    input_size: InputSize = None,
     views: Annotated[
         str | None,
         typer.Option(help=f"Views that training draws from: {', '.join(VIEW_SETS)}."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float16 or float32, of the stored maps.")] = "float16",
-    missing: Annotated[
-        list[str] | None,
-        typer.Option(help="Text that means an empty field, such as NA; repeatable."),
-    ] = None,
+    missing: Missing = None,
     epochs: Annotated[int, typer.Option(help="Rounds over the training rows, at most.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Rows of one step.")] = 64,
     optimizer: Annotated[str, typer.Option(help="adamw, or sgd with momentum 0.9.")] = "adamw",
@@ -377,22 +338,20 @@ def tune(
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower validation loss before training stops.")
     ] = 5,
-    label: Annotated[str | None, typer.Option(help="Column taken as the label.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column whose groups stay on one side of a split.")
-    ] = None,
+    label: Label = None,
+    groups: Groups = None,
     weights_column: Annotated[
         str | None, typer.Option(help="Column with the weight of each row in the loss.")
     ] = None,
-    split: Annotated[str, typer.Option(help="auto, a column, or the share of test rows.")] = "auto",
+    split: Split = "auto",
     baselines: Annotated[
         str | None,
         typer.Option(help="Other ways on the same rows: frozen, whole, scratch, as a,b."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of split, top and shuffles.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx.cli.app import (
-    ERROR,
-    SOME_FAILED,
+from featx.cli.app import ERROR, SOME_FAILED, command, say_failures, show, whole
+from featx.cli.flags import (
     AllowHosts,
+    BatchSize,
+    Compile,
+    Device,
     ExcelSafe,
     Fetch,
     Force,
     Json,
+    KeptCache,
+    MaxFailed,
     ModelFile,
-    command,
-    say_failures,
-    show,
-    whole,
+    MovedWeights,
+    OnError,
+    OwnCode,
+    Pages,
+    Threads,
+    UnfamiliarAt,
 )
 
 if TYPE_CHECKING:
@@ -40,28 +46,18 @@ def predict(
         Path | None,
         typer.Option(help="A .csv, .parquet or .jsonl file; without it a table is printed."),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
-    pages: Annotated[
-        str, typer.Option(help="first, or all: a row for each page or frame of a file.")
-    ] = "first",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="auto or a number.")] = "auto",
-    compile: Annotated[str, typer.Option(help="auto, on, off.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    cache: KeptCache = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
+    pages: Pages = "first",
+    device: Device = "auto",
+    batch_size: BatchSize = "auto",
+    compile: Compile = "auto",
+    threads: Threads = None,
     allow_hosts: AllowHosts = None,
-    on_error: Annotated[
-        str, typer.Option(help="skip: list images that cannot be read; fail: stop at the first.")
-    ] = "skip",
-    max_failed: Annotated[
-        int | None, typer.Option(help="Stop once more images than this have failed.")
-    ] = None,
-    unfamiliar_at: Annotated[
-        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
-    ] = 0.01,
+    on_error: OnError = "skip",
+    max_failed: MaxFailed = None,
+    unfamiliar_at: UnfamiliarAt = 0.01,
     force: Force = False,
     excel_safe: ExcelSafe = False,
     fetch: Fetch = False,
@@ -119,10 +115,8 @@ def explain(
     neighbours: Annotated[
         int, typer.Option(help="Pictures of the training named for the label, and against it.")
     ] = 3,
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
     force: Force = False,
     fetch: Fetch = False,
     as_json: Json = False,
@@ -144,15 +138,11 @@ def drift(
         str, typer.Argument(metavar="CACHE|SOURCE", help="A cache, or pictures as for predict.")
     ],
     level: Annotated[float, typer.Option(help="Share of false alarms.")] = 0.05,
-    unfamiliar_at: Annotated[
-        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
-    ] = 0.01,
-    cache: Annotated[Path | None, typer.Option(help="Keep and reuse features here.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    unfamiliar_at: UnfamiliarAt = 0.01,
+    cache: KeptCache = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Random seed of the permutations.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -180,19 +170,15 @@ def serve(
         Path | None,
         typer.Option(help="Cache of the training images; default: the one that the model names."),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: cores.")] = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
+    device: Device = "auto",
+    threads: Threads = None,
     compile: Annotated[
         str, typer.Option(help="on compiles at the start; auto takes what was compiled before.")
     ] = "auto",
     fetch: Fetch = False,
-    unfamiliar_at: Annotated[
-        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
-    ] = 0.01,
+    unfamiliar_at: UnfamiliarAt = 0.01,
     watch: Annotated[
         int, typer.Option(help="Last pictures that are tested for drift; 0 for none.")
     ] = 500,
@@ -247,10 +233,8 @@ def serve(
 def export(
     model: ModelFile,
     out: Annotated[Path, typer.Argument(help="The .onnx file.")],
-    weights: Annotated[str | None, typer.Option(help="Where the weights file is now.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Confirm the custom network whose code will run.")
-    ] = None,
+    weights: MovedWeights = None,
+    backbone: OwnCode = None,
     quantise: Annotated[
         str | None,
         typer.Option(help="int8: the network in 8 bits, unless that harms the answers."),
@@ -262,9 +246,7 @@ def export(
     map: Annotated[
         bool, typer.Option("--map", help="Add the output map: a linear head at each place.")
     ] = False,
-    unfamiliar_at: Annotated[
-        float, typer.Option(help="Share of familiar pictures that may be called unfamiliar.")
-    ] = 0.01,
+    unfamiliar_at: UnfamiliarAt = 0.01,
     force: Force = False,
     fetch: Fetch = False,
     as_json: Json = False,

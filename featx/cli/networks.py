@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.app import Json, command, show
+from featx.cli.app import command, show
+from featx.cli.flags import Json
 from featx.errors import FeatxError
 
 
