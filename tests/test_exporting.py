@@ -490,6 +490,8 @@ def test_what_int8_needs_is_said(model: Model, folder: Path, tmp_path: Path) -> 
     few = saved(folder, "few", "logreg")
     with pytest.raises(ModelError, match="20 training rows, and of 20 others"):
         few.export(tmp_path / "m.onnx", quantise="int8")
+    with pytest.raises(OptionError, match="cache is read for quantise only"):
+        model.export(tmp_path / "m.onnx", cache=folder / "plain.h5")
     with pytest.raises(OptionError, match="int4"):
         model.export(tmp_path / "m.onnx", quantise="int4")
 

@@ -50,7 +50,7 @@ def domain_text(found: Sequence[Any]) -> str:
             "trained on": own.trained_on,
             "network": f"{own.backbone}, {own.pixels} pixels{features}",
             "licence": own.licence or "not stated: ask the authors",
-            "from": f"{own.source}{f', {own.file}' if own.file else ''}",
+            "from": own.source if own.file in own.obtain else f"{own.source}, {own.file}",
             "first": own.obtain,
             "then": own.command,
         }

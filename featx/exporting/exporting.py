@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.cache import open_cache
-from featx.errors import MissingExtraError, ModelError
+from featx.errors import MissingExtraError, ModelError, OptionError
 from featx.explaining import Explainer
 from featx.exporting.graph import (
     INPUT,
@@ -201,6 +201,10 @@ def export(
     The graph normalises, turns views, runs the network in float32, and applies head and thresholds.
     It is compared with featx in ONNX Runtime first, and nothing is written where they differ.
     """
+    if cache is not None and quantise is None:
+        raise OptionError(
+            "export: cache is read for quantise only; add quantise int8, or leave it out"
+        )
     target = Path(path)
     _require_extra()
     require_writable(target, "ONNX file", model.path, force=force)
