@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 HEAD_NAMES = (
-    "svm, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers ridge-reg, svr, "
-    "knn-reg"
+    "svm, svm-large, svm-rbf, logreg, ridge, knn, lda, sgd, nystroem-svm, stack; for numbers "
+    "ridge-reg, svr, knn-reg"
 )
 
 Source = Annotated[
