@@ -2,10 +2,9 @@
 
 python -m benchmarks.tuning elpv --repeats 20     accuracy on random splits of ELPV and by blocks
 python -m benchmarks.tuning epoch                 an epoch from maps against one from pictures
-python -m benchmarks.tuning sets                  all ways on digits and on parts of photographs
-python -m benchmarks.tuning rows                  frozen and tuned, with 50, 200, 1,000 and all rows
+python -m benchmarks.tuning rows                  50, 200, 1,000 and all rows of three sets
 
-Everything is kept after each split or setting, so that a run can be stopped; ELPV's goes on.
+What is measured is kept after each split or setting; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -180,7 +179,7 @@ def _paired(gains: list[float], test_to_train: float) -> dict[str, float | None]
     return {"value": mean, "low": mean - wide, "high": mean + wide}
 
 
-def epoch_cost(out: Path, n_rows: int = 96) -> None:
+def epoch_cost(out: Path, n_rows: int = 64) -> None:
     """Time one epoch from cached maps, and one from pictures whose lower part is frozen."""
     torch.set_num_threads(1)
     rng, kept = np.random.default_rng(0), _kept(out)
@@ -243,50 +242,51 @@ def photographs(folder: Path, each: int = 40, side: int = 64) -> Path:
     return folder / "table.csv"
 
 
-def sets(folder: Path, out: Path) -> None:
-    """Run `featx tune` with baselines on digits and on parts of photographs."""
-    kept = _kept(out)
-    for name, source, ways in (
-        ("digits", "digits", "frozen"),
-        ("photographs", photographs(folder / "photographs"), "frozen,whole,scratch"),
-    ):
-        found = _tune(source, folder / f"{name}.safetensors", baselines=ways)
-        kept.setdefault("sets", {})[name] = {"test": found["test"], "paired": found["paired"]}
-        out.write_text(json.dumps(kept, indent=1))
-        print(name, json.dumps(kept["sets"][name]["paired"]), flush=True)
-
-
-def _tune(source: Any, place: Path, **changes: Any) -> dict[str, Any]:
-    options = {"epochs": 8, "lr": 1e-3, "schedule": "one-cycle", "views": "hflip"} | changes
-    small = {"input_size": 96} if "digits" in str(source) or "photo" in str(source) else {}
-    result = featx.tune(
-        source, place, backbone=LITE0, layer=CUT, progress=False, force=True, **small, **options
-    )  # fmt: skip
-    return result.to_dict()
-
-
 def by_rows(folder: Path, out: Path) -> None:
-    """Frozen and tuned with 50, 200, 1,000 and all training rows, on the same test rows."""
+    """Frozen and tuned with 50, 200, 1,000 and all training rows, on the same test rows.
+
+    With all parts of photographs, the whole network and one from random weights as well.
+    """
     kept = _kept(out)
-    sources = {
-        "digits": "digits",
-        "photographs": photographs(folder / "photographs"),
-        "elpv": "elpv",
-    }
-    for name, source in sources.items():
-        for n_rows, table in subsets(name, source, folder):
-            key = f"{name} {n_rows}"
-            if key in kept.setdefault("rows", {}):
-                continue
-            place = folder / f"{name}-{n_rows}.safetensors"
-            found = _tune(table, place, baselines="frozen", epochs=8 if n_rows > 300 else 20)
-            kept["rows"][key] = {
-                **{way: one["accuracy"] for way, one in found["test"].items()},
-                "gain": found["paired"]["frozen"]["difference"],
-                "seconds": {way: one["seconds"] for way, one in found["test"].items()},
-            }
-            out.write_text(json.dumps(kept, indent=1))
-            print(key, json.dumps(kept["rows"][key]), flush=True)
+    sources = {"photographs": photographs(folder / "photographs"), "digits": "digits"}
+    tables = [
+        (n_rows, name, table)
+        for name, source in (sources | {"elpv": "elpv"}).items()
+        for n_rows, table in subsets(name, source, folder)
+    ]
+    for n_rows, name, table in sorted(tables):
+        key = f"{name} {n_rows}"
+        if key in kept.setdefault("rows", {}):
+            continue
+        everything = name == "photographs" and n_rows > 200
+        result = featx.tune(
+            table,
+            folder / f"{name}-{n_rows}.safetensors",
+            backbone=LITE0,
+            layer=CUT,
+            maps=folder / f"{name}.maps.h5",
+            input_size=224 if name == "elpv" else 96,
+            views="flips" if name == "elpv" else None,
+            epochs=8 if n_rows > 200 else 20,
+            lr=SETTINGS.lr,
+            schedule=SETTINGS.schedule,
+            label_smoothing=SETTINGS.label_smoothing,
+            validation=0.15 if n_rows >= 200 else 0.0,  # ten classes and more among 50 rows
+            batch_size=32,
+            baselines=("frozen", "whole", "scratch") if everything else "frozen",
+            progress=False,
+            force=True,
+        ).to_dict()
+        kept["rows"][key] = {
+            "test": {
+                way: {k: one.get(k) for k in ("accuracy", "roc_auc", "seconds")}
+                for way, one in result["test"].items()
+            },
+            "gain": {way: one["difference"] for way, one in result["paired"].items()},
+            "seen": result["seen"],
+        }
+        out.write_text(json.dumps(kept, indent=1))
+        print(key, json.dumps(kept["rows"][key]), flush=True)
 
 
 def subsets(name: str, source: Any, folder: Path) -> Iterator[tuple[int, Path]]:
@@ -333,7 +333,7 @@ def _kept(out: Path) -> dict[str, Any]:
 def main() -> None:
     """Run one part, and keep its figures beside those of the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("elpv", "epoch", "sets", "rows"))
+    parser.add_argument("part", choices=("elpv", "epoch", "rows"))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("data/tuning"))
@@ -345,8 +345,6 @@ def main() -> None:
         elpv(asked.folder, asked.repeats, asked.blocks, asked.out)
     elif asked.part == "epoch":
         epoch_cost(asked.out)
-    elif asked.part == "sets":
-        sets(asked.folder, asked.out)
     else:
         by_rows(asked.folder, asked.out)
 

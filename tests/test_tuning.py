@@ -184,7 +184,11 @@ def test_the_top_takes_the_place_of_a_linear_classifier(pictures: Path, tmp_path
 
 
 def test_killed_runs_end_with_the_same_weights(
-    pictures: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path,
+    small: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     options = {**small, "epochs": 4, "views": "hflip", "maps": tmp_path / "m.h5"}
     featx.tune(pictures, tmp_path / "once.safetensors", **options)
@@ -205,6 +209,7 @@ def test_killed_runs_end_with_the_same_weights(
         featx.tune(pictures, target, **options, weight_decay=0.5)
     featx.tune(pictures, target, **options)
     assert stopped == [0, 1, 2, 3]
+    assert "stopped: 3 of 4 epochs are done and kept" in caplog.text
     assert target.read_bytes() == (tmp_path / "once.safetensors").read_bytes()
 
 

@@ -151,7 +151,8 @@ def learn(
     if done.epoch:
         log.info("tune: goes on after epoch %d of %d", done.epoch, options.epochs)
     learned = TrainingResult(done)
-    with _in_one_line(), torch.random.fork_rng(), true_fp32(), _deterministic(device):
+    told = _telling_of_a_stop(done, options, kept=resume is not None)
+    with told, _in_one_line(), torch.random.fork_rng(), true_fp32(), _deterministic(device):
         while done.epoch < options.epochs and not _stops(done, options):
             start = time.perf_counter()
             losses = _epoch(model, lesson, options, optimizer, done.epoch)
@@ -334,6 +335,17 @@ def _optimizer(model: nn.Module, options: TuneOptions) -> torch.optim.Optimizer:
     if options.optimizer == "sgd":
         return torch.optim.SGD(trained, options.lr, momentum=0.9, weight_decay=options.weight_decay)
     return torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay)
+
+
+@contextmanager
+def _telling_of_a_stop(done: TrainingState, options: TuneOptions, *, kept: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept:
+            log.warning("stopped: %d of %d epochs are done and kept", done.epoch, options.epochs)
+            log.warning("the same command goes on from there")
+        raise
 
 
 @contextmanager
