@@ -10,9 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from featx.arguments import typed
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FitError
@@ -21,19 +18,16 @@ from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
 from featx.fitting.growing import keep_sums, take_in
 from featx.fitting.leaks import guard
-from featx.fitting.measuring import MeasuredHead
 from featx.fitting.options import FitOptions, FitResult, Slicing, settle, usable_samples
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.promises import set_promises
 from featx.fitting.publishing import (
     fit_command,
-    keep_for_report,
-    report_data,
     result_of,
     update_command,
 )
 from featx.fitting.rare import settle_rare
-from featx.fitting.samples import Samples
+from featx.fitting.saving import likeness_members, make_model, not_fetched, publish_fit
 from featx.fitting.streamed import measurement
 from featx.fitting.update import (
     grown_model,
@@ -44,19 +38,16 @@ from featx.fitting.update import (
     require_all,
 )
 from featx.heads import Head, get_head
-from featx.labels import joined_labels
 from featx.model.archive import VECTORS
-from featx.model.likeness import Likeness, likeness_of, make_likeness
-from featx.model.model import Model, digest_seen
-from featx.model.modelfile import describe_model, dump_head, load_model, save_model
+from featx.model.likeness import likeness_of
+from featx.model.model import Model
+from featx.model.modelfile import dump_head, load_model
 from featx.model.references import make_references
 from featx.model.rowsums import read_sums
 from featx.progress import Progress, waiting
-from featx.reporting import write_report
 from featx.selection.checks import Warn, check_groups, warn
 from featx.selection.trials import overheard, stand_in_notes
 from featx.sources.addresses import fetching
-from featx.sources.remote import is_url
 from featx.targets import require_writable
 
 
@@ -281,7 +272,7 @@ def fit_caches(
     measured.warnings.extend(heard)
     measured.warnings.extend(stand_in_notes(named, head, f"{len(first)} rows"))
     won = found[measured.kept.place]
-    model = _model(won.cache, won.samples, measured, options)
+    model = make_model(won.cache, won.samples, measured, options)
     model.meta["fit_options"] = asked
     if key:
         model.meta["trained_key"] = key
@@ -295,44 +286,18 @@ def fit_caches(
         rows = won.samples.rows[measured.trained]
         with fetching(options.fetch), waiting("reading reference images"):
             model.members.update(make_references(won.cache, won.samples.tap, rows))
-        model.members.update(_likeness(won.samples, measured.trained))
+        model.members.update(likeness_members(won.samples, measured.trained))
         kept = keep_sums(won.samples, measured.trained, measured.kept.estimator)
         model.members.update(kept)
     if (out is not None or report is not None) and not options.fetch:
-        measured.warnings.extend(_not_fetched(won.cache))
+        measured.warnings.extend(not_fetched(won.cache))
     result = result_of(won, measured, model, options, found)
     chosen = {**result.chosen, "memory": plan.memory}
     result = replace(result, **further, chosen=chosen, seconds=time.perf_counter() - start)
     if plan.memory["why"].startswith("free memory"):
         asked["memory"] = plan.memory["way"]  # another machine may have more, or less
     line = command or fit_command(won.cache, named.name, out, asked)
-    return _published(won, measured, result, options, line, out, report)
-
-
-def _published(
-    won: Contender,
-    measured: MeasuredHead,
-    result: FitResult,
-    options: FitOptions,
-    line: str,
-    out: str | os.PathLike[str] | None,
-    report: str | os.PathLike[str] | None,
-) -> FitResult:
-    """Write what was asked for: the model, and its report."""
-    model = result.model
-    assert model is not None
-    result = replace(result, path=None if out is None else os.fspath(out))
-    if out is not None or report is not None:
-        method = "pca" if report is None else "auto"
-        with fetching(options.fetch):
-            kept = keep_for_report(won.cache, won.samples, measured, line, options.seed, method)
-        model.kept.update(kept)
-    model.figures.update(result.to_dict())
-    if out is not None:
-        save_model(model, out)
-    if report is not None:
-        write_report(report, report_data(model))
-    return result
+    return publish_fit(won, measured, result, options, line, out, report)
 
 
 def take_rows(
@@ -364,9 +329,9 @@ def take_rows(
     samples = new_rows(model, cache, usable_samples(cache, head, options), sums)
     grown = take_in(model, sums, samples, options)
     won = Contender(cache, samples)
-    made = grown_model(model, _model(cache, samples, grown.measured, options), grown)
+    made = grown_model(model, make_model(cache, samples, grown.measured, options), grown)
     if VECTORS in model.members:
-        made.members.update(_likeness(samples, grown.measured.trained, likeness_of(model)))
+        made.members.update(likeness_members(samples, grown.measured.trained, likeness_of(model)))
     result = replace(
         result_of(won, grown.measured, made, options, [won]),
         classes=grown.classes,
@@ -376,33 +341,7 @@ def take_rows(
         seconds=time.perf_counter() - start,
     )
     line = update_command(cache, model, out)
-    return _published(won, grown.measured, result, options, line, out, report)
-
-
-def _not_fetched(cache: Cache) -> list[dict[str, str]]:
-    """Say which pictures would have been fetched from addresses that a cache names."""
-    far = [path for path in cache.paths if is_url(path)]
-    if not far:
-        return []
-    return [
-        warn(
-            "not-fetched",
-            f"the cache names {len(far)} pictures behind addresses, the first {far[0]}; none was "
-            "fetched, so the model has no reference images of them and the report does not show "
-            "them: pass --fetch if the cache is to be trusted",
-        )
-    ]
-
-
-def _likeness(
-    samples: Samples, trained: NDArray[np.intp], before: Likeness | None = None
-) -> dict[str, bytes]:
-    """Keep what the table of predictions says of the training images, after those of `before`."""
-    y = samples.y[trained]
-    labels = joined_labels(y, samples.classes) if y.ndim == 2 else y.tolist()
-    return make_likeness(
-        lambda at: samples.take(trained[at]), samples.ids[trained], labels, before=before
-    )
+    return publish_fit(won, grown.measured, result, options, line, out, report)
 
 
 @contextmanager
@@ -413,46 +352,3 @@ def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
         return
     with open_cache(cache) as file:
         yield file
-
-
-def _model(cache: Cache, samples: Samples, measured: MeasuredHead, options: FitOptions) -> Model:
-    train = measured.trained
-    seen, names = digest_seen(samples.ids[train].tolist(), samples.digests[train])
-    meta = describe_model(
-        cache,
-        head=measured.kept.head,
-        task=samples.task,
-        classes=samples.classes,
-        tap=samples.tap,
-        label=options.label,
-    )
-    if samples.task == "classification":
-        counted = [int((samples.y[train] == name).sum()) for name in samples.classes]
-        meta["class_counts"] = counted
-    meta |= {"n_train": len(train), "train_ids_sha256": names, "typical": _typical(samples, train)}
-    scores, test = measured.scores, measured.test
-    tested: dict[str, Any] = {
-        "ids": samples.ids[test].tolist(),
-        "y": samples.y[test].tolist(),
-        "predicted": scores.predicted.tolist(),
-    }
-    if scores.probabilities is not None:
-        tested["probabilities"] = scores.probabilities.tolist()
-    return Model(
-        estimator=measured.kept.estimator,
-        spec=cache.spec,
-        meta=meta,
-        figures={},
-        seen=seen,
-        tested=tested,
-    )
-
-
-def _typical(samples: Samples, train: NDArray[np.intp]) -> str | float | list[int]:
-    """The constant answer: the majority class, the mean, or the labels of most rows."""
-    if samples.task == "regression":
-        return float(samples.y[train].mean())
-    if samples.task == "multilabel":
-        return [int(share >= 0.5) for share in samples.y[train].mean(axis=0)]
-    classes, counts = np.unique(samples.y[train], return_counts=True)
-    return str(classes[counts.argmax()])
