@@ -315,3 +315,17 @@ def test_heads_selection_and_evaluation_load_neither_torch_nor_h5py():
         "assert not {'torch', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_head_whose_decisions_hardly_vary_has_probabilities_that_do(several: bool) -> None:
+    """At a large alpha a sigmoid that is fitted on plain decisions stays flat."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(120) % 3
+    X = rng.normal(size=(120, 12)).astype(np.float32)
+    X[np.arange(120), codes] += 6
+    y = (codes[:, None] == np.arange(3)).astype(np.int8) if several else codes.astype(str)
+    head = HEADS["ridge"].with_grid({"clf__alpha": [1e6]})
+    found = search(head, X, y)
+    assert (found.estimator.predict(X) == y).mean() > 0.99
+    assert found.estimator.predict_proba(X)[np.arange(120), codes].min() > 0.5

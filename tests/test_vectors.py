@@ -157,6 +157,52 @@ def test_files_of_every_kind_give_the_same_cache(tmp_path: Path) -> None:
             assert [str(v) for v in cache.columns["site"]] == ["01"] * N, name
 
 
+def test_what_a_stranger_brings_is_taken_or_refused_by_name(tmp_path: Path) -> None:
+    X, labels = blobs()
+    table = pd.DataFrame({"label": labels, "e": [list(row) for row in X.tolist()]})
+
+    def import_of(name: str, table: pd.DataFrame | None = None, **arrays: Any) -> Path:
+        path = tmp_path / name
+        np.savez(path, **arrays) if table is None else table.to_parquet(path)
+        return import_vectors(path, tmp_path / "c.h5", force=True)
+
+    with featx.open_cache(import_of("a.npz", X=(9 * X).astype(int), y=np.arange(N) % 3)) as cache:
+        assert cache.X.dtype == np.float32
+        assert cache.classes == ["0", "1", "2"]
+    with featx.open_cache(import_of("a.npz", X=X, label=np.array(labels)[:, None])) as cache:
+        assert cache.labels == labels  # a column of a matrix is one label a row
+    (tmp_path / "t.csv").write_text("id;label\n" + "".join(f"i{k};é\n" for k in range(N)))
+    np.save(tmp_path / "a.npy", X)
+    semicolons = import_vectors(
+        tmp_path / "a.npy", tmp_path / "s.h5", table=tmp_path / "t.csv", encoder="e"
+    )
+    with featx.open_cache(semicolons) as cache:
+        assert (cache.ids[3], cache.classes) == ("i3", ["é"])
+    short, ragged = table.copy(), table.copy()
+    short.at[3, "e"], ragged.at[4, "e"] = None, [1.0]
+    wide = pd.DataFrame(X, columns=[f"f{k}" for k in range(WIDTH)])
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"X": X[0]}, r"no matrix of numbers.* X float32 \(12,\)"),
+        ({"X": X[:, None]}, r"no matrix of numbers.* X float32 \(120, 1, 12\)"),
+        ({"X": X + 1j}, "X complex64"),
+        ({"X": X.astype(float) * 1e300}, "NaN or infinity in 120 of 120 rows"),
+        ({"X": X, "y": np.eye(N)}, r"'y' has the shape \(120, 120\); the labels are one value"),
+        ({"X": X, "ids": ["i"] * N}, "id 'i' stands in rows 0 and 1"),
+        ({"X": X, "labels": labels[1:]}, "labels has 119 values for 120 rows"),
+        ({"table": short}, "'e': row 3 has no vector, and row 0 has 12 numbers"),
+        ({"table": ragged}, "'e': row 4 has 1 numbers, and row 0 has 12 numbers"),
+        ({"table": wide}, r"it has f0 \(120,\), .* and 4 more"),
+    ]
+    for given, words in cases:
+        with pytest.raises((SourceError, CacheError), match=words) as caught:
+            import_of("b.parquet" if "table" in given else "b.npz", **given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SourceError, match="would be replaced by the cache"):
+        import_vectors(tmp_path / "a.npz", tmp_path / "a.npz", force=True)
+    with pytest.raises(CacheError, match="complex"):
+        featx.write_cache(tmp_path / "z.h5", X + 1j)
+
+
 def test_a_file_that_is_not_clear_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.eye(3), b=np.eye(3))
     np.savez(tmp_path / "code.npz", X=np.array([{}], dtype=object))
@@ -211,3 +257,17 @@ def test_predict_and_search_name_the_same_nearest_row(tmp_path: Path) -> None:
     said = featx.load_model(tmp_path / "m.featx").predict(new[:20]).to_frame()
     found = featx.search(path, list(new[:20]), k=1)
     assert [match.matches[0].id for match in found] == said["nearest"].tolist()
+
+
+def test_predict_takes_the_file_of_a_cache(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels)
+    featx.fit(path, head="ridge", out=tmp_path / "m.featx", fit_on="all")
+    line = ["predict", str(tmp_path / "m.featx"), str(path), "--out", str(tmp_path / "o.csv")]
+    ended = CliRunner().invoke(app, line)
+    assert ended.exit_code == 0, ended.output
+    assert pd.read_csv(tmp_path / "o.csv")["label"].tolist() == labels
+    model = featx.load_model(tmp_path / "m.featx")
+    assert model.predict(path).to_frame()["label"].tolist() == labels
+    with pytest.raises(ModelError, match=r"not on pictures.*featx import"):
+        model.predict("one.jpg")

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from featx.arguments import typed
 from featx.cache.vectors import write_cache
 from featx.errors import SourceError, nearest, words_of
+from featx.slices import WHOLE, SliceCounter
+from featx.sources.table import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +26,9 @@ log = logging.getLogger("featx")
 
 VECTOR_NAMES = ("X", "vectors", "features", "embeddings", "embedding", "vector")
 """Where vectors are looked for when no name is given."""
+
+_NPY = b"\x93NUMPY"
+_SHOWN = 8  # arrays that a message names
 
 _ROLES = {
     "id": "ids",
@@ -82,7 +88,9 @@ def import_vectors(
     """
     path = Path(file)
     if not path.is_file():
-        raise SourceError(f"no such file: {path}")
+        raise SourceError(f"{path} is a folder" if path.is_dir() else f"no such file: {path}")
+    if Path(cache).exists() and path.samefile(cache):
+        raise SourceError(f"{path} would be replaced by the cache; name another file for it")
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise SourceError(f"{path}: expected one of {', '.join(sorted(_READERS))}")
@@ -110,11 +118,16 @@ def import_vectors(
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is not a whole .npz file")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) != _NPY:
+            raise ValueError("it is not a .npy file")
     return {"X": np.load(path, allow_pickle=False)}
 
 
@@ -125,7 +138,12 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
                 raise ValueError(f"/{name} is a link, which is not followed")
             thing = file[name]
-            if not isinstance(thing, h5py.Dataset) or not 1 <= thing.ndim <= 2:
+            if not isinstance(thing, h5py.Dataset):
+                log.warning(
+                    "%s: the group %r is left out; only data sets at the top are read", path, name
+                )
+                continue
+            if not thing.ndim:
                 continue
             if thing.is_virtual or thing.external:
                 raise ValueError(f"/{name} lies in another file, which is not followed")
@@ -142,7 +160,13 @@ def _read_parquet(path: Path) -> dict[str, Any]:
         table = parquet.read_table(path)
     except pa.ArrowException as error:
         raise ValueError(words_of(error)) from None
-    return {name: _arrow(table.column(name)) for name in table.column_names}
+    found = {}
+    for name in table.column_names:
+        try:
+            found[name] = _arrow(table.column(name))
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+    return found
 
 
 def _arrow(column: pa.ChunkedArray) -> Any:
@@ -150,12 +174,18 @@ def _arrow(column: pa.ChunkedArray) -> Any:
 
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        numbers = pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-        if numbers:
-            rows = [np.asarray(value) for value in column.to_pylist() if value is not None]
-            if len(rows) == len(column) and len({len(row) for row in rows}) == 1:
-                return np.stack(rows)
+        if pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type):
+            return _stacked(column.to_pylist())
     return column.to_pylist()
+
+
+def _stacked(rows: list[Any]) -> NDArray[Any]:
+    """Make a matrix of lists of numbers; the message names the first row that does not fit."""
+    for k, row in enumerate(rows):
+        if row is None or len(row) != len(rows[0] or ()):
+            has = ["no vector" if one is None else f"{len(one)} numbers" for one in (row, rows[0])]
+            raise ValueError(f"row {k} has {has[0]}, and row 0 has {has[1]}")
+    return np.array(rows)
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -181,9 +211,22 @@ def _vectors_name(path: Path, arrays: dict[str, Any], asked: str | None) -> str:
     named = [name for name in VECTOR_NAMES if name in matrices]
     if len(matrices) == 1 or named:
         return (named or matrices)[0]
+    if matrices:
+        raise SourceError(
+            f"{path}: several matrices of numbers ({', '.join(matrices)}); name the vectors with "
+            "--vectors NAME"
+        )
+    known = ", ".join(f"{name} {_shape(arrays[name])}" for name in [*arrays][:_SHOWN])
+    known += f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
     raise SourceError(
-        f"{path}: {'several' if matrices else 'no'} matrices of numbers "
-        f"({', '.join(matrices or arrays) or 'it is empty'}); name the vectors with --vectors NAME"
+        f"{path} has no matrix of numbers, shape (n_samples, n_features); it has "
+        f"{known or 'nothing'}"
+    )
+
+
+def _shape(values: Any) -> str:
+    return (
+        f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else f"({len(values)},)"
     )
 
 
@@ -192,15 +235,17 @@ def _is_matrix(values: Any) -> bool:
 
 
 def _table(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SourceError(f"no such table: {path}")
     if path.suffix.lower() in (".parquet", ".pq"):
-        return _read_parquet(path)
-    import pandas as pd
-
-    try:  # text stays text
-        found = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
-    return {str(name): found[name].tolist() for name in found.columns}
+        try:
+            return _read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
+    found = read_table(str(path), SliceCounter(WHOLE))
+    for note in found.notes:
+        log.warning("%s", note["message"])
+    return {str(name): found.frame[name].fillna("").tolist() for name in found.frame.columns}
 
 
 def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
@@ -211,6 +256,11 @@ def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
         role = _ROLES.get(name.lower())
         if role in parts:
             raise SourceError(f"{path}: {name!r} names the {role} a second time; rename one")
+        values = values[:, 0] if _is_deep(values) and values.shape[1:] == (1,) else values
+        if role is not None and _is_deep(values):
+            raise SourceError(
+                f"{path}: {name!r} has the shape {values.shape}; the {role} are one value a row"
+            )
         if role is not None:
             parts[role] = _flat(values)
         elif len(values) == n_rows and not _is_deep(values):

@@ -12,16 +12,31 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from featx.cache.format import ENCODING_TYPE, INDEX_TYPE, require_forms, vector_datasets
+from featx.cache.format import ENCODING_TYPE, INDEX, INDEX_TYPE, require_forms, vector_datasets
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.files import replacing
 from featx.spec import FORMAT_VERSION, ExtractSpec
 
+_HEAD, _HDF5 = 8192, b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _MAX_JSON = 64 << 20  # bytes
 _MAX_DEFLATE = 1100  # no deflate stream grows by more
 _ELSEWHERE = ("already open", "flag values", "close degree")
 """How HDF5 says that the file is open in this process with other settings."""
+
+
+def is_cache(path: Path) -> bool:
+    """Tell a cache from pictures: a file of HDF5, or a folder of parts."""
+    if path.is_dir():
+        return (path / INDEX).is_file()
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    # The signature stands at the start, or after a block of the writer's own (512, 1024, ...).
+    places = (0, 512, 1024, 2048, 4096)
+    return any(head[at : at + len(_HDF5)] == _HDF5 for at in places)
 
 
 def open_file(path: Path) -> tuple[h5py.File, ExtractSpec]:

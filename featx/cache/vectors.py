@@ -181,7 +181,11 @@ class _RowsInMemory:
 def _vectors(X: ArrayLike) -> NDArray[Any]:
     try:
         given = np.asarray(X)
-        vectors = given if given.dtype == np.float16 else given.astype(np.float32, copy=False)
+        if given.dtype.kind == "c":
+            raise TypeError("it holds complex numbers")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
+            half = given.dtype == np.float16
+            vectors = given if half else given.astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
         raise CacheError(f"X is not a matrix of numbers: {error}") from None
     if vectors.ndim != 2 or not vectors.size:
@@ -191,8 +195,8 @@ def _vectors(X: ArrayLike) -> NDArray[Any]:
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise CacheError(
-            f"X holds NaN or infinity in {int(bad.sum())} of {len(vectors)} rows, first in row "
-            f"{int(bad.argmax())}; leave these rows out"
+            f"X holds NaN or infinity in {int(bad.sum())} of {len(vectors)} rows (as "
+            f"{vectors.dtype}), first in row {int(bad.argmax())}; leave these rows out"
         )
     return vectors
 

@@ -18,7 +18,7 @@ from featx.auditing import unit_rows
 from featx.auditing.shift import LEAST_ROWS, find_shift, share_interval, shares_p_value
 from featx.cache.cache import Cache, open_cache
 from featx.cache.folder import holds_cache
-from featx.cache.format import INDEX
+from featx.cache.h5file import is_cache
 from featx.errors import FeatxError, ModelError, OptionError
 from featx.files import scratch_folder
 from featx.labels import joined_labels
@@ -29,8 +29,6 @@ from featx.model.modelfile import load_model
 from featx.model.prediction import predict
 
 _SHOWN = 10
-_HEAD = 8192
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ def _batch(
     model: Model, source: Any, cache: str | os.PathLike[str] | None, options: dict[str, Any]
 ) -> Iterator[_NewRows]:
     """Read or compute the features of a batch."""
-    if isinstance(source, str | os.PathLike) and _is_cache(Path(source)):
+    if isinstance(source, str | os.PathLike) and is_cache(Path(source)):
         with open_cache(source) as opened:
             yield _of_cache(model, opened, precision=True)
         return
@@ -252,20 +250,6 @@ def _batch(
                 raise FeatxError("no picture of the batch could be read")
             with open_cache(place) as opened:
                 yield _of_cache(model, opened, precision=False)
-
-
-def _is_cache(path: Path) -> bool:
-    """Tell a cache from pictures: a file of HDF5, or a folder of parts."""
-    if path.is_dir():
-        return (path / INDEX).is_file()
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    # The signature stands at the start, or after a block of the writer's own (512, 1024, ...).
-    places = (0, 512, 1024, 2048, 4096)
-    return any(head[at : at + len(_HDF5)] == _HDF5 for at in places)
 
 
 def _of_cache(model: Model, cache: Cache, *, precision: bool) -> _NewRows:

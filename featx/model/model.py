@@ -168,8 +168,8 @@ class Model:
         ----------
         source
             One picture or a list (paths, pictures of Pillow, pixels as arrays; folders among paths
-            are their images), whatever else `featx.extract` takes, an open cache, or features as a
-            float array of shape (n, n_features).
+            are their images), whatever else `featx.extract` takes, a cache of the same features,
+            or features as a float array of shape (n, n_features).
         out
             A ``.csv``, ``.parquet`` or ``.jsonl`` file: ``id``, ``path``, ``label`` (several as
             ``a|b``), ``confidence``, ``unfamiliar`` (farther from the training images than all
@@ -409,8 +409,8 @@ class Model:
             encoder = self.spec.architecture.removeprefix(EXTERNAL)
             raise ModelError(
                 f"{self.name} was trained on vectors of {encoder!r}, not on pictures: {what} needs "
-                "pictures; compute vectors with that encoder and pass them as a cache "
-                "(featx.write_cache) or as a matrix to model.predict"
+                "pictures; compute vectors with that encoder, and pass them as a cache "
+                "(`featx import`, featx.write_cache) or as a matrix to model.predict"
             )
 
     @property

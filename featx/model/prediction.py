@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.cache import Cache, open_cache
+from featx.cache.h5file import is_cache
 from featx.cache.lock import WriterLock
 from featx.cache.staging import parts_folder, remove_parts
 from featx.errors import CacheError, ExtractError
@@ -122,6 +123,10 @@ def predict(
         Fields of `featx.extraction.options.ExtractOptions` that change no value, and `weights` or
         `backbone` where they are not None.
     """
+    if isinstance(source, str | os.PathLike) and is_cache(Path(source)):
+        with open_cache(source) as held:
+            how: dict[str, Any] = {"out": out, "force": force, "safe": safe}
+            return predict(model, held, unfamiliar_at=unfamiliar_at, **how)
     require_rate(unfamiliar_at)
     near = likeness_of(model)
     near = None if near is None else near.at(unfamiliar_at)

@@ -32,7 +32,7 @@ def same_options(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """
     from featx.extraction.options import DECIDE_VALUES
 
-    model.require_pictures("predict")
+    model.require_pictures("embedding")
     if options.get("shard") is not None:
         raise ModelError(
             "a model labels whole sources and takes no shard; give each run a source of its own, "

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import cross_val_predict
 from sklearn.utils.metaestimators import available_if
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -119,19 +120,55 @@ def _scaled(
     weights: Array | None = None,
     probable: bool = False,
 ) -> CalibratedClassifierCV:
+    """Fit a scale, a sigmoid on answers that are centred and of spread one, written for plain ones.
+
+    The fit of a sigmoid starts at a slope of 0 and stops there where decisions hardly vary, as
+    those of a strongly regularised head do: every probability would be the share of the class.
+    """
+    table, sigmoid = _table(decisions), scale == "sigmoid"
+    middle = table.mean(axis=0) if sigmoid else np.zeros(table.shape[1])
+    spread = table.std(axis=0) if sigmoid else np.ones(table.shape[1])
+    spread = np.where(spread > 0, spread, 1.0)
     made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=2)
     # A temperature takes labels that are not text for numbers of columns.
     classes, codes = np.unique(y, return_inverse=True)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
-        made.fit(_table(decisions), codes, sample_weight=weights)
+        made.fit((table - middle) / spread, codes, sample_weight=weights)
     inner = made.calibrated_classifiers_[0]
     made.classes_ = inner.classes = inner.estimator.classes_ = classes
+    for k, one in enumerate(inner.calibrators if sigmoid else ()):
+        one.a_ /= spread[k]
+        one.b_ -= one.a_ * middle[k]
     return made
 
 
 def _table(decisions: Array) -> Array:
     table = np.asarray(decisions, dtype=np.float64)
     return table[:, None] if table.ndim == 1 else table
+
+
+def held_answers(
+    estimator: Any, X: Array, y: Array, folds: Folds, weights: Array | None = None
+) -> tuple[Array, bool]:
+    """Ask a pipeline for each row while it is fitted on the others.
+
+    Parameters
+    ----------
+    folds
+        Which hold out every row once.
+    weights
+        Of each row in fitting, where the last step is called ``clf``; 1 when None.
+
+    Returns
+    -------
+    answers : decisions, or the probabilities of a head that gives nothing else; of two classes (n,)
+    probable : whether they are probabilities
+    """
+    probable = not hasattr(estimator, "decision_function")
+    method = "predict_proba" if probable else "decision_function"
+    given = {} if weights is None else {"clf__sample_weight": weights}
+    said = cross_val_predict(clone(estimator), X, y, cv=folds, method=method, params=given)
+    return (said[:, 1] if probable and said.shape[1] == 2 else said), probable
 
 
 def probabilities_of(decisions: Array) -> Array:

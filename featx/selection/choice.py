@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from featx.heads import Head
-from featx.selection.calibration import best_scale, calibrated, scales_for
+from featx.selection.calibration import best_scale, calibrated, held_answers, scales_for
 from featx.selection.candidates import SearchResult, describe
 from featx.selection.checks import Warn, warn
 from featx.selection.folds import Folds, hold_out_once, make_folds
@@ -155,12 +154,8 @@ class Choice:
         X, y, _ = self.rows.data
         fitted = refit(self.pipeline, self.params, self.rows.data, None, self.run.n_jobs)
         folds = self.rows.each_once()
-        probable = not hasattr(fitted.estimator, "decision_function")
-        method = "predict_proba" if probable else "decision_function"
         with in_threads(self.run.n_jobs, len(folds)):
-            said = cross_val_predict(clone(fitted.estimator), X, y, cv=folds, method=method)
-        if probable and said.shape[1] == 2:
-            said = said[:, 1]
+            said, probable = held_answers(fitted.estimator, X, y, folds)
         scales = scales_for(own, len(fitted.estimator.classes_), compete)
         scale, _ = best_scale(said, y, folds, scales, probable)
         if scale == "own":

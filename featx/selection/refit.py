@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingClassifier
@@ -16,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
 from featx.errors import FitError
+from featx.selection.calibration import calibrated, held_answers
 from featx.selection.fold import KERNEL_CACHE_MB, has_converged
 from featx.selection.folds import Folds
 from featx.selection.sweep import in_threads
@@ -64,12 +64,10 @@ def refit(
             return FittedHead(final, False, has_converged(final["clf"]))
         if y.ndim == 2:
             return _each_calibrated(final, X, y, folds)
-        calibrated = CalibratedClassifierCV(final, method="sigmoid", ensemble=False, cv=folds)
-        _fit_calibrated(calibrated, X, y, weights)
-    # The folds are row numbers of the training set: of no use to a model, and long.
-    calibrated.set_params(cv=len(folds))
-    inner = calibrated.calibrated_classifiers_[0].estimator
-    return FittedHead(calibrated, True, has_converged(inner["clf"]))
+        said, probable = held_answers(final, X, y, folds, weights)
+        final.fit(X, y, **({} if weights is None else {"clf__sample_weight": weights}))
+    estimator, _ = calibrated(final, said, y, len(folds), weights=weights, probable=probable)
+    return FittedHead(estimator, True, has_converged(final["clf"]))
 
 
 def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> FittedHead:
@@ -77,16 +75,14 @@ def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitte
 
     The steps before see all training rows, as they do without calibration; no label goes there.
     """
-    several = final["clf"]
-    several.set_params(
-        estimator=CalibratedClassifierCV(
-            several.estimator, method="sigmoid", ensemble=False, cv=folds
-        )
-    )
     final.fit(X, y)
-    for one in (several.estimator, *several.estimators_):
-        one.set_params(cv=len(folds))
-    inner = [one.calibrated_classifiers_[0].estimator for one in several.estimators_]
+    several, Z, made = final["clf"], final[:-1].transform(X), []
+    for k, one in enumerate(several.estimators_):
+        said, probable = held_answers(one, Z, y[:, k], folds)
+        made.append(calibrated(one, said, y[:, k], len(folds), probable=probable)[0])
+    inner, several.estimators_ = several.estimators_, made
+    blank = CalibratedClassifierCV(method="sigmoid", ensemble=False, cv=len(folds))
+    several.set_params(estimator=blank.set_params(estimator=several.estimator))
     return FittedHead(final, True, all(has_converged(clf) for clf in inner))
 
 
@@ -98,25 +94,6 @@ def clone_values(params: Mapping[str, Any]) -> dict[str, Any]:
 def _without_blanks(pipeline: Pipeline) -> Pipeline:
     """Drop the steps that do nothing: fewer things to save and to export."""
     return Pipeline([step for step in pipeline.steps if step[1] != "passthrough"])
-
-
-def _fit_calibrated(
-    calibrated: CalibratedClassifierCV, X: Array, y: Array, weights: Array | None
-) -> None:
-    if weights is None:
-        calibrated.fit(X, y)
-        return
-    # Only metadata routing carries weights through a Pipeline inside a meta-estimator.
-    with config_context(enable_metadata_routing=True):
-        pipeline = calibrated.estimator
-        for _, step in pipeline.steps:
-            if has_fit_parameter(step, "sample_weight"):
-                step.set_fit_request(sample_weight=step is pipeline["clf"])
-        calibrated.fit(X, y, sample_weight=weights)
-    # A request is of use while fitting only, and skops cannot write one.
-    for owner in (pipeline, calibrated.calibrated_classifiers_[0].estimator):
-        for _, step in owner.steps:
-            vars(step).pop("_metadata_request", None)
 
 
 def check_weights(weights: Any, n: int, clf: Any) -> Array | None:

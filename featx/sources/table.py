@@ -147,15 +147,18 @@ def _require(place: str, data: bytes | None, encoding: str) -> str:
 
 
 def _separator_of(text: str, usual: str) -> tuple[str, list[str]]:
-    """Choose what the header is separated by: what gives a column `path`, else the usual one."""
+    """Choose what the header is separated by: what gives a known column, else the usual one."""
     own = _header(text, usual)
-    if "path" in own:
+    if not _KNOWN.isdisjoint(own):
         return usual, own
     for other in SEPARATORS:
         names = _header(text, other)
-        if "path" in (name.strip() for name in names) and len(names) > 1:
+        if len(names) > 1 and not _KNOWN.isdisjoint(name.strip() for name in names):
             return other, names
     return usual, own
+
+
+_KNOWN = {"path", "id", "label"}
 
 
 def _header(text: str, separator: str) -> list[str]:
