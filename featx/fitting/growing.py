@@ -173,7 +173,7 @@ class _Growing:
         estimator: Any = as_pipeline(
             HEADS[self.name], params, self._solve(whole, shift), names, Statistics(shift, whole, [])
         )
-        scale = "own" if names is None else self.model.figures["chosen"]["scale"]
+        scale: Any = "own" if names is None else self.model.figures["chosen"]["scale"]
         if scale != "own":
             every, weights = self._stands_for()
             estimator, _ = calibrated(estimator, said, every, len(folds), scale, weights)
