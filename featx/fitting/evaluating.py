@@ -16,8 +16,8 @@ from featx.evaluation import evaluate as measure
 from featx.evaluation.conformal import coverage_of
 from featx.evaluation.slices import slice_notes
 from featx.fitting.columns import Columns, load_samples
+from featx.fitting.figures import Measures, Slicing, worse_notes
 from featx.fitting.leaks import CODE, SEEN, barred_rows, refuse_seen, seen_note
-from featx.fitting.options import Measures, Slicing, worse_notes
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.training import opened
 from featx.heads import HEADS, Head
@@ -33,19 +33,19 @@ _BATCH = 8192
 class Evaluation(Measures):
     """Metrics of a model on rows it never saw; `to_dict` is the JSON of ``featx evaluate``.
 
-    Each metric of `test` is an attribute too, as in `featx.fitting.options.FitResult`.
+    Each metric of `test` is an attribute too, as in `featx.fitting.figures.FitResult`.
 
     Parameters
     ----------
     test, baseline, warnings
-        As in `featx.fitting.options.FitResult`.
+        As in `featx.fitting.figures.FitResult`.
     excluded
         Why rows were left out, and how many: without label, seen in training, of a class that the
         model does not know.
     decisions, sets
         The model's thresholds and conformal sets, and what they are worth on these rows.
     slices
-        As in `featx.fitting.options.FitResult`.
+        As in `featx.fitting.figures.FitResult`.
     """
 
     head: str

@@ -20,7 +20,8 @@ from featx.arguments import several, typed
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FeatxError, ModelError
 from featx.extraction.options import DEFAULT_BACKBONE, ExtractResult
-from featx.fitting.options import FitOptions, FitResult
+from featx.fitting.figures import FitResult
+from featx.fitting.options import FitOptions
 from featx.fitting.rare import require_trainable
 from featx.fitting.training import fit_caches
 from featx.fitting.verdict import TrainResult

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from featx.cache.cache import Cache
 from featx.errors import FitError
 from featx.evaluation import baseline
+from featx.fitting.figures import FitResult, worse_notes
 from featx.fitting.leaks import CODE, without_seen
-from featx.fitting.options import FitOptions, FitResult, usable_samples, worse_notes
+from featx.fitting.options import FitOptions, usable_samples
 from featx.fitting.samples import Samples
 from featx.heads import get_head
 from featx.protocols import Protocol, get_protocol, run_protocol

@@ -17,9 +17,10 @@ from featx.cache.cache import Cache, open_cache
 from featx.errors import FitError, ModelError
 from featx.evaluation import json_ready
 from featx.fitting.contenders import Contender
+from featx.fitting.figures import FitResult, worse_notes
 from featx.fitting.looks import maps_of, small_pictures
 from featx.fitting.measuring import MeasuredHead
-from featx.fitting.options import FitOptions, FitResult, worse_notes
+from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.model import Model
 from featx.model.archive import REPORT

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from featx.cache.cache import Cache
 from featx.fitting.contenders import Contender
+from featx.fitting.figures import FitResult
 from featx.fitting.measuring import MeasuredHead
-from featx.fitting.options import FitOptions, FitResult
+from featx.fitting.options import FitOptions
 from featx.fitting.publishing import (
     keep_for_report,
     report_data,

@@ -16,9 +16,10 @@ from featx.errors import FitError
 from featx.evaluation.slices import slice_notes
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
+from featx.fitting.figures import FitResult, Slicing
 from featx.fitting.growing import keep_sums, take_in
 from featx.fitting.leaks import guard
-from featx.fitting.options import FitOptions, FitResult, Slicing, settle, usable_samples
+from featx.fitting.options import FitOptions, settle, usable_samples
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.promises import set_promises
 from featx.fitting.publishing import (

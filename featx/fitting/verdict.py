@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from featx.extraction.options import ExtractResult
-from featx.fitting.options import FitResult
+from featx.fitting.figures import FitResult
 from featx.printing import TextTable
 
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae")
