@@ -1,6 +1,7 @@
-"""Scores of unfamiliar rows, by AUROC with one class held out at a time.
+"""Scores of unfamiliar rows, by AUROC with one class held out at a time; and false alarms.
 
-python -m benchmarks.unfamiliar [CACHE...]; the pixels of scikit-learn's digits are always there.
+python -m benchmarks.unfamiliar [CACHE | CACHE:COLUMN...]; a column divides each label by its own.
+The pixels of scikit-learn's digits are always there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import featx
 from featx.auditing import unit_rows
+from featx.model.likeness import usual_distance
 
 RESULTS = Path(__file__).parent / "results"
 Array = NDArray[Any]
@@ -74,6 +76,31 @@ def compare(X: Array, y: Array, seed: int = 0) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
 
 
+def false_alarms(X: Array, draws: int = 20) -> dict[str, float]:
+    """Mean share of new rows beyond the limit: half of the rows set it, the other half are new."""
+    found: dict[str, list[float]] = {"0.01": [], "0.05": []}
+    for seed in range(draws):
+        order = np.random.default_rng(seed).permutation(len(X))
+        unit = unit_rows(X[order])
+        half = len(unit) // 2
+        distances = near(1)(unit[:half], None, unit[half:])
+        for rate, shares in found.items():
+            limit = usual_distance(unit[:half], float(rate))
+            shares.append(float((distances > limit).mean()))
+    return {f"at {rate}": round(float(np.mean(shares)), 4) for rate, shares in found.items()}
+
+
+def read(given: str) -> tuple[Array, Array]:
+    """Read features and classes of a cache; a column after a colon divides each class."""
+    path, _, column = given.partition(":")
+    with featx.open_cache(path) as cache:
+        X, y = np.asarray(cache.X, np.float32), np.asarray(cache.y)
+        if column:
+            both = zip(y, cache.columns[column], strict=True)
+            y = np.array([f"{label} {value}" for label, value in both])
+    return X, y
+
+
 def main() -> None:
     """Print and keep a line for each set."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,14 +108,13 @@ def main() -> None:
     sets: dict[str, tuple[Array, Array]] = {}
     pixels, digits = load_digits(return_X_y=True)
     sets["digits, pixels"] = pixels.astype(np.float32), digits
-    for path in parser.parse_args().caches:
-        with featx.open_cache(path) as cache:
-            sets[Path(path).name] = np.asarray(cache.X, np.float32), np.asarray(cache.y)
+    for given in parser.parse_args().caches:
+        sets[Path(given).name] = read(given)
     found = {}
     for name, (X, y) in sets.items():
         if len(np.unique(y)) < 3:
             raise SystemExit(f"{name}: with two classes none can be held out")
-        found[name] = compare(X, y)
+        found[name] = {**compare(X, y), "false alarms": false_alarms(X)}
         print(name, json.dumps(found[name]), flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "unfamiliar.json").write_text(json.dumps(found, indent=1) + "\n")

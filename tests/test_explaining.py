@@ -242,6 +242,27 @@ def test_what_is_not_exact_is_called_an_approximation(
     assert found.map.shape == (8, 8)
 
 
+@pytest.mark.parametrize("head", ["logreg", "svm"])
+def test_each_of_several_labels_has_its_own_exact_map(
+    made: Any, network: str, tmp_path: Path, head: str
+) -> None:
+    source = Path(made().meta["source"])
+    files = sorted(source.rglob("*.png"))
+    lines = [f"{p},{p.parent.name}{'|odd' if k % 3 else ''}" for k, p in enumerate(files)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *lines]))
+    how = {"backbone": network, "weights": "random", "layers": "flat", "input_size": 32}
+    featx.extract(tmp_path / "t.csv", tmp_path / "c.h5", precision="fp32", progress=False, **how)
+    featx.fit(tmp_path / "c.h5", head, out=tmp_path / "m.featx")
+    model = featx.load_model(tmp_path / "m.featx")
+    assert model.task == "multilabel"
+    for label in model.classes:
+        found = model.explain(files[0], label=label, backbone=network)
+        assert (found.method, found.label, found.against) == ("exact", label, None)
+        assert found.map.mean() + found.bias == pytest.approx(found.decision, abs=1e-5)
+        assert all(label in n.label.split("|") for n in found.nearest_for)
+    assert model.explain(files[0], backbone=network).label in model.classes
+
+
 def test_covers_find_the_part_that_counts() -> None:
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[24:28, 4:8] = 255

@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import pytest
+from coloured import save_coloured
 
 import featx
 from featx import evaluate, load_model, open_cache
 from featx.cache.verify import verify_file
+from featx.errors import FeatxError, ModelError
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = sorted(path.stem.rpartition("-")[2] for path in DATA.glob("expected-*.json"))
@@ -81,3 +84,20 @@ def test_a_model_of_an_older_decode_policy_labels_new_pictures(
     assert model.spec.decode["policy"] == 1
     found = model.predict(photos, backbone=str(tiny["backbone"]))
     assert (found.predicted, found.failed) == (12, 0)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_model_alone_works_and_says_what_it_lacks(version: str, tmp_path: Path) -> None:
+    model = load_model(copy(DATA / f"model-{version}.featx", tmp_path))
+    save_coloured(tmp_path / "new", 60)
+    found = model.explain(next((tmp_path / "new" / "red").iterdir()))
+    assert found.label == "red"
+    assert found.nearest_for == []
+    assert "older than its training vectors; no neighbours are known" in str(found)
+    with pytest.raises(ModelError, match="written before models kept vectors"):
+        featx.drift(model, tmp_path / "new")
+    # With its cache beside it, it lacks nothing.
+    copy(DATA / f"cache-{version}.h5", tmp_path)
+    assert model.explain(next((tmp_path / "new" / "red").iterdir())).nearest_for
+    with pytest.raises(FeatxError, match=r"the reference has 18 rows, and a test needs 20"):
+        featx.drift(model, tmp_path / "new")

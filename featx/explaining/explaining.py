@@ -214,7 +214,8 @@ class Explainer:
         self, sight: _Sight, row: dict[str, Any], label: str | None, against: str | None
     ) -> tuple[Side, LinearForm | None]:
         """Choose what is explained."""
-        classes, form = self.model.classes, linear_form(self.model.estimator, sight.features)
+        classes = self.model.classes
+        form = linear_form(self.model.estimator, sight.features, classes)
         for name in (label, against):
             if name is not None and name not in classes:
                 known = f"classes are {', '.join(classes)}" if classes else "it predicts a number"

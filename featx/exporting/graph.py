@@ -190,7 +190,7 @@ def map_form(model: Model) -> LinearForm:
     """
     taps = [tap for tap in model.spec.taps if tap["name"] in model.taps]
     n_features = model.estimator.n_features_in_
-    form = linear_form(model.estimator, np.ones(n_features, np.float32))
+    form = linear_form(model.estimator, np.ones(n_features, np.float32), model.classes)
     why = ""
     if len(model.taps) > 1 or len(_views(model)) > 1 or not taps or taps[0]["pool"] != "avg":
         why = "its features are not the mean of one map"

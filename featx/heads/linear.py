@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -50,7 +50,7 @@ class LinearForm:
     exact: bool = True
 
 
-def linear_form(estimator: Any, x: NDArray[Any]) -> LinearForm | None:
+def linear_form(estimator: Any, x: NDArray[Any], labels: Sequence[str] = ()) -> LinearForm | None:
     """Write a fitted head as weights on the features of a row.
 
     Standardisation and PCA are part of the weights. A row that is brought to length one is divided
@@ -62,6 +62,8 @@ def linear_form(estimator: Any, x: NDArray[Any]) -> LinearForm | None:
         What `featx.fit` fitted; calibration is left out (`calibration_of` names it).
     x
         The row, shape (n_features,).
+    labels
+        Names of several labels, which the estimator only numbers.
 
     Returns
     -------
@@ -79,6 +81,8 @@ def linear_form(estimator: Any, x: NDArray[Any]) -> LinearForm | None:
     form = _last(last)
     if form is None:
         return None
+    if getattr(last, "multilabel_", False) and labels:
+        form = replace(form, sides=tuple((name, None) for name in labels))
     rows = [np.asarray(x, dtype=np.float64)]
     for step in before:
         rows.append(np.asarray(step.transform(rows[-1][None]), dtype=np.float64)[0])
