@@ -152,7 +152,10 @@ def figures_sheet(found: dict[str, Any]) -> TextTable:
     below = _by_k(found)
     below += list(decision_lines(found["decisions"])) if found.get("decisions") else []
     below += set_lines(found["sets"]) if found.get("sets") else []
-    below += slice_lines(found["slices"]) if found.get("slices") else []
+    if found.get("slices"):
+        first, *others = slice_lines(found["slices"])
+        several = " times " in str(found.get("measured_by"))
+        below += [f"{first}, on the first split" if several else first, *others]
     if "measured_by" in found:
         below.append(f"measured by {found['measured_by']}{_trained_text(found)}")
     else:

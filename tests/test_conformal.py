@@ -92,6 +92,8 @@ def test_damaged_sets_are_refused(cache: Path, tmp_path: Path) -> None:
     [
         ({"sets": 1.5}, "--sets is 1.5"),
         ({"sets": 0.8, "nested": True}, "leave out --nested"),
+        ({"precision_at": 0.999}, "a precision of 0.999 cannot be promised .* takes 2995 rows"),
+        ({"abstain": 0.001}, "an accuracy of 0.999 cannot be promised .* takes 2302 rows"),
         ({"sets": 0.999}, "take 999 rows of a class, and the largest has 150"),
     ],
 )

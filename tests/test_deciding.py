@@ -150,7 +150,7 @@ def test_decide_by_hand() -> None:
         ({"cost": "1:5", "label": "number", "head": "ridge-reg"}, "these are numbers"),
         ({"abstain": 0.0, "label": "third"}, "--abstain is 0"),
         ({"abstain": 0.01, "label": "third"}, "it takes 230 rows that are all answered right"),
-        ({"precision_at": 0.99}, "no class can be promised precision 0.99"),
+        ({"precision_at": 0.99}, "a precision of 0.99 cannot be promised with these rows"),
         ({"abstain": 0.1, "confidence": 1.0}, "--confidence is 1"),
     ],
 )

@@ -57,13 +57,25 @@ def set_cuts(y: ArrayLike, probabilities: ArrayLike, classes: list[str], coverag
         rank = math.floor((len(own) + 1) * (1 - coverage) + 1e-9)
         found[name] = float(own[rank - 1]) if rank else None
     if all(cut is None for cut in found.values()):
-        most = int(np.unique(true, return_counts=True)[1].max())
+        require_rows(true, coverage)
+    return found
+
+
+def require_rows(y: ArrayLike, coverage: float) -> None:
+    """Refuse labels of which no class has the rows that a cut takes.
+
+    Raises
+    ------
+    FitError
+        With the number of rows that it takes, and what these rows allow.
+    """
+    most = int(np.unique(np.asarray(y), return_counts=True)[1].max())
+    if most < rows_for(coverage):
         raise FitError(
             f"sets that hold the true class in {coverage:.0%} of the rows take "
             f"{rows_for(coverage)} rows of a class, and the largest has {most}; ask for less, as "
             f"--sets {max(0.5, round(1 - 1 / (most + 1) - 0.005, 2)):g}, or add rows"
         )
-    return found
 
 
 def rows_for(coverage: float) -> int:

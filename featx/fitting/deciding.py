@@ -14,7 +14,8 @@ from sklearn.calibration import CalibratedClassifierCV
 
 from featx.errors import FitError
 from featx.evaluation import abstain_band, threshold_for_cost, threshold_for_precision
-from featx.evaluation.guarantees import asked_for
+from featx.evaluation.conformal import require_rows
+from featx.evaluation.guarantees import asked_for, rows_needed
 from featx.fitting.samples import Samples
 from featx.heads import Head
 from featx.model.thresholds import score_rows
@@ -201,13 +202,16 @@ def _costs(text: str) -> tuple[float, float]:
     return first, second
 
 
-def require_decidable(wanted: DecisionTarget, samples: Samples, nested: bool) -> None:
-    """Refuse, before any fit, what the labels or the plan do not allow.
+def require_decidable(
+    wanted: DecisionTarget, sets: float | None, samples: Samples, nested: bool
+) -> None:
+    """Refuse, before any fit, what the labels, their number or the plan do not allow.
 
     Raises
     ------
     FitError
-        For a regression, costs of more than two classes, or a nested measurement.
+        For a regression, costs of more than two classes, a nested measurement, or fewer rows than
+        a promise takes if all of them were answered right.
     """
     if samples.task == "regression":
         raise FitError(
@@ -221,6 +225,28 @@ def require_decidable(wanted: DecisionTarget, samples: Samples, nested: bool) ->
         raise FitError(
             "thresholds and sets are measured on rows that did not choose them, and --nested "
             "leaves none; leave out --nested"
+        )
+    if sets is not None:
+        require_rows(samples.y, sets)
+    _require_promisable(wanted, samples)
+
+
+def _require_promisable(wanted: DecisionTarget, samples: Samples) -> None:
+    target, level = wanted.precision, wanted.confidence
+    if target is not None:
+        level = 1 - (1 - level) / len(samples.classes)
+    elif wanted.abstain is not None:
+        target = 1 - wanted.abstain
+    if target is None:
+        return
+    codes = check_groups(samples.groups, len(samples))
+    units = len(samples) if codes is None else len(np.unique(codes))
+    if units < rows_needed(target, level):
+        what = "a precision" if wanted.precision is not None else "an accuracy"
+        raise FitError(
+            f"{what} of {target:g} cannot be promised with these rows: "
+            f"{asked_for(target, level, units, codes)}; ask for less, lower --confidence, or add "
+            "rows"
         )
 
 

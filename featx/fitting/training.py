@@ -264,7 +264,7 @@ def fit_caches(
     codes = check_groups(first.groups, len(first))
     slicing = Slicing.of(options.slices, found[0].cache, first, codes)
     if options.promises:
-        require_decidable(options.wanted, first, bool(options.nested))
+        require_decidable(options.wanted, options.sets, first, bool(options.nested))
     plan = measurement(head, [one.samples for one in found], options, few=rare.few)
     heard: list[Warn] = [*notes]
     with Progress(plan.fits, "fit", unit="fits") as show, overheard(heard):
