@@ -101,6 +101,8 @@ def labels(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (X, y, share) in sets.items():
+            if given.only not in (None, name):
+                continue
             draws = []
             for seed in range(given.draws):
                 draws.append(ranking(X, y, share, seed, Path(folder)))
@@ -270,6 +272,7 @@ def main() -> None:
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--cache", type=Path, default=Path("data/elpv/efficientnet_lite0.h5"))
     parser.add_argument("--digits", type=Path, help="cache of `featx extract digits`, if any")
+    parser.add_argument("--only", help="one set of the labels: ELPV, 'digits, pixels'")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--simulations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -280,6 +283,7 @@ def main() -> None:
     print(json.dumps(found))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.parent.mkdir(exist_ok=True)
+    found = {**known.get(given.kind, {}), **found}
     RESULTS.write_text(json.dumps({**known, given.kind: found}, indent=1) + "\n")
 
 

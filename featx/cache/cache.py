@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -350,3 +350,13 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     >>> X, y = np.asarray(cache.X), cache.y  # doctest: +SKIP
     """
     return Cache(Path(path))
+
+
+@contextlib.contextmanager
+def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
+    """Open a cache and close it again, unless it was open already."""
+    if isinstance(cache, Cache):
+        yield cache
+        return
+    with open_cache(cache) as file:
+        yield file

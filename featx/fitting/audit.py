@@ -18,15 +18,20 @@ from featx.auditing import (
     nearest_rows,
     unit_rows,
 )
-from featx.cache.cache import Cache
+from featx.cache.cache import Cache, opened
 from featx.errors import FitError
 from featx.fitting.columns import load_samples, require_vectors
-from featx.fitting.findings import Audit, Finding, finding
-from featx.fitting.looks import PictureLooks, copies_of, look_at
+from featx.fitting.findings import (
+    Audit,
+    Finding,
+    conflict_findings,
+    copy_findings,
+    finding,
+)
+from featx.fitting.looks import Near, PictureLooks, copies_of, likely_copies, look_at
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples, require_seed
 from featx.fitting.streamed import measurement
-from featx.fitting.training import opened
 from featx.heads import LARGE_ROWS, Head, get_head, over_taps
 from featx.labels import conflicting_rows, look_like_measurements
 from featx.model import Model
@@ -36,8 +41,10 @@ from featx.selection.trials import overheard
 from featx.targets import require_writable
 
 _NEIGHBOURS = 8
-_MOST_PICTURES = 20_000
+MOST_PICTURES = 20_000
 """Pictures that `featx train` reads again."""
+FEW_PICTURES, FEW_ROWS_COMPARED = 400, 20_000
+"""Pictures that `featx.fit` reads again, and rows up to which it compares features."""
 _STRENGTHS = (3e-4, 3e-3, 3e-2, 0.3)
 _MOST_ROWS = 200_000
 """Rows up to which all pairs are compared."""
@@ -132,7 +139,8 @@ def audit(
     if (review is None) != (review_out is None):
         raise FitError("a review needs a number of rows and a file: review=100, review_out=FILE")
     with opened(cache) as file:
-        auditor = _Auditor(file, head, options, pictures=pictures, progress=progress)
+        most = len(file) if pictures else 0
+        auditor = _Auditor(file, head, options, pictures=most, progress=progress)
         found = auditor.run(None if out is None else os.fspath(out))
         if reviewed is not None:
             found = reviews.with_rate(found, Path(reviewed), file, seed)
@@ -149,7 +157,14 @@ def audit(
     return found
 
 
-def audit_fitted(cache: Cache, model: Model, *, progress: bool = True) -> Audit:
+def audit_fitted(
+    cache: Cache,
+    model: Model,
+    *,
+    pictures: int = FEW_PICTURES,
+    labels: bool = True,
+    progress: bool = True,
+) -> Audit:
     """Audit the cache of a model by what its fit said of rows that its heads had not seen.
 
     Parameters
@@ -158,19 +173,19 @@ def audit_fitted(cache: Cache, model: Model, *, progress: bool = True) -> Audit:
         That the model was fitted on.
     model
         Whose test rows are judged: all rows where it was measured by nested folds.
+    pictures
+        How many are read at most; of more, those whose features are closest. With `FEW_PICTURES`
+        rows are compared up to `FEW_ROWS_COMPARED`, so that it takes seconds.
+    labels
+        Whether labels are judged, too.
     progress
         Whether to show progress on stderr.
     """
     options = FitOptions(tap=model.tap, label=model.meta.get("label"))
-    pictures = len(cache) <= _MOST_PICTURES
     auditor = _Auditor(cache, "", options, pictures=pictures, progress=progress)
-    auditor.tested = model
-    if not pictures:
-        text = (
-            f"{len(cache)} pictures are not read again: copies are those whose features are the "
-            f"same; `featx audit {cache.path}` reads them"
-        )
-        auditor.warnings.append(warn("pictures-not-read", text))
+    auditor.tested, auditor.judged = model, labels
+    if pictures <= FEW_PICTURES:
+        auditor.most_rows = FEW_ROWS_COMPARED
     return auditor.run(None)
 
 
@@ -186,12 +201,14 @@ class _Auditor:
     """One audit: its rows, and what was seen of them."""
 
     tested: Model | None = None
+    judged = True
+    most_rows = _MOST_ROWS
 
     def __init__(
-        self, cache: Cache, head: str, options: FitOptions, *, pictures: bool, progress: bool
+        self, cache: Cache, head: str, options: FitOptions, *, pictures: int, progress: bool
     ) -> None:
         self.cache, self.head, self.options = cache, head, options
-        self.pictures, self.progress = pictures and not cache.spec.is_external, progress
+        self.pictures, self.progress = pictures, progress
         self.warnings: list[Warn] = []
         self.quality: dict[str, float] = {}
         self.labels: list[Any] = self._labels()
@@ -209,11 +226,12 @@ class _Auditor:
             raise FitError(f"{self.cache.path} holds no rows; there is nothing to audit")
         names = np.array(["" if v is None else str(v) for v in self.labels], dtype=object)
         conflicts = conflicting_rows(self.cache.content_digests, names)
-        findings = self._conflicts(conflicts)
+        findings = conflict_findings(self.cache.ids, self.labels, conflicts)
         near = self._neighbours()
-        seen = look_at(self.cache, progress=self.progress) if self.pictures else None
-        findings += self._copies(near, seen)
-        suspected = self._suspected()
+        seen = self._look(near)
+        copies = copies_of(self.cache.content_digests, near, seen)
+        findings += copy_findings(self.cache.ids, self.labels, copies)
+        suspected = self._suspected() if self.judged else []
         findings += suspected
         findings += self._outliers(near, seen)
         findings += [
@@ -231,55 +249,33 @@ class _Auditor:
             out=out,
         )
 
-    def _conflicts(self, conflicts: list[NDArray[np.int64]]) -> list[Finding]:
-        ids, found = self.cache.ids, []
-        for group in conflicts:
-            for row in group:
-                others = [r for r in group if self.labels[r] != self.labels[row]]
-                found.append(
-                    finding(
-                        ids[row],
-                        "conflict",
-                        score=1.0,
-                        label=self.labels[row],
-                        suggested=self.labels[others[0]],
-                        other=ids[others[0]],
-                    )
-                )
-        return found
-
-    def _neighbours(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    def _neighbours(self) -> Near | None:
         """Nearest rows of other content, for each row."""
         if len(self.cache) < 2:
             return None
-        if len(self.cache) > _MOST_ROWS:
-            text = f"{len(self.cache)} rows: copies and outliers are looked for up to {_MOST_ROWS}"
+        if len(self.cache) > self.most_rows:
+            text = f"{len(self.cache)} rows: copies and outliers are looked for up to "
+            text += f"{self.most_rows}"
             self.warnings.append(warn("too-many-rows", text))
             return None
         tap = self.options.tap or self.cache.taps[0]
         require_vectors(self.cache, tap)
         X = unit_rows(np.asarray(self.cache.tap(tap)))
-        return nearest_rows(X, X, _NEIGHBOURS, exclude=np.arange(len(X)))
+        return nearest_rows(X, X, _NEIGHBOURS, exclude=np.arange(len(X)), unit=True)
 
-    def _copies(
-        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: PictureLooks | None
-    ) -> list[Finding]:
-        found = []
-        for a, b, score in copies_of(self.cache.content_digests, near, seen):
-            mine, its = self.labels[a], self.labels[b]
-            if score == 1.0 and mine != its and None not in (mine, its):
-                continue  # the same bytes: a conflict, named already
-            found.append(
-                finding(
-                    self.cache.ids[a],
-                    "near-duplicate",
-                    score=score,
-                    label=mine,
-                    suggested=its if its != mine else None,
-                    other=self.cache.ids[b],
-                )
-            )
-        return sorted(found, key=lambda one: -one["score"])
+    def _look(self, near: Near | None) -> PictureLooks | None:
+        """Read the pictures: all, or those whose features are closest where there are too many."""
+        if not self.pictures or self.cache.spec.is_external:
+            return None
+        if len(self.cache) <= self.pictures:
+            return look_at(self.cache, progress=self.progress)
+        rows = likely_copies(self.cache, near, self.pictures)
+        text = (
+            f"copies were looked for among the {len(rows)} pictures with the closest features; "
+            f"`featx audit {self.cache.path}` reads all {len(self.cache)}"
+        )
+        self.warnings.append(warn("pictures-not-read", text))
+        return look_at(self.cache, rows, progress=self.progress)
 
     def _suspected(self) -> list[Finding]:
         """Likely label errors, the most suspect first."""
@@ -373,14 +369,13 @@ class _Auditor:
         self.warnings.append(warn("small-classes", text))
         return samples.keep(~np.isin(samples.y, rare), "in a class that is too small"), few
 
-    def _outliers(
-        self, near: tuple[NDArray[np.int64], NDArray[np.float32]] | None, seen: PictureLooks | None
-    ) -> list[Finding]:
+    def _outliers(self, near: Near | None, seen: PictureLooks | None) -> list[Finding]:
         found = []
         if near is not None and len(self.cache) >= 20:
             rows, scores = find_outliers(near[1][:, :5])
             found = [self._outlier(int(row), float(scores[row]), "far from all") for row in rows]
-        for row, fault in seen.faults() if seen is not None else ():
+        whole = seen is not None and len(self.cache) <= self.pictures
+        for row, fault in seen.faults() if seen is not None and whole else ():
             found.append(self._outlier(row, None, fault))
         return found
 

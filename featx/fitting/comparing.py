@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import several, typed
-from featx.cache.cache import Cache
+from featx.cache.cache import Cache, opened
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
 from featx.files import write_bytes
@@ -24,7 +24,6 @@ from featx.fitting.leaks import SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import blocks_of, measurement
-from featx.fitting.training import opened
 from featx.fitting.transferability import logme
 from featx.heads import Head, get_head
 from featx.preprocess import Preprocess

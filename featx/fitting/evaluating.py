@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featx.arguments import typed
-from featx.cache.cache import Cache
+from featx.cache.cache import Cache, opened
 from featx.errors import ModelError
 from featx.evaluation import baseline, json_ready
 from featx.evaluation import evaluate as measure
@@ -19,7 +19,6 @@ from featx.fitting.columns import Columns, load_samples
 from featx.fitting.figures import Measures, Slicing, worse_notes
 from featx.fitting.leaks import CODE, SEEN, barred_rows, refuse_seen, seen_note
 from featx.fitting.samples import Samples, require_seed
-from featx.fitting.training import opened
 from featx.heads import HEADS, Head
 from featx.model import Model
 from featx.model.modelfile import load_model

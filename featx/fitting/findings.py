@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,3 +307,47 @@ def _csv(columns: Iterable[str], lines: Iterable[Iterable[Any]]) -> bytes:
     writer.writerow(columns)
     writer.writerows([["" if v is None else v for v in line] for line in lines])
     return text.getvalue().encode()
+
+
+def conflict_findings(
+    ids: Sequence[str], labels: Sequence[Any], conflicts: Iterable[Any]
+) -> list[Finding]:
+    """Name rows of one content and different labels, each beside one of another label."""
+    found = []
+    for group in conflicts:
+        for row in group:
+            other = next(r for r in group if labels[r] != labels[row])
+            found.append(
+                finding(
+                    ids[row],
+                    "conflict",
+                    score=1.0,
+                    label=labels[row],
+                    suggested=labels[other],
+                    other=ids[other],
+                )
+            )
+    return found
+
+
+def copy_findings(
+    ids: Sequence[str], labels: Sequence[Any], copies: Iterable[tuple[int, int, float]]
+) -> list[Finding]:
+    """Name pairs of rows that show one picture, the most alike first."""
+    found = []
+    for a, b, score in copies:
+        mine, its = labels[a], labels[b]
+        if score == 1.0 and mine != its and None not in (mine, its):
+            continue  # the same bytes: a conflict, named already
+        suggested = its if its != mine else None
+        found.append(
+            finding(
+                ids[a],
+                "near-duplicate",
+                score=score,
+                label=mine,
+                suggested=suggested,
+                other=ids[b],
+            )
+        )
+    return sorted(found, key=lambda one: -one["score"])

@@ -20,6 +20,7 @@ from featx.arguments import several, typed
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FeatxError, ModelError
 from featx.extraction.options import DEFAULT_BACKBONE, ExtractResult
+from featx.fitting.audit import MOST_PICTURES
 from featx.fitting.figures import FitResult
 from featx.fitting.options import FitOptions
 from featx.fitting.rare import require_trainable
@@ -27,7 +28,7 @@ from featx.fitting.training import fit_caches
 from featx.fitting.verdict import TrainResult
 from featx.heads import Head, get_head
 from featx.items import Source
-from featx.model.modelfile import load_model, save_model
+from featx.model.modelfile import load_model
 from featx.spec import library_versions
 from featx.targets import require_writable
 
@@ -157,15 +158,21 @@ def train(
             # The user named the source himself: its pictures may be fetched for the report.
             followed = replace(asked, fetch=True)
             fitted = fit_caches(
-                opened, found, followed, out=model, report=page, command=line, key=key
+                opened,
+                found,
+                followed,
+                out=model,
+                report=page,
+                command=line,
+                key=key,
+                pictures=MOST_PICTURES,
             )
         won = [os.fspath(place) for place in caches].index(fitted.cache)
-        audit = _audited(opened[won], fitted, reused=reused, progress=progress)
         example = str(opened[won].paths[0])
     return TrainResult(
         extract=extracted[won],
         others=[one for k, one in enumerate(extracted) if k != won],
-        audit=audit,
+        audit={} if fitted.model is None else dict(fitted.model.meta.get("audit", {})),
         fit=fitted,
         files={"cache": fitted.cache, "model": str(model), "report": str(page)},
         reused=reused,
@@ -306,18 +313,3 @@ def _command(
         else:
             words += [flag, str(value)]
     return shlex.join(words)
-
-
-def _audited(cache: Cache, fitted: FitResult, *, reused: bool, progress: bool) -> dict[str, Any]:
-    """Audit the data by the fit's own held-out predictions; kept in the model for the next run."""
-    from featx.fitting.audit import audit_fitted
-
-    model = fitted.model
-    if model is None or (model.path is None and fitted.path is None):
-        return {}
-    if reused and isinstance(model.meta.get("audit"), dict):
-        return dict(model.meta["audit"])
-    found = audit_fitted(cache, model, progress=progress).to_dict()
-    model.meta["audit"] = found
-    save_model(model, str(fitted.path))
-    return found

@@ -1,4 +1,4 @@
-"""Rows that the network itself was trained on are kept out of every test set."""
+"""Rows that a test must not hold: seen by the network, or copies of training rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from featx.errors import FitError
 from featx.fitting.contenders import Contender
+from featx.fitting.findings import Audit
+from featx.fitting.measuring import MeasuredHead
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.selection import make_split
@@ -122,3 +124,28 @@ def guard(found: Sequence[Contender], options: FitOptions) -> list[Contender]:
         )
         for one in found
     ]
+
+
+def copies_across(found: Audit, samples: Samples, measured: MeasuredHead) -> list[Warn]:
+    """Warn of test images that are copies of training images, but not byte for byte."""
+    place = {str(name): at for at, name in enumerate(samples.ids)}
+    pairs = [
+        (place[one["id"]], place[one["other"]])
+        for one in found.findings
+        if one["kind"] == "near-duplicate" and one["score"] < 1
+        if one["id"] in place and one["other"] in place
+    ]
+    if not pairs:
+        return []
+    a, b = np.array(pairs).T
+    apart = measured.apart(a, b)
+    if not apart.any():
+        return []
+    rows = np.intersect1d(np.r_[a[apart], b[apart]], measured.test)
+    first = int(apart.argmax())
+    text = (
+        f"{len(rows)} of {len(measured.test)} test images are copies of training images, saved "
+        f"again, resized or brightened (first: {samples.ids[a[first]]} = "
+        f"{samples.ids[b[first]]}); the score is too good"
+    )
+    return [warn("duplicates-across-split", text)]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,8 @@ from featx.model.references import image_reader
 from featx.progress import Progress
 from featx.reporting import thumbnail
 from featx.selection.sweep import Step
+from featx.sources.builtin import BUILT_IN
+from featx.sources.remote import is_url
 
 if TYPE_CHECKING:
     from featx.explaining import Explainer
@@ -83,10 +86,17 @@ class PictureLooks:
         return sum(sketch is not None for sketch in self.sketches)
 
 
-def look_at(cache: Cache, *, progress: bool = True) -> PictureLooks:
-    """Read the picture of each row again, where it is still what it was.
+def look_at(
+    cache: Cache, rows: NDArray[np.int64] | None = None, *, progress: bool = True
+) -> PictureLooks:
+    """Read pictures again, where they are still what they were.
 
     A picture whose bytes have changed is another picture, and is passed over.
+
+    Parameters
+    ----------
+    rows
+        Whose pictures are read; all when None.
     """
     from featx.images import decode, policy_of
     from featx.images.pages import page_of_row
@@ -105,22 +115,50 @@ def look_at(cache: Cache, *, progress: bool = True) -> PictureLooks:
             return None
         return sketch_of(pixels), faults_of(pixels), sharpness(pixels)
 
-    show = Progress(len(cache), "read", show=progress)
-    sketches: list[Sketch | None] = []
-    flaws: list[list[str]] = []
-    sharp: list[float] = []
+    wanted = range(len(cache)) if rows is None else rows.tolist()
+    show = Progress(len(wanted), "read", show=progress)
+    sketches: list[Sketch | None] = [None] * len(cache)
+    flaws: list[list[str]] = [[] for _ in range(len(cache))]
+    sharp = np.full(len(cache), np.nan)
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for start in range(0, len(cache), _BLOCK):
-                rows = range(start, min(len(cache), start + _BLOCK))
-                for found in pool.map(see, rows):
-                    sketches.append(None if found is None else found[0])
-                    flaws.append([] if found is None else found[1])
-                    sharp.append(np.nan if found is None else found[2])
-                show.update(rows.stop)
+            for start in range(0, len(wanted), _BLOCK):
+                some = wanted[start : start + _BLOCK]
+                for row, found in zip(some, pool.map(see, some), strict=True):
+                    if found is not None:
+                        sketches[row], flaws[row], sharp[row] = found
+                show.update(start + len(some))
     finally:
         show.close()
-    return PictureLooks(sketches, flaws, np.array(sharp))
+    return PictureLooks(sketches, flaws, sharp)
+
+
+def likely_copies(cache: Cache, near: Near | None, most: int) -> NDArray[np.int64]:
+    """Give the rows of the pairs with the closest features, whose pictures lie on this machine.
+
+    Parameters
+    ----------
+    most
+        Rows at most.
+    """
+    pairs, cosines = _candidates(cache.content_digests, near, CANDIDATE)
+    chosen: set[int] = set()
+    here: dict[int, bool] = {}
+    for pair in pairs[np.argsort(-cosines, kind="stable")].tolist():
+        if len(chosen.union(pair)) > most:
+            break
+        for row in pair:
+            if row not in here:
+                here[row] = _is_here(cache, row)
+        if all(here[row] for row in pair):
+            chosen.update(pair)
+    return np.array(sorted(chosen), np.int64)
+
+
+def _is_here(cache: Cache, row: int) -> bool:
+    return cache.provenance.get("source") in BUILT_IN or (
+        not is_url(cache.paths[row]) and Path(cache.paths[row]).is_file()
+    )
 
 
 def copies_of(

@@ -55,6 +55,8 @@ class MeasuredHead:
         Positions of the rows that the kept head saw.
     won
         How often each (head, number of the features) was chosen in the searches that were measured.
+    fold_of
+        Outer fold that held out each row, of the first round; None where folds held out no rows.
     """
 
     found: SearchResult
@@ -67,6 +69,14 @@ class MeasuredHead:
     trained: Rows
     warnings: list[Warn] = field(default_factory=list)
     won: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    fold_of: Rows | None = None
+
+    def apart(self, a: Rows, b: Rows) -> NDArray[np.bool_]:
+        """Say of pairs of positions whether one tested a head that had seen the other."""
+        if self.fold_of is not None:
+            return np.asarray(self.fold_of[a] != self.fold_of[b])
+        train, test = (np.isin(np.stack([a, b]), part) for part in (self.train, self.test))
+        return np.asarray((train[0] & test[1]) | (train[1] & test[0]))
 
 
 class Measurement:
@@ -89,6 +99,7 @@ class Measurement:
         self.one_standard_error, self.device = one_standard_error, device
         self.codes = check_groups(samples.groups, len(samples))
         self.step: Step | None = None
+        self.fold_of: Rows | None = None
         self.scoring: str | None = None
         self.most_searched: int | None = None
         self.memory: dict[str, str] = {}
@@ -218,6 +229,7 @@ class Measurement:
         scores, notes = rounds[0]
         found = self.search(everything, plan.seed)
         first = self._measured(found, everything, everything, scores, notes)
+        first = replace(first, fold_of=self.fold_of)
         others = [self._evaluate(everything, other) for other, _ in rounds[1:]]
         if others:
             # The rows are the same in every round, so more rounds make no narrower interval.
@@ -247,6 +259,10 @@ class Measurement:
             seed=seed,
             task=samples.task,
         )
+        if self.fold_of is None:
+            self.fold_of = np.zeros(len(samples), np.intp)
+            for k, (_, held) in enumerate(outer):
+                self.fold_of[held] = k
         predicted = samples.y.copy()
         probabilities: NDArray[np.float64] | None = None
         for train, held in outer:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from featx.arguments import several, typed
 from featx.auditing import nearest_rows
-from featx.cache.cache import Cache, open_cache
+from featx.cache.cache import Cache, open_cache, opened
 from featx.errors import CacheError, FeatxError
 from featx.extraction.options import DECIDE_VALUES
 from featx.files import scratch_folder
 from featx.fitting.columns import require_vectors
 from featx.fitting.rowindex import open_index
-from featx.fitting.training import opened
 from featx.images import file_of
 from featx.spec import spec_difference
 from featx.targets import require_writable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featx.cache.cache import Cache
 from featx.fitting.findings import Audit, Finding
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featx.fitting.nearest import Match
 
 _SIDE = 160
-_MOST = 200  # entries of a section
+_MOST, _MOST_OF_REPORT = 200, 12  # entries of a section
 
 _TITLES = {
     "conflict": ("Conflicting labels", "The same bytes under different labels."),
@@ -33,16 +33,32 @@ _TITLES = {
 
 def audit_sheet(path: Path, cache: Cache, found: Audit) -> None:
     """Write the contact sheet of an audit."""
-    pictures = _Pictures(cache)
-    sections = []
+    lead = f"{found.rows} rows of {cache.path.name}."
+    sections = _sections(cache, found, _MOST)
+    write_sheet(path, Sheet(f"Audit of {cache.path.name}", lead, sections))
+
+
+def audit_for_report(cache: Cache, found: Audit) -> dict[str, Any]:
+    """Gather what a report shows of an audit: its counts, and the first findings with pictures.
+
+    Returns
+    -------
+    shown : JSON-ready; `featx.reporting.ReportData.audit`
+    """
+    counts = {name: value for name, value in found.to_dict().items() if name != "out"}
+    sections = [section.to_dict() for section in _sections(cache, found, _MOST_OF_REPORT)]
+    return {"counts": counts, "sections": sections}
+
+
+def _sections(cache: Cache, found: Audit, most: int) -> list[Section]:
+    pictures, sections = _Pictures(cache), []
     for kind, (title, text) in _TITLES.items():
         some = [finding for finding in found.findings if finding["kind"] == kind]
         if some:
-            more = f" The first {_MOST} of {len(some)}." if len(some) > _MOST else ""
-            cells = [_cell(finding, pictures) for finding in some[:_MOST]]
+            more = f" The first {most} of {len(some)}." if len(some) > most else ""
+            cells = [_cell(finding, pictures) for finding in some[:most]]
             sections.append(Section(f"{title} ({len(some)})", cells, text + more))
-    lead = f"{found.rows} rows of {cache.path.name}."
-    write_sheet(path, Sheet(f"Audit of {cache.path.name}", lead, sections))
+    return sections
 
 
 def search_sheet(path: Path, cache: Cache, found: Sequence[Match]) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from featx.arguments import typed
-from featx.cache.cache import Cache, open_cache
+from featx.cache.cache import Cache, opened
 from featx.errors import FitError
+from featx.evaluation import json_ready
 from featx.evaluation.slices import slice_notes
+from featx.fitting.audit import FEW_PICTURES, audit_fitted
 from featx.fitting.contenders import Contender, find_contenders, head_over
 from featx.fitting.deciding import require_decidable
 from featx.fitting.figures import FitResult, Slicing
 from featx.fitting.growing import keep_sums, take_in
-from featx.fitting.leaks import guard
+from featx.fitting.leaks import copies_across, guard
 from featx.fitting.options import FitOptions, settle, usable_samples
 from featx.fitting.probing import probe, require_protocol
 from featx.fitting.promises import set_promises
@@ -29,6 +30,7 @@ from featx.fitting.publishing import (
 )
 from featx.fitting.rare import settle_rare
 from featx.fitting.saving import likeness_members, make_model, not_fetched, publish_fit
+from featx.fitting.sheets import audit_for_report
 from featx.fitting.streamed import measurement
 from featx.fitting.update import (
     grown_model,
@@ -241,6 +243,7 @@ def fit_caches(
     command: str | None = None,
     key: str = "",
     notes: Sequence[Warn] = (),
+    pictures: int = FEW_PICTURES,
 ) -> FitResult:
     """Fit on one cache, or let several of the same images compete inside the measurement.
 
@@ -254,6 +257,8 @@ def fit_caches(
         A digest of all that decides the fit, kept in the model so that it is not fitted twice.
     notes
         Warnings for the result.
+    pictures
+        How many are read at most to audit the data (`featx.fitting.audit.audit_fitted`).
     """
     start, found = time.perf_counter(), guard(find_contenders(caches, head, options), options)
     asked, rare = options.changed(), settle_rare(found, head, options)
@@ -277,6 +282,9 @@ def fit_caches(
     model.meta["fit_options"] = asked
     if key:
         model.meta["trained_key"] = key
+    shown = out is not None or report is not None
+    audit = audit_fitted(won.cache, model, pictures=pictures, labels=shown)
+    measured.warnings.extend(copies_across(audit, won.samples, measured))
     further: dict[str, Any] = set_promises(model, head, found, measured, options)
     if slicing is not None:
         at, scores = measured.test, measured.scores
@@ -290,7 +298,11 @@ def fit_caches(
         model.members.update(likeness_members(won.samples, measured.trained))
         kept = keep_sums(won.samples, measured.trained, measured.kept.estimator)
         model.members.update(kept)
-    if (out is not None or report is not None) and not options.fetch:
+    if shown:
+        model.meta["audit"] = audit.to_dict()
+        with fetching(options.fetch), waiting("reading pictures of what the audit found"):
+            model.kept["audit"] = json_ready(audit_for_report(won.cache, audit))
+    if shown and not options.fetch:
         measured.warnings.extend(not_fetched(won.cache))
     result = result_of(won, measured, model, options, found)
     chosen = {**result.chosen, "memory": plan.memory}
@@ -343,13 +355,3 @@ def take_rows(
     )
     line = update_command(cache, model, out)
     return publish_fit(won, grown.measured, result, options, line, out, report)
-
-
-@contextmanager
-def opened(cache: str | os.PathLike[str] | Cache) -> Iterator[Cache]:
-    """Open a cache and close it again, unless it was open already."""
-    if isinstance(cache, Cache):
-        yield cache
-        return
-    with open_cache(cache) as file:
-        yield file

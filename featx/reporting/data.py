@@ -103,6 +103,8 @@ class ReportData:
         As `featx.reporting.learning_curve` gives it.
     points
         The map of the features.
+    audit
+        Counts of `featx.audit`, and the first findings of each kind: ``{"counts", "sections"}``.
     spec, provenance
         What the fingerprint covers, and what else is recorded.
     commands
@@ -128,6 +130,7 @@ class ReportData:
     search: list[dict[str, Any]] = field(default_factory=list, repr=False)
     learning: dict[str, Any] | None = field(default=None, repr=False)
     points: FeatureMap | None = field(default=None, repr=False)
+    audit: dict[str, Any] = field(default_factory=dict, repr=False)
     spec: dict[str, Any] = field(default_factory=dict, repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     commands: tuple[str, ...] = ()

@@ -106,6 +106,7 @@ def numbers(data: ReportData) -> dict[str, Any]:
         "task": data.task,
         "created": data.created,
         "learning_curve": data.learning,
+        "audit": data.audit.get("counts"),
         "search": data.search,
         "spec": data.spec,
         "provenance": data.provenance,

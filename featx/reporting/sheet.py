@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -70,6 +71,14 @@ class Section:
     cells: Sequence[Cell]
     text: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; pictures as base64, empty where there is none."""
+        cells = [
+            {"pictures": [_encoded(p) for p in cell.pictures], "lines": list(cell.lines)}
+            for cell in self.cells
+        ]
+        return {"title": self.title, "text": self.text, "cells": cells}
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -89,17 +98,7 @@ class Sheet:
     def render(self) -> str:
         """Make the page's text; everything from names or labels is escaped."""
         env = Environment(autoescape=True, undefined=StrictUndefined)
-        sections = [
-            {
-                "title": section.title,
-                "text": section.text,
-                "cells": [
-                    {"pictures": [_encoded(p) for p in cell.pictures], "lines": cell.lines}
-                    for cell in section.cells
-                ],
-            }
-            for section in self.sections
-        ]
+        sections = [section.to_dict() for section in self.sections]
         style = Markup(_STYLE)
         page = env.from_string(_TEMPLATE)
         return page.render(title=self.title, lead=self.lead, sections=sections, style=style)
