@@ -56,7 +56,7 @@ def _sections(cache: Cache, found: Audit, most: int) -> list[Section]:
         some = [finding for finding in found.findings if finding["kind"] == kind]
         if some:
             more = f" The first {most} of {len(some)}." if len(some) > most else ""
-            cells = [_cell(finding, pictures) for finding in some[:most]]
+            cells = [_cell(finding, pictures) for finding in _once(some)[:most]]
             sections.append(Section(f"{title} ({len(some)})", cells, text + more))
     return sections
 
@@ -91,6 +91,18 @@ class _Pictures:
         if name is None or self._cache.spec.is_external:
             return None
         return small_picture(self._cache, self._cache.row(name), self._read, _SIDE)
+
+
+def _once(findings: list[Finding]) -> list[Finding]:
+    """Leave out a conflict whose pair stands there the other way round."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for one in findings:
+        if one["kind"] == "conflict" and (one["other"], one["id"]) in seen:
+            continue
+        seen.add((one["id"], str(one["other"])))
+        kept.append(one)
+    return kept
 
 
 def _cell(finding: Finding, pictures: _Pictures) -> Cell:
