@@ -24,6 +24,7 @@ from featx.errors import (
     UnknownLayerError,
     WeightsError,
 )
+from featx.fitting.leaderboard import Comparison, Entry, choose_cut
 from featx.tuning import epochs
 from featx.tuning.epochs import Classifier, Lesson, learn
 from featx.tuning.options import TuneOptions
@@ -453,7 +454,9 @@ def test_compare_says_where_to_cut(pictures: Path, tmp_path: Path) -> None:
         assert above[layer] == pytest.approx(part / whole)
     assert above["layer4"] == 0
     assert {row.tap: row.map_bytes for row in found.rows}["layer3"] == 256 * 2 * 2 * 2
-    best = max((r for r in found.rows if r.above), key=lambda r: r.score["value"])
+    least = found.rows[0].score["low"]
+    near = [r for r in found.rows if r.above and r.score["value"] >= least]
+    best = max(near, key=lambda r: r.above or 0)
     assert found.cut is not None
     assert found.cut["layer"] == best.tap
     assert f"tune: cut at {best.tap}" in repr(found)
@@ -463,3 +466,23 @@ def test_compare_says_where_to_cut(pictures: Path, tmp_path: Path) -> None:
     assert last.cut is not None
     assert last.cut["layer"] is None
     assert "nowhere to cut" in repr(last)
+
+
+def test_the_cut_is_the_lowest_layer_that_does_as_well() -> None:
+    def line(tap: str, value: float, above: float) -> Entry:
+        score = {"value": value, "low": value - 0.02, "high": value + 0.02}
+        return Entry("c", "b", tap, "svm", 8, score, 0.0, 1.0, 32, None, False, above, 1024)
+
+    def cut(*lines: Entry) -> tuple[str, str]:
+        rows = sorted(lines, key=lambda one: -one.score["value"])
+        made = Comparison(rows, {}, {}, "accuracy", 5, 100, {})
+        chosen = choose_cut(made, [one.tap for one in rows]).cut
+        assert chosen is not None
+        return chosen["layer"], chosen["reason"]
+
+    low, middle, last = line("a", 0.80, 0.6), line("b", 0.84, 0.4), line("c", 0.85, 0.0)
+    assert cut(low, middle, last)[0] == "b"
+    assert cut(low, middle, line("d", 0.85, 0.1))[0] == "b"
+    layer, reason = cut(low, last)
+    assert layer == "a"
+    assert "no layer does as well as c" in reason

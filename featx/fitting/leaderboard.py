@@ -117,10 +117,10 @@ class Comparison:
 
 
 def choose_cut(found: Comparison, layers: Sequence[str]) -> Comparison:
-    """Say where `featx.tune` should cut: at the layer whose features a head uses best.
+    """Say where `featx.tune` should cut: at the lowest layer that does as well as the best line.
 
-    What lies below such a layer keeps what the task needs, and what lies above loses some of it:
-    those layers are the ones to train.
+    Its features hold what the task needs, as far as a head can tell, and the more layers lie above,
+    the more training can change. As well means: not below the interval of the best score.
 
     Parameters
     ----------
@@ -137,15 +137,15 @@ def choose_cut(found: Comparison, layers: Sequence[str]) -> Comparison:
     if not lines:
         reason = "no line is of a layer that gives a map and has others above it"
         return replace(found, cut={"layer": None, "reason": reason})
-    row, layer = lines[0]  # the best line comes first
-    best, share = found.rows[0], f"{100 * (row.above or 0):.0f} % of the multiply-adds"
-    reason = f"its features score best ({row.score['value']:.4f}); {share} lie above it"
-    if best is not row:
-        reason = (
-            f"of the layers below the last, its features score best ({row.score['value']:.4f}; "
-            f"{best.tap} {best.score['value']:.4f}, so that tuning has little to gain); {share} "
-            "lie above it"
-        )
+    best = found.rows[0]
+    ends = best.score.get("low")
+    least = best.score["value"] if ends is None else ends
+    near = [line for line in lines if line[0].score["value"] >= least]
+    row, layer = max(near, key=lambda line: line[0].above or 0) if near else lines[0]
+    how = f"{row.score['value']:.4f}, {100 * (row.above or 0):.0f} % of the multiply-adds above it"
+    reason = f"the lowest layer that does as well as the best line ({how})"
+    if not near:
+        reason = f"no layer does as well as {best.tap}, this one is next ({how})"
     named = {"cache": row.cache, "backbone": row.backbone, "layer": layer}
     costs = {"above": row.above, "map_bytes": row.map_bytes}
     return replace(found, cut={**named, **costs, "reason": reason})
