@@ -157,6 +157,29 @@ def test_a_review_gives_a_rate_with_an_interval(tmp_path: Path) -> None:
     assert len(fixes) == sum(wrong[int(row["id"])] for row in rows)
     with pytest.raises(CacheError, match="featx did not write"):
         featx.audit(cache, review=120, review_out=answers)  # somebody's work
+    answered = [dict(row) for row in rows]
+
+    def audit_answers() -> Any:
+        with answers.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(answered)
+        return featx.audit(cache, reviewed=answers)
+
+    kept = answered[0]["answer"]
+    answered[0]["answer"] = "okk"
+    with pytest.raises(
+        FitError, match=r"'okk' of .* is not ok, wrong or a label .* did you mean ok"
+    ):
+        audit_answers()
+    answered[0] |= {"answer": kept, "label": "z"}
+    with pytest.raises(FitError, match="had the label 'z', and has"):
+        audit_answers()
+    answered[0]["label"] = rows[0]["label"]
+    for row in answered:
+        row["answer"] = row["answer"] if row["stratum"] == "flagged" else ""
+    with pytest.raises(FitError, match="rows of a stratum has an answer"):
+        audit_answers()
     rows[0]["id"] = "another"
     with answers.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -191,6 +214,15 @@ def test_what_cannot_be_looked_for_is_said(tmp_path: Path, labels: Any, code: st
     found = featx.audit(cache)
     assert code in [w["code"] for w in found.warnings]
     assert found.to_dict()["label_issues"] == 0
+
+
+def test_so_few_rows_of_each_class_that_nothing_can_be_held_out(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    names = [f"k{k}" for k in range(20)]
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names, encoder="e")
+    assert "small-classes" in [w["code"] for w in featx.audit(cache).warnings]
+    with pytest.raises(FitError, match=r"--label 'colour': .* has no such column"):
+        featx.audit(cache, label="colour")
 
 
 def test_numbers_and_several_labels(tmp_path: Path) -> None:

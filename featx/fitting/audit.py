@@ -143,9 +143,9 @@ def audit(
         auditor = _Auditor(file, head, options, pictures=most, progress=progress)
         found = auditor.run(None if out is None else os.fspath(out))
         if reviewed is not None:
-            found = reviews.with_rate(found, Path(reviewed), file, seed)
+            found = reviews.with_rate(found, Path(reviewed), file, auditor.labels, seed)
         if review is not None and review_out is not None:
-            reviews.write_sample(Path(review_out), file, found, review, seed)
+            reviews.write_sample(Path(review_out), file, auditor.labels, found, review, seed)
         if apply is not None:
             reviews.write_labels(Path(apply), found, reviewed)
         if out is not None:
@@ -216,6 +216,11 @@ class _Auditor:
     def _labels(self) -> list[Any]:
         """Label of each row as text or number, None where missing."""
         if self.options.label is not None:
+            if self.options.label not in self.cache.columns:
+                raise FitError(
+                    f"--label {self.options.label!r}: {self.cache.path} has no such column "
+                    f"(it has {', '.join(self.cache.columns) or 'none'})"
+                )
             return [v or None for v in map(str, self.cache.columns[self.options.label])]
         known = self.cache.labels
         return [None] * len(self.cache) if known is None else list(known)
@@ -322,6 +327,8 @@ class _Auditor:
         samples = load_samples(self.cache, options.columns, head)
         try:
             samples, few = self._frequent(samples)
+            if samples.task == "classification" and len(np.unique(samples.y)) < 2:
+                return samples.rows, None
             plan = measurement(over_taps(head, samples.widths), samples, options, few=few)
             fits = options.folds * plan.fits_of_search
             with (

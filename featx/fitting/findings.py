@@ -13,8 +13,9 @@ import numpy as np
 
 from featx.auditing import Stratum, estimate_rate, review_sample
 from featx.columns import excel_safe
-from featx.errors import FitError
+from featx.errors import FitError, nearest
 from featx.files import write_bytes
+from featx.labels import look_like_measurements
 from featx.selection.checks import Warn
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def finding(
 
 SAMPLE_COLUMNS = ("id", "path", "label", "suggested", "stratum", "stratum_rows", "answer")
 _OK, _WRONG = "ok", "wrong"
+_EMPTY = ("", "None", "nan")  # how a missing label is written
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,9 @@ def write_table(path: Path, found: Audit, *, safe: bool = False) -> None:
         raise FitError(f"audit {path}: the suffix names no format; use .csv or .parquet")
 
 
-def write_sample(path: Path, cache: Cache, found: Audit, n: int, seed: int) -> None:
+def write_sample(
+    path: Path, cache: Cache, labels: Sequence[Any], found: Audit, n: int, seed: int
+) -> None:
     """Write rows for a person to look at, half of them flagged, in an order that tells nothing.
 
     Raises
@@ -173,10 +177,9 @@ def write_sample(path: Path, cache: Cache, found: Audit, n: int, seed: int) -> N
     FitError
         If the cache has no labels, or `n` is below 2.
     """
-    labels = cache.labels
-    if labels is None:
-        raise FitError(f"{cache.path} has no labels to review")
     rows = [row for row, label in enumerate(labels) if label is not None and label == label]
+    if not rows:
+        raise FitError(f"{cache.path} has no labels to review")
     flagged = set(found.flagged)
     marks = np.array([cache.ids[row] in flagged for row in rows], np.bool_)
     suggested = {f["id"]: f["suggested"] for f in found.findings if f["kind"] == "label"}
@@ -188,7 +191,7 @@ def write_sample(path: Path, cache: Cache, found: Audit, n: int, seed: int) -> N
         row = rows[at]
         name = cache.ids[row]
         lines.append(
-            [name, cache.paths[row], labels[row], suggested.get(name, ""), stratum, size, ""]
+            [name, cache.paths[row], str(labels[row]), suggested.get(name, ""), stratum, size, ""]
         )
     write_bytes(path, _csv(SAMPLE_COLUMNS, lines))
 
@@ -201,6 +204,20 @@ def read_answers(path: Path) -> list[ReviewedRow]:
     FitError
         If it is not such a file, or holds no answer.
     """
+    return _answered(path, _read_review(path))
+
+
+def _answered(path: Path, rows: list[ReviewedRow]) -> list[ReviewedRow]:
+    answers = [row for row in rows if row.answer]
+    if not answers:
+        raise FitError(
+            f"{path} holds no answer; fill the column `answer` with ok, wrong, or the right label"
+        )
+    return answers
+
+
+def _read_review(path: Path) -> list[ReviewedRow]:
+    """Read every row of a sample; the answer is empty where nobody has given one."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -211,28 +228,46 @@ def read_answers(path: Path) -> list[ReviewedRow]:
         raise FitError(
             f"{path} is not a review: it has no column {missing[0]!r}; write one with --review"
         )
-    answers = [
-        ReviewedRow(
-            line["id"], line["label"], line["stratum"], int(line["stratum_rows"]), _word(line, path)
-        )
-        for line in lines
-        if (line["answer"] or "").strip()
-    ]
-    if not answers:
-        raise FitError(
-            f"{path} holds no answer; fill the column `answer` with ok, wrong, or the right label"
-        )
-    return answers
+    return [_review_row(line, path) for line in lines]
 
 
-def _word(line: dict[str, str], path: Path) -> str:
-    if not line["stratum_rows"].isdigit():
+def _review_row(line: dict[str, str], path: Path) -> ReviewedRow:
+    rows = line["stratum_rows"] or ""
+    if not rows.isdigit():
         raise FitError(f"{path}: stratum_rows of {line['id']!r} is not a number")
-    answer = line["answer"].strip()
-    return answer.lower() if answer.lower() in (_OK, _WRONG) else answer
+    answer = (line["answer"] or "").strip()
+    answer = answer.lower() if answer.lower() in (_OK, _WRONG) else answer
+    return ReviewedRow(line["id"], line["label"], line["stratum"], int(rows), answer)
 
 
-def with_rate(found: Audit, path: Path, cache: Cache, seed: int) -> Audit:
+def _require_answers(path: Path, answers: list[ReviewedRow], now: dict[str, str]) -> None:
+    """Refuse answers that are no label, and answers about labels that have changed.
+
+    Raises
+    ------
+    FitError
+        Naming the first.
+    """
+    names = {part for label in now.values() for part in (label, *label.split("|"))}
+    numbers = look_like_measurements([label for label in now.values() if label not in _EMPTY])
+    for answer in answers:
+        if answer.label != now[answer.item]:
+            raise FitError(
+                f"{path}: {answer.item!r} had the label {answer.label!r}, and has "
+                f"{now[answer.item]!r} now; write a new review"
+            )
+        said = answer.answer
+        if said in (_OK, _WRONG) or said in names or numbers:
+            continue
+        if not set(said.split("|")) <= names:
+            raise FitError(
+                f"{path}: the answer {said!r} of {answer.item!r} is not ok, wrong or a label of "
+                f"the cache{nearest(said, [_OK, _WRONG, *sorted(names)])}; say wrong where the "
+                "right label is none of them"
+            )
+
+
+def with_rate(found: Audit, path: Path, cache: Cache, labels: Sequence[Any], seed: int) -> Audit:
     """Add the estimate of the error rate that answers give.
 
     Raises
@@ -240,9 +275,12 @@ def with_rate(found: Audit, path: Path, cache: Cache, seed: int) -> Audit:
     FitError
         If the answers are of other rows, or a stratum has none.
     """
-    answers = read_answers(path)
+    rows = _read_review(path)
+    answers = _answered(path, rows)
     _require_ids(path, answers, cache.ids)
-    sizes = {answer.stratum: answer.stratum_rows for answer in answers}
+    now = {name: str(label) for name, label in zip(cache.ids, labels, strict=True)}
+    _require_answers(path, answers, now)
+    sizes = {row.stratum: row.stratum_rows for row in rows}
     strata = [
         Stratum(
             size=sizes[name],
