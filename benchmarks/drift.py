@@ -31,7 +31,8 @@ from featx.sources.load import load_manifest
 RESULTS = Path(__file__).parent / "results"
 LEVEL = 0.05
 PERMUTATIONS = 199
-DRAWS = {50: 300, 200: 150, 1000: 60}  # batches of each size, for false alarms
+DRAWS = {50: (1000, 300), 200: (400, 300), 1000: (100, 900)}
+"""For false alarms: size of a batch -> how many batches, and rows of the reference."""
 SIZES, TRIES = (20, 50, 100), 20  # batches of changed pictures
 
 Change = Callable[[Image.Image], Image.Image]
@@ -79,15 +80,15 @@ CHANGES: dict[str, Change] = {
 
 
 def false_alarms(rows: Any) -> dict[str, Any]:
-    """Share of alarms without a change, for each size of a batch that leaves as many rows."""
+    """Share of alarms without a change, for each size of a batch that leaves rows enough."""
     rng, found = np.random.default_rng(0), {}
-    for size, draws in DRAWS.items():
-        if 2 * size > len(rows):
+    for size, (draws, n_reference) in DRAWS.items():
+        if size + n_reference > len(rows):
             continue
         alarms = 0
         for k in range(draws):
             order = rng.permutation(len(rows))
-            batch, reference = rows[order[:size]], rows[order[size:][:900]]
+            batch, reference = rows[order[:size]], rows[order[size:][:n_reference]]
             p = find_shift(reference, batch, permutations=PERMUTATIONS, seed=k).p_value
             alarms += p <= LEVEL
         found[str(size)] = {"alarms": alarms, "batches": draws, "share": round(alarms / draws, 4)}

@@ -469,7 +469,7 @@ def test_a_map_is_that_of_explain(client: httpx.Client, model_folder: Path) -> N
     other = client.post(f"/v1/explain?label={wanted.against}", files=files).json()
     np.testing.assert_allclose(other["map"], -wanted.map, atol=1e-5)
     for asked, status, line in (
-        ("?label=rad", 422, "has no class 'rad'"),
+        ("?label=rad", 404, "has no class 'rad'"),
         ("", 400, "send one picture"),
     ):
         more = files if asked else files * 2

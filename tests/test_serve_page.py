@@ -157,6 +157,56 @@ def test_drop_a_picture_and_read_the_label(page: Any, model_folder: Path, servic
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+# Where the canvas is red and where it is blue, as the sums of both over its quarters.
+QUARTERS = """() => {
+  const { width, height } = document.querySelector("#map");
+  const { data } = document.querySelector("#map").getContext("2d").getImageData(0, 0, width, height);
+  const sums = [0, 0, 0, 0];
+  for (let k = 0; k < width * height; k++) {
+    const right = k % width >= width / 2, below = k / width >= height / 2;
+    sums[2 * below + right] += data[4 * k] - data[4 * k + 2];
+  }
+  return sums;
+}"""
+
+
+def test_the_map_of_an_answer_is_drawn_where_it_is(
+    page: Any, model_folder: Path, service: Service
+) -> None:
+    path = next((model_folder / "new" / "blue").glob("*.png"))
+    found = load_model(model_folder / "m.featx").explain(path)
+    rows, columns = (n // 2 for n in found.map.shape)
+    sums = [
+        found.map[:rows, :columns].mean(),
+        found.map[:rows, -columns:].mean(),
+        found.map[-rows:, :columns].mean(),
+        found.map[-rows:, -columns:].mean(),
+    ]
+    with visiting(page, service):
+        page.wait_for_selector("#lead:not(:empty)")
+        hand_over(page, [path])
+        answered(page)
+        page.click("#why")
+        page.wait_for_selector("#map:not([hidden])")
+        page.wait_for_function("document.querySelector('#map').width >= 400")
+        assert page.text_content("#pro") == f"for {found.label}"
+        assert "The map is exact" in page.text_content("#why-note")
+        drawn = page.evaluate(QUARTERS)
+        assert sorted(range(4), key=lambda k: drawn[k]) == sorted(range(4), key=lambda k: sums[k])
+        page.click("#drift summary")
+        page.wait_for_selector("#drift-verdict:not(:empty)")
+        assert "of the 20 pictures that a test needs" in page.text_content("#drift-verdict")
+        for look in ("light", "dark"):
+            page.emulate_media(color_scheme=look)
+            assert page.evaluate(FAINT) == []
+            assert page.evaluate(UNNAMED) == []
+        page.set_viewport_size({"width": 360, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.click("#why")
+        assert page.is_visible("#picture")
+        assert page.is_hidden("#map")
+
+
 def test_many_pictures_make_a_table_to_keep(
     page: Any, model_folder: Path, service: Service, tmp_path: Path
 ) -> None:

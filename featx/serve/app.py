@@ -153,7 +153,7 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         summary="Label pictures",
         response_model=Answered,
         responses={**problems, **unread},
-        openapi_extra={"requestBody": body(service.limits)},
+        openapi_extra={"requestBody": body(service.limits.files)},
         dependencies=token,
     )
     async def predict(
@@ -170,9 +170,10 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         summary="Where the answer to one picture comes from",
         responses={
             **problems,
-            422: {"model": Problem, "description": "it cannot be read, or not be explained so"},
+            404: {"model": Problem, "description": "no such class, or no such explanation"},
+            422: {"model": Problem, "description": "the picture cannot be read"},
         },
-        openapi_extra={"requestBody": body(service.limits)},
+        openapi_extra={"requestBody": body(1)},
         dependencies=token,
     )
     async def explain(
@@ -240,8 +241,10 @@ async def _explained(
     except TimeoutError:
         line = f"no map within {service.limits.seconds:g} s; `featx explain` takes its time"
         raise Refusal(503, line) from None
-    except FeatxError as error:
+    except ImageError as error:
         raise Refusal(422, str(error)) from None
+    except FeatxError as error:
+        raise Refusal(404, str(error)) from None
     return explained(name, found)
 
 

@@ -301,9 +301,9 @@ TEXT = {
 }
 
 
-def body(limits: Limits) -> dict[str, Any]:
+def body(most: int) -> dict[str, Any]:
     """Describe a request to predict; FastAPI cannot know it, as the body is read while it comes."""
-    files = {"type": "array", "minItems": 1, "maxItems": limits.files}
+    files = {"type": "array", "minItems": 1, "maxItems": most}
     image = {
         "type": "object",
         "required": ["data"],
