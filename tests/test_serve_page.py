@@ -159,8 +159,8 @@ def test_drop_a_picture_and_read_the_label(page: Any, model_folder: Path, servic
 
 # Where the canvas is red and where it is blue, as the sums of both over its quarters.
 QUARTERS = """() => {
-  const { width, height } = document.querySelector("#map");
-  const { data } = document.querySelector("#map").getContext("2d").getImageData(0, 0, width, height);
+  const map = document.querySelector("#map"), { width, height } = map;
+  const { data } = map.getContext("2d").getImageData(0, 0, width, height);
   const sums = [0, 0, 0, 0];
   for (let k = 0; k < width * height; k++) {
     const right = k % width >= width / 2, below = k / width >= height / 2;
