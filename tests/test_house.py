@@ -42,6 +42,8 @@ DOORS = {
     ("featx.model.model", "featx.model.prediction"),
     ("featx.model.model", "featx.explaining"),
     ("featx.model.model", "featx.exporting"),
+    # So is a cache, where a notebook shows it.
+    ("featx.cache.cache", "featx.fitting.atlas"),
     # Everything in one command: where the user asks for it, the network is trained first.
     ("featx.fitting.from_source", "featx.tuning.tune"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from coloured import save_coloured
 from typer.testing import CliRunner
 
 import featx
 from featx.cache import import_vectors
 from featx.cli import app
-from featx.errors import CacheError, CacheMismatchError, ModelError, SourceError
+from featx.errors import (
+    CacheError,
+    CacheMismatchError,
+    MissingExtraError,
+    ModelError,
+    SourceError,
+)
+from featx.fitting.atlas import atlas_table
 
 N, WIDTH = 120, 12
 
@@ -271,3 +280,43 @@ def test_predict_takes_the_file_of_a_cache(tmp_path: Path) -> None:
     assert model.predict(path).to_frame()["label"].tolist() == labels
     with pytest.raises(ModelError, match=r"not on pictures.*featx import"):
         model.predict("one.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_atlas_has_a_place_and_neighbours_for_each_row(tmp_path: Path) -> None:
+    X, labels = blobs()
+    path = featx.write_cache(tmp_path / "v.h5", X, labels=labels, ids=[f"r{k}" for k in range(N)])
+    with featx.open_cache(path) as cache:
+        table = atlas_table(cache, tap=None, rows=60, k=3, pictures=True)
+        assert list(table["id"])[:2] == ["r0", "r2"]
+        assert np.isfinite(table[["x", "y"]].to_numpy()).all()
+        assert "picture" not in table  # there are none
+        shown = cache.rows(table["id"].tolist())
+        wanted = X[shown] / np.linalg.norm(X[shown], axis=1, keepdims=True)
+        similar = wanted @ wanted.T - 9 * np.eye(len(shown))
+        assert table["neighbours"][7]["ids"][0] == table["id"][similar[7].argmax()]
+        assert table["neighbours"][7]["distances"][0] == pytest.approx(
+            1 - similar[7].max(), abs=1e-6
+        )
+        with pytest.raises(CacheError, match="two rows or more"):
+            atlas_table(cache, tap=None, rows=1, k=3, pictures=True)
+        if find_spec("embedding_atlas") is None:
+            with pytest.raises(MissingExtraError, match=r"pip install 'featx\[atlas\]'"):
+                cache.atlas()
+            return
+        view = cache.atlas(rows=60)
+        assert view.selected() == []
+        view._predicate = "label = 'class 1'"
+        assert set(view.selected()) == set(table["id"][table["label"] == "class 1"])
+
+
+def test_an_atlas_shows_the_pictures_that_are_still_there(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    save_coloured(tmp_path / "p", 3)
+    featx.extract(tmp_path / "p", tmp_path / "c.h5", **tiny)
+    with featx.open_cache(tmp_path / "c.h5") as cache:
+        (tmp_path / "p" / cache.ids[1]).unlink()
+        found = atlas_table(cache, tap=None, rows=50, k=2, pictures=True)["picture"]
+        assert pd.isna(found[1])
+        assert found[0].startswith("data:image/jpeg;base64,")

@@ -295,6 +295,47 @@ class Cache:
             table = pd.concat([table, pd.DataFrame(np.asarray(self.X), columns=names)], axis=1)
         return table
 
+    def atlas(
+        self,
+        *,
+        tap: str | None = None,
+        rows: int = 5_000,
+        k: int = 10,
+        pictures: bool = True,
+    ) -> Any:
+        """Show the rows in a notebook: a map, pictures, neighbours, filters by label and column.
+
+        The widget is that of the package embedding-atlas (extra ``atlas``); its ``selected()``
+        gives the ids of the rows that are selected.
+
+        Parameters
+        ----------
+        tap
+            Whose features are mapped and compared; the first when None.
+        rows
+            How many are shown at most; of more, an even part.
+        k
+            Neighbours of each row, among those shown.
+        pictures
+            Whether small pictures are read; a cache of vectors has none.
+
+        Raises
+        ------
+        MissingExtraError
+            If embedding-atlas is not installed.
+        CacheError
+            If fewer than two rows are to be shown.
+
+        Examples
+        --------
+        >>> view = cache.atlas()  # doctest: +SKIP
+        >>> view.selected()  # doctest: +SKIP
+        ['cats/7.jpg', 'cats/9.jpg']
+        """
+        from featx.fitting.atlas import atlas_of
+
+        return atlas_of(self, tap=tap, rows=rows, k=k, pictures=pictures)
+
     def verify(self) -> Verification:
         """Re-read every byte and check every row against its digest."""
         return verify_file(self.path)
