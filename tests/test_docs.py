@@ -103,6 +103,14 @@ def test_the_site_has_a_section_for_each_public_name() -> None:
     assert named == set(featx.__all__) - {"FeatxError"}
 
 
+def test_the_page_of_model_files_names_every_member() -> None:
+    from featx.model.archive import DIGESTS, OPTIONAL, REQUIRED
+
+    named = set(re.findall(r"`([a-z0-9-]+\.\w+)`", (DOCS / "model-format.md").read_text()))
+    between = {f"reference-{k}.png" for k in range(1, 7)}  # "to" stands for them
+    assert named == {*REQUIRED, *OPTIONAL, DIGESTS} - between
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning() -> None:
     pytest.importorskip("zensical")
@@ -190,7 +198,7 @@ def same(shown: str, printed: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_runs(
     page: Path, desk: Path, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
