@@ -70,12 +70,20 @@ def tiny_flags(tiny: dict[str, object]) -> list[str]:
     ]
 
 
-def slow_network(folder: Path, seconds: float, then: str = "pass") -> list[str]:
-    """Flags for the tiny network, which waits in each forward pass and does `then`."""
+def slow_network(
+    folder: Path, seconds: float, then: str = "pass", shard_rows: int = 512
+) -> list[str]:
+    """Flags for the tiny network, which waits in each forward pass and does `then`.
+
+    A shard is closed after `shard_rows` rows: few pictures then make several.
+    """
     module, call = folder / "slow.py", "        return self.classifier("
     waiting = f"        time.sleep({seconds})\n        {then}\n{call}"
+    staging = f"from featx.cache import staging\nstaging.SHARD_ROWS = {shard_rows}\n"
     module.write_text(
-        TINY.replace("import torch\n", "import time\n\nimport torch\n", 1).replace(call, waiting)
+        TINY.replace("import torch\n", f"import time\n\nimport torch\n{staging}", 1).replace(
+            call, waiting
+        )
     )
     network = ("--backbone", f"file:{module}:build", "--weights", "random", "--layer", "flatten")
     return [*network, "--input-size", "32", "--precision", "fp32", "--compile", "off"]

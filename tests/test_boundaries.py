@@ -15,12 +15,14 @@ from torchvision.transforms import functional
 
 import featx
 from featx.cache.lock import WriterLock
-from featx.errors import CacheError, CacheLockedError
+from featx.errors import CacheError, CacheLockedError, FitError
+from featx.evaluation.conformal import members, set_cuts
 from featx.evaluation.guarantees import laxest_cut, lowest_share
 from featx.images import decoder_spec, draw_pixels
-from featx.preprocess import Preprocess
+from featx.preprocess import Preprocess, parse_views
 from featx.runtime.checking import MIN_COSINE, Check, lowest_cosine, worst_row
 from featx.selection.candidates import at_edge, simplest_within
+from featx.slices import Slice, SliceCounter
 
 # Fast paths beside float32
 
@@ -128,6 +130,33 @@ def test_a_cut_lies_halfway_between_the_last_row_that_passed_and_the_next() -> N
     assert (cut.threshold, cut.answered, cut.value) == (pytest.approx(0.6), 0.5, 1.0)
 
 
+def test_the_cut_of_a_set_is_the_value_at_its_rank() -> None:
+    """Of nine rows and a new one, at most a fifth may lie below: two ranks of ten."""
+    own = np.arange(1, 10) / 10
+    table = np.c_[own, 1 - own]
+    names = ["a"] * 9
+    for coverage, cut in ((0.8, 0.2), (0.81, 0.1), (0.9, 0.1), (0.7, 0.3)):
+        assert set_cuts(names, table, ["a"], coverage) == {"a": pytest.approx(cut)}
+    with pytest.raises(FitError, match="take 10 rows of a class, and the largest has 9"):
+        set_cuts(names, table, ["a"], 0.901)
+    assert members({"a": 0.2, "b": None}, ["a", "b"], [[0.2, 0.0], [0.19, 0.0]]).tolist() == [
+        [True, True],
+        [False, True],
+    ]
+
+
+# Slices
+
+
+def test_slices_of_a_file_have_each_row_once_and_differ_by_one_at_most() -> None:
+    for n_rows in range(12):
+        for total in range(1, 6):
+            counters = [SliceCounter(Slice(k, total)) for k in range(1, total + 1)]
+            parts = [one.takes_rows("a.parquet", n_rows) for one in counters]
+            assert [row for part in parts for row in part] == list(range(n_rows))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 # Crops
 
 
@@ -140,6 +169,29 @@ def test_odd_margins_are_cut_and_filled_as_torchvision_does(crop: tuple[int, int
         draw_pixels(pixels, how, drawn)
         wanted = functional.center_crop(Image.fromarray(pixels), list(crop))
         np.testing.assert_array_equal(drawn[0], np.asarray(wanted), err_msg=str(size))
+
+
+TURNS = {
+    "none": lambda p: p,
+    "hflip": lambda p: p[:, ::-1],
+    "vflip": lambda p: p[::-1],
+    "rot180": lambda p: np.rot90(p, 2),
+    "rot90": np.rot90,
+    "rot270": lambda p: np.rot90(p, 3),
+    "transpose": lambda p: p.swapaxes(0, 1),
+    "transverse": lambda p: np.rot90(p, 2).swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("turn", list(TURNS))
+def test_views_of_an_input_that_is_no_square_are_cut_before_they_are_turned(turn: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    how = Preprocess(input_size=(4, 7), resize_size=(9, 9), views=parse_views(turn))
+    drawn = np.empty(how.out_shape(), np.uint8)
+    draw_pixels(pixels, how, drawn)
+    swapped = turn in ("rot90", "rot270", "transpose", "transverse")
+    crop = functional.center_crop(Image.fromarray(pixels), [7, 4] if swapped else [4, 7])
+    np.testing.assert_array_equal(drawn[-1], TURNS[turn](np.asarray(crop)))  # type: ignore[operator]
 
 
 def test_a_picture_that_is_almost_square_fits_into_a_square_with_one_line_of_ground() -> None:

@@ -90,6 +90,7 @@ def test_a_result_is_json_and_the_same_seed_gives_it_again():
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_in_93_to_97_of_100():
     # Probabilities are the true posterior, so the truth of each metric is known from many rows.
     def sample(rng, n):
@@ -152,9 +153,10 @@ def test_calibration_error_tells_honest_from_overconfident_probabilities():
     rng = np.random.default_rng(0)
     p = rng.random(4000)
     true = (rng.random(4000) < p).astype(int)
-    honest = evaluate(true, p > 0.5, probabilities=np.c_[1 - p, p], classes=[0, 1])
+    few = {"classes": [0, 1], "n_boot": 200}
+    honest = evaluate(true, p > 0.5, probabilities=np.c_[1 - p, p], **few)
     pushed = expit(4 * (np.log(p) - np.log1p(-p)))
-    bold = evaluate(true, p > 0.5, probabilities=np.c_[1 - pushed, pushed], classes=[0, 1])
+    bold = evaluate(true, p > 0.5, probabilities=np.c_[1 - pushed, pushed], **few)
     assert honest["calibration_error"]["low"] < 0.005
     assert bold["calibration_error"]["low"] > 0.1
 

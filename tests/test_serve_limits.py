@@ -109,6 +109,9 @@ def test_bytes_of_all_requests_together(body: Callable[..., bytes], copies: int)
     with short.share() as other:  # what others hold counts, until they give it back
         other.take(short.most)
         refused(503, "too many bytes wait", lambda: other.take(1))
+        with short.share():
+            pass
+        assert short.total == short.most  # each gives back its own
     assert short.total == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,10 +19,17 @@ from featx import evaluate as evaluate_model
 from featx import fit, write_cache
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate
-from featx.evaluation.resampling import wilson
+from featx.evaluation.conformal import coverage_of, set_cuts
+from featx.evaluation.resampling import draw_weights, wilson
+from featx.fitting.contenders import Contender
 from featx.fitting.deciding import DecisionTarget, HeldOutPredictions, choose, held_out
+from featx.fitting.findings import ReviewedRow
+from featx.fitting.leaks import barred_rows, without_seen
 from featx.fitting.measuring import MeasuredHead, Measurement
+from featx.fitting.options import FitOptions
+from featx.fitting.promises import set_sets, set_thresholds
 from featx.fitting.samples import Samples
+from featx.fitting.streamed import measurement
 from featx.heads import Head, get_head
 from featx.model.thresholds import Scores, worth
 from featx.selection import SplitPlan, search
@@ -107,7 +115,10 @@ HEADS = {"logreg": LogisticRegression(), "calibrated": LinearSVC()}
 def test_groups_reach_the_split_the_search_and_the_calibration(
     clf: str, plan: dict[str, Any]
 ) -> None:
-    assert_whole(run(watched(HEADS[clf]), samples_of(), folds=3, **plan))
+    measured = run(watched(HEADS[clf]), samples_of(), folds=3, **plan)
+    assert_whole(measured)
+    if clf == "calibrated":  # by the folds of the search, which hold out every row once
+        assert measured.kept.estimator.cv == 3
 
 
 def test_without_groups_the_same_rows_are_torn() -> None:
@@ -332,3 +343,79 @@ def test_a_search_keeps_one_standard_error_groups_and_seed() -> None:
         assert found.found.best_params == own.best_params
         chosen.append(own.best_params["clf__C"])
     assert chosen[0] != chosen[1]
+
+
+def test_rows_of_a_group_that_the_network_saw_are_barred_with_it() -> None:
+    seen = np.zeros(N, bool)
+    seen[[5, 41]] = True
+    whole = np.isin(GROUPS, [1, 10])
+    np.testing.assert_array_equal(barred_rows(samples_of(seen=seen)), whole)
+    np.testing.assert_array_equal(barred_rows(samples_of(seen=seen, groups=None)), seen)
+    assert not barred_rows(samples_of()).any()
+    kept = without_seen(samples_of(seen=seen), 0.25, 0)
+    assert kept.split is not None
+    assert set(kept.split[whole]) == {"train"}
+    assert not set(GROUPS[kept.split == "test"]) & set(GROUPS[kept.split == "train"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"), [("ok", False), ("cat", False), ("dog", True), ("wrong", True)]
+)
+def test_an_answer_is_wrong_unless_it_is_ok_or_the_label(answer: str, wrong: bool) -> None:
+    assert ReviewedRow("a.png", "cat", "flagged", 3, answer).is_wrong is wrong
+
+
+def test_a_bootstrap_sample_has_as_many_groups_as_there_are() -> None:
+    """Each is drawn whole: with one more to be drawn from, intervals would be of other samples."""
+    drawn = np.concatenate(list(draw_weights(20, 300, 0, np.arange(20) // 4)))
+    assert drawn.shape == (300, 20)
+    by_group = drawn.reshape(300, 5, 4)
+    assert (by_group == by_group[:, :, :1]).all()
+    assert (by_group[:, :, 0].sum(axis=1) == 5).all()
+    alone = np.concatenate(list(draw_weights(20, 300, 0)))
+    assert alone.shape == (300, 20)
+    assert (alone.sum(axis=1) == 20).all()
+
+
+def test_groups_reach_thresholds_of_features_that_are_read_in_blocks() -> None:
+    samples = samples_of()
+    X = samples.features[:, 2:] + (samples.y == "red")[:, None]
+    samples = samples_of(features=X.astype(np.float32))
+    options = FitOptions(folds=3, nested=False, memory="stream")
+    plan = measurement(get_head("logreg"), samples, options)
+    measured = plan.run()
+    held = held_out(get_head("logreg"), measured.kept, samples, measured.trained, 3, 0)
+    assert held.groups is not None
+    assert len(held.groups) == len(held.y) == N
+    # In whatever order they come, the rows of a group have its label.
+    pairs = {(group, label) for group, label in zip(held.groups, held.y, strict=True)}
+    assert pairs == set(zip(GROUPS.tolist(), samples.y.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_a_promise_is_worth_is_measured_by_one_that_did_not_see_the_test_rows(
+    grouped: bool,
+) -> None:
+    """The kept rule is chosen on all rows; one that is chosen on training rows is measured."""
+    samples = samples_of()
+    groups = samples.groups if grouped else None
+    X = samples.features[:, 2:] + 1.2 * (samples.y == "red")[:, None]
+    samples = samples_of(features=X.astype(np.float32), groups=groups)
+    head = get_head("logreg").with_grid({"clf__C": [0.1]})
+    options = FitOptions(folds=3, nested=False, cost="1:2", sets=0.8, split=0.4)
+    measured = measurement(head, samples, options).run()
+    contenders: Any = [Contender(None, samples)]  # type: ignore[arg-type]
+    found, test = measured.found, measured.test
+    assert measured.kept is not found
+    told = held_out(head, found, samples, measured.train, 3, 0)
+    model: Any = SimpleNamespace(meta={})
+    sets = set_sets(model, head, contenders, measured, options)
+    table = measured.scores.probabilities
+    cuts = set_cuts(told.y, told.probabilities, samples.classes, 0.8)
+    assert sets["test"] == coverage_of(cuts, samples.classes, samples.y[test], table)
+    assert cuts != sets["classes"] == model.meta["sets"]["classes"]
+    bars = set_thresholds(model, head, contenders, measured, options)
+    rule, _ = choose(options.wanted, told, samples)
+    codes = GROUPS[test] if grouped else None
+    assert bars["test"] == worth(rule, samples.classes, samples.y[test], measured.scores, codes)
+    assert rule["threshold"] != bars["threshold"] == model.meta["thresholds"]["threshold"]
