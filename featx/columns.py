@@ -179,7 +179,7 @@ class TextSubset(Sequence[str]):
 
     Examples
     --------
-    >>> some = Picked(["ant", "bee", "cat"], np.array([0, 2]))
+    >>> some = TextSubset(["ant", "bee", "cat"], np.array([0, 2]))
     >>> some[1], some[:], list(some)
     ('cat', ['ant', 'cat'], ['ant', 'cat'])
     """

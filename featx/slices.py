@@ -25,8 +25,8 @@ class Slice:
 
     Examples
     --------
-    >>> Portion.of("2/4"), str(Portion.of((2, 4)))
-    (Portion(number=2, total=4), '2/4')
+    >>> Slice.of("2/4"), str(Slice.of((2, 4)))
+    (Slice(number=2, total=4), '2/4')
     """
 
     number: int = 1

@@ -20,7 +20,13 @@ from featx.fitting.options import FitOptions, settle
 from featx.fitting.samples import Samples
 from featx.heads import AUTO, for_rows, get_head
 from featx.selection import make_folds, search
-from featx.selection.calibration import SCALES, best_scale, calibrated, probabilities_of
+from featx.selection.calibration import (
+    SCALES,
+    best_scale,
+    calibrated,
+    probabilities_of,
+    scales_for,
+)
 from featx.selection.fold import Fold, in_few_columns
 from featx.streaming import plan_memory
 
@@ -203,7 +209,7 @@ def test_a_head_that_competes_has_the_scale_that_suits_its_held_out_decisions() 
     folds, _ = make_folds(y, folds=3, seed=4)
     decisions = cross_val_predict(found.estimator.estimator, X, y, cv=folds,
                                   method="decision_function")  # fmt: skip
-    scale, losses = best_scale(decisions, y, folds, SCALES)
+    scale, losses = best_scale(decisions, y, folds, scales_for(True, 2, True))
     assert found.scale == scale != "own"
     assert losses[scale] < losses["own"] - 0.1
     made, _ = calibrated(found.estimator.estimator, decisions, y, 3, scale)

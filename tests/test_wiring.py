@@ -49,6 +49,7 @@ class Witness(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None) -> Witness:
         self.rows_, self.groups_ = set(X[:, 0]), set(X[:, 1])
+        self.n_features_in_ = X.shape[1]
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **_: Any) -> Any:

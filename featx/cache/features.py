@@ -128,7 +128,7 @@ class StoredText(Sequence[str]):
     Examples
     --------
     >>> import numpy as np
-    >>> names = Text(b"catdog", np.array([3, 6]))
+    >>> names = StoredText(b"catdog", np.array([3, 6]))
     >>> names[1], list(names), names == ["cat", "dog"]
     ('dog', ['cat', 'dog'], True)
     """

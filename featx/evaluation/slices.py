@@ -51,7 +51,7 @@ def rows_for_slice(n_slices: int) -> int:
     Examples
     --------
     >>> rows_for_slice(1), rows_for_slice(10)
-    (7, 14)
+    (7, 13)
     """
     n, level = 2, 1 - (1 - LEVEL) / n_slices
     while wilson(1.0, n, float(stdtrit(n - 1, (1 + level) / 2)))["low"] < 0.5:

@@ -47,7 +47,7 @@ class Changes:
 
         Examples
         --------
-        >>> Difference(new=2, removed=1).describe()
+        >>> Changes(new=2, removed=1).describe()
         '2 new, 1 removed'
         """
         parts = [f"{count} {name}" for name, count in vars(self).items() if count]

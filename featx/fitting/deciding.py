@@ -152,8 +152,8 @@ class DecisionTarget:
 
     Examples
     --------
-    >>> Wanted.of(cost="1:5")
-    Wanted(precision=None, cost=(1.0, 5.0), abstain=None, confidence=0.9)
+    >>> DecisionTarget.of(cost="1:5")
+    DecisionTarget(precision=None, cost=(1.0, 5.0), abstain=None, confidence=0.9)
     """
 
     precision: float | None = None

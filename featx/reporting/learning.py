@@ -96,7 +96,7 @@ def learning_curve(
     >>> from sklearn.linear_model import RidgeClassifier
     >>> X, y = load_iris(return_X_y=True)
     >>> rows = np.random.default_rng(0).permutation(150)
-    >>> train, test = (Part(X[r], y[r]) for r in (rows[:100], rows[100:]))
+    >>> train, test = (RowSet(X[r], y[r]) for r in (rows[:100], rows[100:]))
     >>> found = learning_curve(RidgeClassifier(), train, test)
     >>> [point["n"] for point in found["points"]]
     [12, 25, 50, 100]

@@ -94,7 +94,7 @@ def container_of(starts: NDArray[np.int64], item: int) -> int:
 
     Examples
     --------
-    >>> shard_of(np.array([0, 10, 10, 20]), 10)
+    >>> container_of(np.array([0, 10, 10, 20]), 10)
     2
     """
     return int(np.searchsorted(starts, item, side="right")) - 1
