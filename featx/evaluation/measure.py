@@ -94,7 +94,7 @@ def evaluate(
         made |= ordered(codes, called, ranks)
     support = np.bincount(codes, minlength=len(names))
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
-    positives = {"average_precision": min(sampled.units, _positives(support))}
+    positives = {"average_precision": _positives(codes, units, len(names))}
     found = sampled.measure(made, _biases(probabilities), rows, positives)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(support)[:-1])
     found["per_class"] = by_class(names, members, each, sampled)
@@ -161,8 +161,15 @@ def _ranking(
     return found
 
 
-def _positives(support: NDArray[np.intp]) -> int:
-    """Count the rows that an average precision is a mean over; of several classes, on average."""
+def _positives(codes: m.Codes, groups: NDArray[Any] | None, n_classes: int) -> int:
+    """Count the rows (or groups) that an average precision is a mean over.
+
+    Of several classes, how many balanced ones would be worth as much.
+    """
+    if groups is not None:
+        of = np.unique(groups, return_inverse=True)[1]
+        codes = np.unique(of * n_classes + codes) % n_classes  # each class once a group
+    support = np.bincount(codes, minlength=n_classes)
     if len(support) == 2:
         return max(1, int(support[1]))
     return max(1, int(balanced_rows(support) / np.count_nonzero(support)))
