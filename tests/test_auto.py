@@ -23,7 +23,9 @@ from featx.selection import make_folds, search
 from featx.selection.calibration import (
     SCALES,
     best_scale,
+    bounded,
     calibrated,
+    held_probabilities,
     probabilities_of,
     scales_for,
 )
@@ -376,3 +378,20 @@ def test_a_fit_keeps_one_class_against_the_rest(tmp_path: Path, head: str) -> No
     assert told["multiclass"] == "one-vs-rest"
     assert told["params"]["clf"] == "one-vs-rest"
     assert (model.estimator.predict(X) == y).mean() > 0.8
+
+
+@pytest.mark.parametrize("scale", ["temperature", "sigmoid"])
+def test_a_few_wild_decisions_do_not_flatten_a_scale(scale: Any) -> None:
+    """Held-out rows with a feature that hardly varied in training have decisions of thousands."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(600) % 3
+    y = np.array(["a", "b", "c"])[codes]
+    decisions = 2 * np.eye(3)[codes] + rng.normal(size=(600, 3))
+    wild = decisions.copy()
+    wild[rng.permutation(600)[:3], [0, 1, 2]] = 3000.0, -3000.0, 1500.0
+    folds = list(StratifiedKFold(5).split(decisions, y))
+    for few in (decisions, wild):
+        np.testing.assert_array_equal(bounded(decisions, codes), decisions)
+        table = held_probabilities(few, y, folds, scale)
+        assert (table.argmax(axis=1) == few.argmax(axis=1)).mean() > 0.9
+        assert log_loss(codes, table) < 0.75

@@ -125,13 +125,13 @@ def _scaled(
     The fit of a sigmoid starts at a slope of 0 and stops there where decisions hardly vary, as
     those of a strongly regularised head do: every probability would be the share of the class.
     """
-    table, sigmoid = _table(decisions), scale == "sigmoid"
+    # A temperature takes labels that are not text for numbers of columns.
+    classes, codes = np.unique(y, return_inverse=True)
+    table, sigmoid = bounded(_table(decisions), codes), scale == "sigmoid"
     middle = table.mean(axis=0) if sigmoid else np.zeros(table.shape[1])
     spread = table.std(axis=0) if sigmoid else np.ones(table.shape[1])
     spread = np.where(spread > 0, spread, 1.0)
     made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=2)
-    # A temperature takes labels that are not text for numbers of columns.
-    classes, codes = np.unique(y, return_inverse=True)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
         made.fit((table - middle) / spread, codes, sample_weight=weights)
     inner = made.calibrated_classifiers_[0]
@@ -140,6 +140,36 @@ def _scaled(
         one.a_ /= spread[k]
         one.b_ -= one.a_ * middle[k]
     return made
+
+
+def bounded(table: Array, codes: Array) -> Array:
+    """Bring far outliers among decisions to bounds that the bulk of both sides sets.
+
+    A feature that hardly varies in training can give a few held-out rows decisions of thousands,
+    and these alone would flatten every scale that is fitted on them. Each column is cut at twice
+    the width between its 5th and 95th percentiles, of its class and of the rest, beyond these.
+
+    Parameters
+    ----------
+    table
+        Shape (n_rows, n_outputs).
+    codes
+        Number of the class of each row.
+
+    Examples
+    --------
+    >>> table = np.r_[np.linspace(-1, 1, 40), -3000.0][:, None]
+    >>> float(bounded(table, (table[:, 0] > 0).astype(int)).min()) > -6
+    True
+    """
+    found = table.copy()
+    for k, column in enumerate(found.T):
+        own = codes == (k if found.shape[1] > 1 else 1)
+        ends = [np.quantile(column[side], (0.05, 0.95)) for side in (own, ~own) if side.any()]
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+        if high > low:
+            found[:, k] = column.clip(low - 2 * (high - low), high + 2 * (high - low))
+    return found
 
 
 def _table(decisions: Array) -> Array:
