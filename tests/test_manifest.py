@@ -83,8 +83,7 @@ def test_a_link_that_leads_nowhere_may_be_a_folder_that_is_not_mounted(tmp_path:
 UNLISTED = """
 import os, sys
 from pathlib import Path
-from featx.items import load_manifest
-from featx.slices import Portion
+from featx.sources.load import load_manifest
 root = Path(sys.argv[1])
 load_manifest(sys.argv[2])  # what is imported must be there before the rights are gone
 if os.getuid() == 0:

@@ -18,7 +18,7 @@ from featx import load_model
 from featx.cache import open_cache
 from featx.errors import ImageError
 from featx.extraction.extraction import extract
-from featx.fitting.publishing import small_picture
+from featx.fitting.looks import small_picture
 from featx.fitting.training import fit
 from featx.images import decode
 from featx.images.pages import page_count

@@ -84,7 +84,7 @@ def test_heic_without_its_extra_is_said_with_the_way_out(mixed: Path, tmp_path: 
     (tmp_path / "only" / "x.heic").write_bytes(heic(1))
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from featx.items import load_manifest\n"
+        "from featx.sources.load import load_manifest\n"
         "from featx.sources.folder import extra_notice\n"
         "print(extra_notice(load_manifest(sys.argv[1]).ignored_by_extension))\n"
         "try: load_manifest(sys.argv[2])\n"

@@ -254,7 +254,7 @@ def test_a_broken_tar_keeps_what_is_before_the_break(
         "3-none.tar", f"1-cut.tar/{members[7][0]}", "2-hurt.tar/(end)",
     ]  # fmt: skip
     reasons = list(result.failures.values())
-    assert "no tar" in reasons[0]
+    assert "not a tar" in reasons[0]
     assert f"100 of its {last.size} bytes" in reasons[1]
     assert f"damaged at byte {second.offset}" in reasons[2]
     assert result.discovered == result.embedded + result.failed
@@ -416,11 +416,11 @@ def test_files_that_are_no_parquet(photos: Path, tmp_path: Path) -> None:
 def test_folders_that_are_no_data_set(photos: Path, tmp_path: Path) -> None:
     folder = save_set(tmp_path / "saved", photos)
     next(folder.glob("*.arrow")).write_bytes(b"")
-    with pytest.raises(SourceError, match="no data set that `datasets` can load"):
+    with pytest.raises(SourceError, match="not a data set that `datasets` can load"):
         load_manifest(folder)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "dataset_info.json").write_text("{}")
-    with pytest.raises(SourceError, match="no data set that `datasets` can load"):
+    with pytest.raises(SourceError, match="not a data set that `datasets` can load"):
         load_manifest(tmp_path / "half")
 
 

@@ -96,7 +96,7 @@ def write_folder(
     """Write rows into parts, and then the index that makes them the cache.
 
     Until the index has its name, the folder is what it was before. Parts that a stopped run left
-    complete are kept where `Rows.tag` says that they are the same.
+    complete are kept where `RowSource.tag` says that they are the same.
 
     Raises
     ------

@@ -131,7 +131,7 @@ class RayWorker:
         self._worker: Worker | None = None
 
     def __call__(self, table: Any) -> dict[str, Any]:
-        """Embed one chunk; gives one row with a `Part`, an error, or None when the run is over."""
+        """Embed one chunk; gives a row with a `ChunkRows`, an error, or None after the end."""
         chunk = Chunk(table["item"].to_numpy(), table["id"].to_pylist())
         answer = np.empty(1, dtype=object)
         try:

@@ -109,7 +109,8 @@ def calibrated(
     made = _scaled(decisions, y, scale, weights, probable)
     probabilities = made.predict_proba(_table(decisions))
     made.calibrated_classifiers_[0].estimator = estimator
-    made.n_features_in_ = estimator.n_features_in_
+    if hasattr(estimator, "n_features_in_"):  # a step of the user's own may not say
+        made.n_features_in_ = estimator.n_features_in_
     return made.set_params(estimator=estimator, cv=max(2, folds)), probabilities
 
 
@@ -131,7 +132,9 @@ def _scaled(
     middle = table.mean(axis=0) if sigmoid else np.zeros(table.shape[1])
     spread = table.std(axis=0) if sigmoid else np.ones(table.shape[1])
     spread = np.where(spread > 0, spread, 1.0)
-    made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=2)
+    rows = np.arange(len(table))  # all at once: a class may have one row, and nothing is learnt
+    cv = [(rows, rows)]
+    made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=cv)
     with threadpool_limits(1):  # thousands of small products, which threads only slow down
         made.fit((table - middle) / spread, codes, sample_weight=weights)
     inner = made.calibrated_classifiers_[0]
