@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_kills_full_disks_and_pairs_of_writers_lose_nothing() -> None:
     done = subprocess.run(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,12 @@ def _of_classes(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str])
     held_out = _scaled(held_out, codes)
     quality = get_label_quality_scores(codes, held_out, method="self_confidence")
     own = held_out[np.arange(len(codes)), codes]
-    flagged = find_label_issues(codes, held_out, n_jobs=1) | (own < IMPROBABLE)
+    flagged = own < IMPROBABLE
+    if len(np.unique(codes)) > 1:  # confident learning compares classes
+        with warnings.catch_warnings():
+            # Of a class of one row or two cleanlab flags none; what is improbable is flagged still.
+            warnings.filterwarnings("ignore", "May not flag all label issues")
+            flagged |= find_label_issues(codes, held_out, n_jobs=1)
     suggested = np.array(classes, dtype=object)[held_out.argmax(axis=1)]
     return LabelIssues(np.asarray(quality), np.asarray(flagged, bool), suggested)
 
@@ -127,7 +133,9 @@ def _of_several(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str])
 
     lists = [np.flatnonzero(row == 1).tolist() for row in y]
     quality = get_label_quality_scores(lists, held_out)
-    flagged = find_label_issues(lists, held_out, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "May not flag all label issues")
+        flagged = find_label_issues(lists, held_out, n_jobs=1)
     suggested = np.empty(len(y), object)
     suggested[:] = [
         "|".join(name for name, p in zip(classes, row, strict=True) if p >= 0.5) or "|"
