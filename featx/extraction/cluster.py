@@ -261,7 +261,15 @@ def find_crew(nodes: list[dict[str, Any]], options: ExtractOptions) -> Crew:
     return Crew(workers, cpus, gpus)
 
 
-def plan_on(crew: Crew, **asked: Any) -> RuntimePlan:
+def plan_on(
+    crew: Crew,
+    *,
+    device: str,
+    precision: str,
+    batch_size: int | str,
+    compile: str,
+    threads: int | None,
+) -> RuntimePlan:
     """Decide the plan where the workers run, which may be other machines than this one.
 
     Raises
@@ -271,13 +279,17 @@ def plan_on(crew: Crew, **asked: Any) -> RuntimePlan:
     ExtractError
         If no worker can start.
     """
-    asked["threads"] = asked["threads"] or crew.cpus
-    plan: RuntimePlan = result(crew.remote(_plan).remote(asked), crew)
+    plan: RuntimePlan = result(
+        crew.remote(plan_runtime).remote(
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            compile=compile,
+            threads=threads or crew.cpus,
+        ),
+        crew,
+    )
     return plan
-
-
-def _plan(asked: dict[str, Any]) -> RuntimePlan:
-    return plan_runtime(**asked)
 
 
 def result(reference: Any, crew: Crew, seconds: float | None = _START_SECONDS) -> Any:

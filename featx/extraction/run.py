@@ -194,8 +194,10 @@ class Run:
         return precision, DecodePolicy(decode or "exact", options.bits, options.band_numbers)
 
     def _plan(self, old: ExtractSpec | None) -> tuple[RuntimePlan, DecodePolicy]:
+        from featx.runtime import plan_runtime
+
         options, (precision, decode) = self.options, self._asked(old)
-        plan = self._plan_runtime(
+        plan = (self.planner or plan_runtime)(
             device=options.device,
             precision=precision,
             batch_size=options.batch_size,
@@ -203,14 +205,6 @@ class Run:
             threads=options.threads,
         )
         return plan, decode
-
-    def _plan_runtime(self, **asked: Any) -> RuntimePlan:
-        """Decide how the forward pass runs, on the machines that will run it."""
-        if self.planner is not None:
-            return self.planner(**asked)
-        from featx.runtime import plan_runtime
-
-        return plan_runtime(**asked)
 
     def _spec_of_parts(self) -> ExtractSpec | None:
         """Spec of the only unfinished run beside the cache."""

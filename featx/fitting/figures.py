@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -101,12 +102,12 @@ class Slicing:
         )
 
 
-class Measures:
+class Measures(ABC):
     """Give each metric of ``test`` as an attribute, and show the shell's table."""
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        raise NotImplementedError
 
     def __getattr__(self, name: str) -> Interval:
         test = self.__dict__.get("test", {})  # absent while the object is being copied
