@@ -26,6 +26,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from featx.cli import app
+from featx.heads import HEADS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -186,8 +187,17 @@ def typed(code: str, folder: Path) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without what differs from machine to machine: numbers and the width of columns."""
+    """Text without what differs from machine to machine.
+
+    That is numbers, the width of columns, the precision; and what few rows decide by a hair: which
+    head, scale or tap wins, and which warnings that brings.
+    """
     text = re.sub(r"\b(?:bf|fp)(?:16|32)\b", "precision", text)
+    text = re.sub(r"^ *warning \(.*\n?", "", text, flags=re.M)
+    text = re.sub(
+        rf"(?<![\w-])(?:{'|'.join(sorted(HEADS, key=len, reverse=True))})(?![\w-])", "head", text
+    )
+    text = re.sub(r"\((?:\w+=[\w.-]+(?:, )?)+\)", "(chosen)", text)
     return re.sub(r"[ -]+", " ", re.sub(r"\d[\d,]*(\.\d+)?(e-?\d+)?", "0", text)).strip()
 
 
