@@ -204,6 +204,20 @@ def test_groups_are_kept_together(tmp_path: Path) -> None:
     assert set(np.flatnonzero(group == 7)) <= flagged
 
 
+def test_groups_of_one_class_each_leave_folds_without_a_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(12), 10)
+    y = group % 3
+    X = rng.normal(size=(120, 6)) + 6 * np.eye(6)[y]
+    names = np.array(list("abc"))[y]
+    names[5] = "b"
+    groups = [f"g{g}" for g in group]
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names.tolist(), groups=groups)
+    found = featx.audit(cache)
+    assert [f["id"] for f in found.findings if f["kind"] == "label"] == ["5"]
+    assert "no-label-check" not in [w["code"] for w in found.warnings]
+
+
 @pytest.mark.parametrize(
     ("labels", "code"),
     [(None, "no-labels"), (["a"] * 30, "no-labels"), (["a"] * 29 + ["b"], "small-classes")],

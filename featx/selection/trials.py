@@ -88,6 +88,16 @@ def try_all(
     return trials
 
 
+def _scorer(name: str, y: Any) -> Any:
+    """Give a score; that of log loss also takes held-out rows that lack a class, as groups may."""
+    return _log_score if name == "neg_log_loss" and np.ndim(y) == 1 else get_scorer(name)
+
+
+def _log_score(clf: Any, X: Any, y: Any) -> float:
+    given = clf.predict_proba(X)[np.arange(len(y)), np.searchsorted(clf.classes_, y)]
+    return float(np.log(np.clip(given, 1e-15, 1)).mean())
+
+
 def _sweep(
     pipeline: Pipeline,
     waiting: list[dict[str, Any]],
@@ -100,7 +110,7 @@ def _sweep(
         with python_warnings.catch_warnings():
             # A score that is undefined comes back as NaN, and is refused below by name.
             python_warnings.simplefilter("ignore", UndefinedMetricWarning)
-            found = sweep(pipeline, waiting, data, rows, get_scorer(scoring), run)
+            found = sweep(pipeline, waiting, data, rows, _scorer(scoring, data[1]), run)
     except FitError:
         raise
     except np.linalg.LinAlgError as error:
