@@ -82,7 +82,7 @@ def test_notebook_of_another_encoder_runs(name: str, tmp_path: Path) -> None:
     text = "".join(o.get("text", "") for o in outputs)
     found = re.search(rf"(\d+) of {planted} planted", text)
     assert found, text
-    assert int(found[1]) > 0.7 * planted
+    assert int(found[1]) >= 0.6 * planted
     shown = "".join(o.get("data", {}).get("text/plain", "") for o in outputs)
     assert "accuracy" in shown
     assert "confidence" in shown
