@@ -77,21 +77,22 @@ def test_a_fit_warns_of_copies_across_its_split_and_its_report_shows_them(
     table.to_csv(tmp_path / "t.csv", index=False)
     cache = featx.extract(tmp_path / "t.csv", tmp_path / "c.h5", **tiny).cache
     found = featx.fit(cache, "ridge", out=tmp_path / "m.featx", report=tmp_path / "m.html")
-    said = "1 of 13 test images are copies of training images, saved again, resized or brightened "
-    said += "(first: 03.png = again.png); the score is too good"
+    said = "1 of 13 test images cannot be told from training images: copies saved again, "
+    said += "resized or brightened, or things that look the same (first: 03.png = again.png); "
+    said += "of copies the score is too good"
     assert said in [w["message"] for w in found.warnings if w["code"] == "duplicates-across-split"]
     page = (tmp_path / "m.html").read_text()
     assert "What the data says" in page
     assert page.count("03.png = again.png") >= 3
     assert featx.report(tmp_path / "m.featx", tmp_path / "n.html").read_text() == page
     nested = featx.fit(cache, "ridge", split=0.5, nested=True).warnings
-    assert any("copies of training images" in w["message"] for w in nested)
+    assert any("told from training images" in w["message"] for w in nested)
     apart = table.assign(group=["g"] * 41).drop(columns="split")
     apart["group"] = [f"g{min(k, 3 if n == 'again.png' else 99)}" for k, n in enumerate(names)]
     apart.to_csv(tmp_path / "t.csv", index=False)
     featx.extract(tmp_path / "t.csv", cache, **tiny)
     together = featx.fit(cache, "ridge", nested=True).warnings
-    assert not any("copies of training images" in w["message"] for w in together)
+    assert not any("told from training images" in w["message"] for w in together)
 
 
 def test_a_copy_whose_features_are_far_is_found_by_its_pixels() -> None:

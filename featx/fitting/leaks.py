@@ -127,7 +127,7 @@ def guard(found: Sequence[Contender], options: FitOptions) -> list[Contender]:
 
 
 def copies_across(found: Audit, samples: Samples, measured: MeasuredHead) -> list[Warn]:
-    """Warn of test images that are copies of training images, but not byte for byte."""
+    """Warn of test images that look like copies of training images, but are not byte for byte."""
     place = {str(name): at for at, name in enumerate(samples.ids)}
     pairs = [
         (place[one["id"]], place[one["other"]])
@@ -144,8 +144,8 @@ def copies_across(found: Audit, samples: Samples, measured: MeasuredHead) -> lis
     rows = np.intersect1d(np.r_[a[apart], b[apart]], measured.test)
     first = int(apart.argmax())
     text = (
-        f"{len(rows)} of {len(measured.test)} test images are copies of training images, saved "
-        f"again, resized or brightened (first: {samples.ids[a[first]]} = "
-        f"{samples.ids[b[first]]}); the score is too good"
+        f"{len(rows)} of {len(measured.test)} test images cannot be told from training images: "
+        "copies saved again, resized or brightened, or things that look the same (first: "
+        f"{samples.ids[a[first]]} = {samples.ids[b[first]]}); of copies the score is too good"
     )
     return [warn("duplicates-across-split", text)]
