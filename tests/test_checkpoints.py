@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -334,7 +335,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
 
 def test_a_headless_transformer_of_another_size_is_converted(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    net = build("test_vit", img_size=192)
+    net = timm.create_model("test_vit", img_size=192)
     teacher = {n: t for n, t in net.state_dict().items() if not n.startswith("head.")}
     content = {
         "teacher": {**under("module.backbone.", teacher), **head("module.head.", "mlp.0")},

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -216,7 +217,7 @@ def test_a_library_that_loads_only_what_fits_is_not_believed(
 
 def test_timm_resizes_what_was_trained_at_another_size(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    net = build("test_vit", img_size=192)
+    net = timm.create_model("test_vit", img_size=192)
     torch.save(net.state_dict(), tmp_path / "large.pth")
     backbone = load_backbone("timm:test_vit", weights=tmp_path / "large.pth")
     assert "entries converted by timm" in backbone.weights.notes

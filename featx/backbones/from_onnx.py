@@ -23,7 +23,7 @@ _CROP_PCT = 0.875
 
 
 def knows(name: str) -> bool:
-    """True if a name is that of an ONNX file."""
+    """True if a name belongs to an ONNX file."""
     return name.endswith(".onnx")
 
 

@@ -97,13 +97,19 @@ def preprocess_of(cfg: dict[str, Any]) -> Preprocess:
 
 
 def build(
-    name: str, num_classes: int | None = None, in_chans: int | None = None, **options: Any
+    name: str,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    weights: State | None = None,
 ) -> nn.Module:
-    """Build the network, without weights unless `options` ask for them."""
+    """Build the network, without weights or with those that timm itself is to rename or resize."""
     import timm
 
     given = {"num_classes": num_classes, "in_chans": in_chans}
-    options |= {k: v for k, v in given.items() if v is not None}
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if weights is not None:
+        overlay = {"state_dict": weights, "custom_load": False}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # old names are mapped to new ones
         net: nn.Module = timm.create_model(name, **options)
@@ -112,8 +118,7 @@ def build(
 
 def _convert(name: str, state: State) -> nn.Module:
     """Load a file that timm itself would rename or resize."""
-    overlay = {"state_dict": state, "custom_load": False}
-    net: Any = build(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    net: Any = build(name, weights=state)
     net.pretrained_cfg.pop("state_dict")  # a second copy of every tensor
     return net  # type: ignore[no-any-return]
 

@@ -89,7 +89,7 @@ def try_all(
 
 
 def _scorer(name: str, y: Any) -> Any:
-    """Give a score; that of log loss also takes held-out rows that lack a class, as groups may."""
+    """Give a score; log loss also takes held-out rows that lack a class, as groups may."""
     return _log_score if name == "neg_log_loss" and np.ndim(y) == 1 else get_scorer(name)
 
 
