@@ -21,7 +21,7 @@ WITH_TORCH = {
 }
 GROUND = (
     *("arguments", "columns", "files", "items", "labels", "preprocess", "progress"),
-    *("seen", "slices", "spec", "targets"),
+    *("seen", "slices", "spec", "targets", "typing"),
 )
 ARRAYS = ("auditing", "evaluation", "heads", "selection", "streaming", "protocols", "reporting")
 FLOORS = (
