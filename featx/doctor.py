@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from featx import __version__
+
 _LIBRARIES = (
     "featx",
     "torch",
@@ -63,6 +65,8 @@ def _versions() -> dict[str, str | None]:
 
 
 def _version(name: str) -> str | None:
+    if name == "featx":  # it may run from a folder that nobody installed
+        return __version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

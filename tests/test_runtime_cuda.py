@@ -197,3 +197,23 @@ def test_a_hidden_card_is_an_error_and_not_the_cpu() -> None:
     )  # fmt: skip
     assert done.returncode
     assert "CUDA_VISIBLE_DEVICES='' hides every card" in done.stderr
+
+
+def test_layers_tuned_on_a_card_are_the_same_twice_and_make_features_there(
+    photos: Path, tmp_path: Path
+) -> None:
+    for k, photo in enumerate(sorted(photos.iterdir())):
+        folder = tmp_path / "classes" / f"{k % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        photo.rename(folder / photo.name)
+    asked = {"backbone": "efficientnet_lite0", "layer": "blocks.5", "maps": tmp_path / "m.h5"}
+    asked |= {"device": "cuda", "epochs": 2, "batch_size": 32, "progress": False}
+    for name in ("a", "b"):
+        found = featx.tune(tmp_path / "classes", tmp_path / f"{name}.safetensors", **asked)
+        assert [np.isfinite(epoch["loss"]) for epoch in found.history] == [True, True]
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    result = featx.extract(
+        tmp_path / "classes", tmp_path / "tuned.h5", backbone="efficientnet_lite0",
+        weights=tmp_path / "a.safetensors", device="cuda", progress=False,
+    )  # fmt: skip
+    assert (result.embedded, result.failed) == (200, 0)

@@ -21,6 +21,7 @@ from featx.runtime.compiling import (
     compile_library,
     count_layers,
     find_compiler,
+    quiet,
     repays,
     slowness,
 )
@@ -290,7 +291,8 @@ class Builder:
         graph = compiled_for_cuda(module, self._forms.device, self._forms.batch_shape)
         self._pieces.set(self._forms.on_device(graph, exact, self.precision, check.images))
         try:
-            self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
+            with quiet():  # the compilation itself runs here
+                self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
         finally:
             if not self.compiled and not self._pieces.replaced and uncompiled is not None:
                 self._pieces.set(uncompiled)
