@@ -289,10 +289,11 @@ class Builder:
     def _compile_for_card(self, module: nn.Module, exact: nn.Module, check: Check) -> None:
         uncompiled = self._pieces.forward
         graph = compiled_for_cuda(module, self._forms.device, self._forms.batch_shape)
-        self._pieces.set(self._forms.on_device(graph, exact, self.precision, check.images))
+        with quiet():  # the compilation itself runs at the first call, which is in here
+            forward = self._forms.on_device(graph, exact, self.precision, check.images)
+        self._pieces.set(forward)
         try:
-            with quiet():  # the compilation itself runs here
-                self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
+            self.compiled = check.passes(self._pieces, f"compiled {self.precision}")
         finally:
             if not self.compiled and not self._pieces.replaced and uncompiled is not None:
                 self._pieces.set(uncompiled)
