@@ -141,10 +141,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/elpv/protocol.json"))
     asked = parser.parse_args()
     start = time.perf_counter()
-    taps = {name: _views(one) for name, one in PASSES.items()}
+    taps = {name: views_of(one) for name, one in PASSES.items()}
     embedded = time.perf_counter() - start
     rounds = []
-    for found in run(taps, _cells(), asked.repeats, asked.splits):
+    for found in run(taps, all_cells(), asked.repeats, asked.splits):
         rounds.append(found)
         print(json.dumps(found), file=sys.stderr, flush=True)
     table = summary(rounds)
@@ -168,7 +168,7 @@ def _file(one: Pass) -> Path:
     return cache_of("elpv", f"{one.backbone}-{one.side}-{one.views}{pool}{kind}")
 
 
-def _views(one: Pass) -> list[Array]:
+def views_of(one: Pass) -> list[Array]:
     """Embed what is missing; return for each layer (n_views, n_samples, n_features)."""
     file = _file(one)
     featx.extract(
@@ -192,7 +192,7 @@ def _views(one: Pass) -> list[Array]:
     return [logarithms(tap) for tap in taps] if one.pool == "cov" else taps
 
 
-def _cells() -> Cells:
+def all_cells() -> Cells:
     with featx.open_cache(_file(next(iter(PASSES.values())))) as cache:
         found = cache.columns
         return Cells(
@@ -223,21 +223,9 @@ def _over_splits(
 ) -> Iterator[dict[str, Any]]:
     conventions = {"p > 1/2": cells.probability > 0.5, "p > 0": cells.probability > 0}
     for split in splits:
-        groups = cells.block if split == "blocks" else None
         for repeat in range(repeats):
-            y = conventions["p > 1/2"]
-            train, _, test = make_split(
-                y, groups=groups, test_size=0.25, seed=repeat, strata=cells.strata
-            )
-            folds, _ = make_folds(
-                y[train],
-                folds=FOLDS,
-                groups=None if groups is None else groups[train],
-                seed=repeat,
-                strata=cells.strata[train],
-            )
-            inner = [(train[a], train[b]) for a, b in folds]
-            for recipe, kernels in _recipes(taps, train):
+            (train, test), inner = draw(cells, split, repeat)
+            for recipe, kernels in recipes(taps, train):
                 for label, truth in conventions.items():
                     if recipe == FIRST and label != "p > 1/2":
                         continue
@@ -314,7 +302,7 @@ def _augmented(views: list[Array], cells: Cells, repeats: int) -> Iterator[dict[
         }
 
 
-def _recipes(taps: dict[str, list[Array]], train: Array) -> Iterator[tuple[str, Kernels]]:
+def recipes(taps: dict[str, list[Array]], train: Array) -> Iterator[tuple[str, Kernels]]:
     """The first pass alone, and the weighted mean over all; the scaling sees training rows only."""
     kernels = {}
     for name, found in _kernels(taps, train):
@@ -353,13 +341,41 @@ def _one(
 ) -> dict[str, Any]:
     """Choose on the inner folds, fit on all training rows, measure on the test rows."""
     train, test = split
+    setting, scores = best_scores(kernels, truth, cells, split, inner)
+    sizes = {"n_train": len(train), "n_test": len(test)}
+    found = _by_cells(truth.astype(int), scores, cells, test)
+    return {"setting": setting, **sizes, "test": found}
+
+
+def best_scores(
+    kernels: Kernels,
+    truth: Array,
+    cells: Cells,
+    split: tuple[Array, Array],
+    inner: Sequence[tuple[Array, Array]],
+) -> tuple[dict[str, float], Array]:
+    """Give the setting that the inner folds choose, and its scores of the test rows."""
+    train, test = split
     y, weight = truth.astype(int), np.where(cells.certain, 1.0, UNSURE)
     means = _settings(kernels, y, weight, inner)
     gamma, ridge = max(means, key=lambda setting: means[setting])
     scores = scores_of(kernels[gamma], y, weight, train, test, COSTS, [ridge])[0]
-    sizes = {"n_train": len(train), "n_test": len(test)}
-    setting = {"gamma": gamma, "ridge": ridge}
-    return {"setting": setting, **sizes, "test": _by_cells(y, scores, cells, test)}
+    return {"gamma": gamma, "ridge": ridge}, scores
+
+
+def draw(cells: Cells, split: str, seed: int) -> tuple[tuple[Array, Array], list[Any]]:
+    """Draw training and test rows, at random or by blocks, and the inner folds of the former."""
+    y = cells.probability > 0.5
+    groups = cells.block if split == "blocks" else None
+    train, _, test = make_split(y, groups=groups, test_size=0.25, seed=seed, strata=cells.strata)
+    folds, _ = make_folds(
+        y[train],
+        folds=FOLDS,
+        groups=None if groups is None else groups[train],
+        seed=seed,
+        strata=cells.strata[train],
+    )
+    return (train, test), [(train[a], train[b]) for a, b in folds]
 
 
 def _settings(

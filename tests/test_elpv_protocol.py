@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from featx.sources.builtin import BUILT_IN
 from pipelines.elpv_kernels import logarithms, mean_kernels, prepare, scores_of
 from pipelines.elpv_pictures import flattened, flattened_files
-from pipelines.elpv_protocol import ALL, Cells, Pass, _recipes, run, settle
+from pipelines.elpv_protocol import ALL, Cells, Pass, recipes, run, settle
 from pipelines.elpv_table import SPLITS, as_text, summary
 
 
@@ -77,7 +77,7 @@ def test_passes_are_weighed_by_their_shares(taps, monkeypatch):
     }
     monkeypatch.setattr("pipelines.elpv_protocol.PASSES", passes)
     monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")
-    (first, a), (every, total) = _recipes({"a": taps, "b": merged}, train)
+    (first, a), (every, total) = recipes({"a": taps, "b": merged}, train)
     assert (first, every) == ("a", ALL)
     unscaled = prepare(merged, train, scale=False)
     assert not np.allclose(unscaled, prepare(merged, train), atol=1e-3)
