@@ -23,8 +23,7 @@ import numpy as np
 from PIL import Image
 
 from featx.cache.ids import KEY_DTYPE
-from featx.extraction.job import Job, Outcome
-from featx.extraction.threads import ThreadLoop
+from featx.extraction.threads import Job, Outcome, ThreadLoop
 from featx.images import draw
 from featx.images.policy import DEFAULT_POLICY
 from featx.preprocess import Preprocess

@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("data/tuning"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
+    asked.folder = asked.folder.resolve()  # a table names files from its own place
     asked.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if asked.part == "elpv":

@@ -20,7 +20,7 @@ from featx.cache import Cache
 from featx.cache.features import Features
 from featx.cache.h5file import seal
 from featx.evaluation import evaluate
-from featx.explaining.maps import occlusion_map
+from featx.explaining.explanation import occlusion_map
 from featx.fitting import measuring
 from featx.model.likeness import usual_distance
 from featx.protocols.neighbours import knn_shares

@@ -17,7 +17,7 @@ import featx
 from featx.cache.lock import WriterLock
 from featx.errors import CacheError, CacheLockedError, FitError
 from featx.evaluation.conformal import members, set_cuts
-from featx.evaluation.guarantees import laxest_cut
+from featx.evaluation.decisions import laxest_cut
 from featx.images import decoder_spec, draw_pixels
 from featx.preprocess import Preprocess, parse_views
 from featx.runtime.checking import MIN_COSINE, Check, lowest_cosine, worst_row

@@ -21,7 +21,7 @@ NEWER = {
 SCRIPT = """
 import torch, warnings
 warnings.simplefilter("ignore")
-from featx.runtime.exact import _CUDNN, _MATMUL, true_fp32
+from featx.runtime.forward import _CUDNN, _MATMUL, true_fp32
 b, switches = torch.backends, (*_MATMUL.switches, *_CUDNN.switches)
 read = lambda: [s.fp32_precision for s in switches]
 {setting}
@@ -59,7 +59,7 @@ def test_products_are_float32_inside_and_as_the_caller_set_them_after(setting: s
 
 
 def test_threads_that_come_and_go_leave_what_was_there() -> None:
-    from featx.runtime.exact import _CUDNN, true_fp32
+    from featx.runtime.forward import _CUDNN, true_fp32
 
     before, seen = [s.fp32_precision for s in _CUDNN.switches], set()
 

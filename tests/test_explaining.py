@@ -22,9 +22,9 @@ import featx
 from featx.backbones import load_backbone
 from featx.errors import CacheError, FitError, ModelError
 from featx.explaining import Explainer
-from featx.explaining.maps import map_before_pooling, occlusion_map
+from featx.explaining.explanation import map_before_pooling, occlusion_map
+from featx.heads.head import make_norm
 from featx.heads.linear import calibration_of, decisions, linear_form
-from featx.heads.norms import make_norm
 from featx.selection.refit import refit
 
 NETWORK = '''

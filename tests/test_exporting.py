@@ -30,8 +30,8 @@ from featx.exporting.graph import Decision, require_exportable, whole_model
 from featx.exporting.heads import head_module
 from featx.extraction.extraction import extract
 from featx.heads import HEADS, NORMS, get_head
+from featx.heads.head import over_taps
 from featx.heads.linear import decisions
-from featx.heads.stack import over_taps
 from featx.images import draw
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS

@@ -17,7 +17,7 @@ from featx.files import cache_home
 from featx.runtime import Runner, plan_runtime
 from featx.runtime.graph.kept import keep_graph, read_graph
 from featx.runtime.graph.lowering import lowered
-from featx.runtime.packages import is_sound, keep, payload
+from featx.runtime.native import is_sound, keep, payload
 
 
 @pytest.fixture(autouse=True)

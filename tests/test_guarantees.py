@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featx.errors import FitError
-from featx.evaluation.guarantees import laxest_cut, lowest_share, rows_needed
+from featx.evaluation.decisions import laxest_cut, lowest_share, rows_needed
 
 
 def test_the_bound_is_clopper_and_pearson() -> None:

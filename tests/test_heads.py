@@ -12,7 +12,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import FitError
 from featx.heads import HEADS, LARGE_ROWS, NORMS, for_many, for_rows, get_head, make_norm
-from featx.heads.norms import norm_name
+from featx.heads.head import norm_name
 from featx.model.modelfile import dump_head, load_head
 from featx.selection import search
 

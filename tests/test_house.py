@@ -43,7 +43,7 @@ DOORS = {
     ("featx.model.model", "featx.explaining"),
     ("featx.model.model", "featx.exporting"),
     # So is a cache, where a notebook shows it.
-    ("featx.cache.cache", "featx.fitting.atlas"),
+    ("featx.cache.cache", "featx.fitting.looks"),
     # Everything in one command: where the user asks for it, the network is trained first.
     ("featx.fitting.from_source", "featx.tuning.tune"),
 }

@@ -18,7 +18,7 @@ from featx.cache import open_cache
 from featx.errors import CacheMismatchError, FeatxError
 from featx.extraction.extraction import extract
 from featx.fitting.training import fit
-from featx.images.looking import look
+from featx.images.pages import look
 
 
 def save_deep(folder: Path, n: int, bits: int = 12, suffix: str = ".tif") -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from featx.files import cache_home
 from featx.runtime import Runner
 from featx.runtime.compiling import count_layers, find_compiler, repays, slowness
-from featx.runtime.packages import is_sound, keep, package_path
+from featx.runtime.native import is_sound, keep, package_path
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 KEY = "tiny reader"

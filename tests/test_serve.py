@@ -32,7 +32,7 @@ from featx.model.likeness import usual_distance
 from featx.serve import serve
 from featx.serve.app import Service
 from featx.serve.batching import Batcher, Picture
-from featx.serve.limits import Limits, Refusal
+from featx.serve.guard import Limits, Refusal
 from featx.serve.server import open_service
 
 

@@ -24,7 +24,7 @@ from featx.errors import ImageError
 from featx.images import DecodePolicy, decode
 from featx.serve import decoders as child_module
 from featx.serve.decoders import Child, GivenUp, Patience, TooSlow
-from featx.serve.limits import Limits
+from featx.serve.guard import Limits
 from featx.serve.server import open_service
 
 SLOW = jpeg_scans(95, 4900)  # 24 million pixels, seconds of the processor, 150 kB

@@ -23,8 +23,7 @@ from featx.errors import FeatxError
 from featx.serve import serve
 from featx.serve import server as server_module
 from featx.serve.app import Service
-from featx.serve.guard import Names
-from featx.serve.limits import MB, Limits
+from featx.serve.guard import MB, Limits, Names
 from featx.serve.server import open_service
 from featx.serve.uploads import ByteCount
 

@@ -17,7 +17,7 @@ from featx.errors import FeatxError
 from featx.images import DecodePolicy
 from featx.serve.batching import Batcher
 from featx.serve.decoder import LARGE, PIXELS, REFUSED, REPLY, _reply
-from featx.serve.limits import Limits, Refusal
+from featx.serve.guard import Limits, Refusal
 from featx.serve.uploads import ByteCount, Upload, clean_name, read_uploads
 
 LIMITS = Limits(file_bytes=100, request_bytes=1000, held_bytes=3000, files=3)

@@ -14,7 +14,7 @@ from featx.errors import DeviceError, FitError
 from featx.heads import HEADS, get_head
 from featx.runtime.devices import ArrayDevice, array_device
 from featx.selection import make_folds, search
-from featx.selection.ondevice import DeviceRows
+from featx.selection.fold import DeviceRows
 from featx.selection.sweep import in_threads
 
 

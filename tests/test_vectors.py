@@ -24,7 +24,7 @@ from featx.errors import (
     ModelError,
     SourceError,
 )
-from featx.fitting.atlas import atlas_table
+from featx.fitting.looks import atlas_table
 
 N, WIDTH = 120, 12
 

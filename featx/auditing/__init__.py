@@ -1,11 +1,16 @@
 """Checks of the data by features, labels, digests and pixels; arrays in, arrays out."""
 
-from featx.auditing.copies import Sketch, confirm_copies, sketch_of
 from featx.auditing.estimate import Stratum, estimate_rate, review_sample
-from featx.auditing.faults import blurred, faults_of, find_outliers, sharpness
-from featx.auditing.neighbours import nearest_rows, unit_rows
+from featx.auditing.neighbours import Sketch, confirm_copies, nearest_rows, sketch_of, unit_rows
 from featx.auditing.shift import Shift, find_shift
-from featx.auditing.suspects import LabelIssues, label_issues
+from featx.auditing.suspects import (
+    LabelIssues,
+    blurred,
+    faults_of,
+    find_outliers,
+    label_issues,
+    sharpness,
+)
 
 __all__ = [
     "LabelIssues",

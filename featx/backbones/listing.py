@@ -299,7 +299,7 @@ def _timm_row(name: str) -> BackboneInfo:
 def measured() -> dict[str, tuple[int | None, int | None, int | None]]:
     """Features, parameters and multiply-adds, counted on torch's meta device.
 
-    ``python -m featx.backbones.measure`` writes the table anew.
+    ``python -m benchmarks.backbones`` writes the table anew.
     """
     text = files("featx.backbones").joinpath("measured.csv").read_text(encoding="utf-8")
     rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
-from featx.cache.features import Features, Stack, StoredText
+from featx.cache.features import Features, Stack, StoredText, as_html, summary
 from featx.cache.folder import Folder, open_trusted
 from featx.cache.format import (
     ID_INDEX,
@@ -29,7 +29,6 @@ from featx.cache.format import (
 )
 from featx.cache.h5file import json_object, json_text
 from featx.cache.ids import find_rows
-from featx.cache.summary import as_html, summary
 from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
@@ -332,7 +331,7 @@ class Cache:
         >>> view.selected()  # doctest: +SKIP
         ['cats/7.jpg', 'cats/9.jpg']
         """
-        from featx.fitting.atlas import atlas_of
+        from featx.fitting.looks import atlas_of
 
         return atlas_of(self, tap=tap, rows=rows, k=k, pictures=pictures)
 

@@ -18,7 +18,7 @@ from featx.cli.app import (
     split_names,
     whole,
 )
-from featx.cli.flags import (
+from featx.cli.panels import (
     AllowHosts,
     BatchSize,
     CacheFile,

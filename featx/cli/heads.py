@@ -16,7 +16,7 @@ from featx.cli.app import (
     whole,
     whole_numbers,
 )
-from featx.cli.flags import (
+from featx.cli.panels import (
     HEAD_NAMES,
     BatchSize,
     CacheFile,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featx.cli.app import ERROR, SOME_FAILED, command, say_failures, show, whole
-from featx.cli.flags import (
+from featx.cli.panels import (
     AllowHosts,
     BatchSize,
     Compile,
@@ -192,7 +192,7 @@ def serve(
 ) -> None:
     """Serve MODEL as a web page and an HTTP API."""
     from featx.serve import serve as run
-    from featx.serve.limits import MB, Limits
+    from featx.serve.guard import MB, Limits
 
     limits = Limits(
         file_bytes=int(max_file_mb * MB),

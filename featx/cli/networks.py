@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from featx.cli.app import command, show
-from featx.cli.flags import Json
+from featx.cli.panels import Json
 from featx.errors import FeatxError
 
 

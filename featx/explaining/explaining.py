@@ -16,8 +16,13 @@ from featx.backbones import load_backbone
 from featx.backbones.taps import Tap
 from featx.cache.format import tap_names
 from featx.errors import ModelError, nearest
-from featx.explaining.explanation import Explanation, Method, TrainingPicture
-from featx.explaining.maps import map_before_pooling, occlusion_map
+from featx.explaining.explanation import (
+    Explanation,
+    Method,
+    TrainingPicture,
+    map_before_pooling,
+    occlusion_map,
+)
 from featx.heads.linear import LinearForm, calibration_of, decisions, linear_form
 from featx.images import Pixels, decode, draw_pixels, file_of, policy_of
 from featx.model import Model

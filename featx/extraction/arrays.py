@@ -14,8 +14,7 @@ from featx.backbones import load_backbone
 from featx.cache.ids import KEY_DTYPE, keys_of
 from featx.cache.staging import Row
 from featx.errors import ImageError
-from featx.extraction.job import Job, Outcome
-from featx.extraction.threads import ThreadLoop
+from featx.extraction.threads import Job, Outcome, ThreadLoop
 from featx.images import DEFAULT_POLICY
 from featx.items import Manifest
 from featx.progress import waiting

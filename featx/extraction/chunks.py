@@ -21,11 +21,10 @@ from featx.cache.ids import KEY_DTYPE, keys_of
 from featx.cache.reuse import KnownRows
 from featx.cache.staging import SHARD_ROWS, ShardWriter, parts_folder
 from featx.errors import ExtractError, ImageError
-from featx.extraction.job import Outcome
 from featx.extraction.options import ExtractOptions
 from featx.extraction.presence import is_open, sign_in
 from featx.extraction.run import Run
-from featx.extraction.threads import spread
+from featx.extraction.threads import Outcome, spread
 from featx.images import decode, draw_pixels
 from featx.images.pages import digest_bytes
 from featx.items import Source

@@ -17,13 +17,13 @@ from featx.extraction.changes import (
     difference,
     kept_rows,
     kept_text,
+    say_of_pictures,
     untouched_content,
 )
-from featx.extraction.job import Outcome
-from featx.extraction.notices import say_of_pictures
 from featx.extraction.options import ExtractResult
 from featx.extraction.planning import PROBE_IMAGES
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.images.pages import digest_bytes
 from featx.progress import Progress
 from featx.spec import ExtractSpec

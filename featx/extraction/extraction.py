@@ -17,13 +17,12 @@ from featx.cache.folder import require_target, target_path
 from featx.cache.lock import WriterLock
 from featx.cache.reuse import KnownRows
 from featx.cache.staging import remove_unfinished
-from featx.extraction.changes import unchanged, untouched_content
+from featx.extraction.changes import say_of_pages, say_of_pictures, unchanged, untouched_content
 from featx.extraction.dryrun import predict_run
-from featx.extraction.job import Outcome
-from featx.extraction.notices import say_of_pages, say_of_pictures
 from featx.extraction.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.extraction.result import publish_run, result_as_it_is
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.items import Source
 from featx.preprocess import Interpolation
 from featx.progress import Progress

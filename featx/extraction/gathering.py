@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from featx.cache.reuse import KnownRows
 from featx.errors import CacheError, ExtractError
 from featx.extraction.chunks import ChunkRows, NetworkState, proof_items
-from featx.extraction.job import Outcome
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 
 _LATE_SECONDS = 30.0  # for which a shared folder may show an old listing
 _LOOK_SECONDS = 0.5

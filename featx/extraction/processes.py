@@ -31,11 +31,11 @@ from featx.extraction.chunks import (
     require_alike,
 )
 from featx.extraction.gathering import Deaths, Gathering
-from featx.extraction.job import Outcome
 from featx.extraction.options import ExtractOptions
 from featx.extraction.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.extraction.presence import Room
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.progress import Progress
 from featx.runtime import Runner, cpu_cores
 from featx.spec import ExtractSpec

@@ -34,10 +34,10 @@ from featx.extraction.chunks import (
 )
 from featx.extraction.cluster import FEEDER, Crew, as_one_line, data_context, load_ray, result
 from featx.extraction.gathering import Deaths, Gathering
-from featx.extraction.job import Outcome
 from featx.extraction.planning import LONG_SECONDS, PROBE_IMAGES
 from featx.extraction.presence import Room
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.progress import Progress
 
 log = logging.getLogger("featx")

@@ -18,9 +18,9 @@ from featx.cache.staging import remove_parts, remove_unfinished
 from featx.columns import pick
 from featx.errors import ExtractError
 from featx.extraction.changes import Changes, describe_rows, difference, kept_rows, kept_text
-from featx.extraction.job import Outcome
 from featx.extraction.options import ExtractResult
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.spec import ExtractSpec, library_versions
 
 if TYPE_CHECKING:

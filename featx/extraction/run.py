@@ -20,11 +20,10 @@ from featx.cache.reuse import KnownRows
 from featx.cache.staging import Row, parts_folder, require_own_shards
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError
 from featx.extraction import records
-from featx.extraction.job import Job, Outcome
 from featx.extraction.options import ExtractOptions
 from featx.extraction.planning import Plan, make_plan, resident_bytes, workers_of_card
 from featx.extraction.records import Pace, Record
-from featx.extraction.threads import ThreadLoop
+from featx.extraction.threads import Job, Outcome, ThreadLoop
 from featx.files import require_space, size_text
 from featx.images import DecodePolicy, decoder_spec
 from featx.items import Note, Source, note

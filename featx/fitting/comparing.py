@@ -30,7 +30,7 @@ from featx.preprocess import Preprocess
 from featx.progress import Progress
 from featx.selection import make_folds
 from featx.selection.checks import Warn, check_groups
-from featx.selection.folds import Folds, Rows
+from featx.selection.splits import Folds, Rows
 from featx.selection.sweep import fits_of
 from featx.selection.trials import overheard
 from featx.targets import require_png, require_writable

@@ -15,14 +15,14 @@ from sklearn.calibration import CalibratedClassifierCV
 from featx.errors import FitError
 from featx.evaluation import abstain_band, threshold_for_cost, threshold_for_precision
 from featx.evaluation.conformal import require_rows
-from featx.evaluation.guarantees import asked_for, rows_needed
+from featx.evaluation.decisions import asked_for, rows_needed
 from featx.fitting.samples import Samples
 from featx.heads import Head
 from featx.model.thresholds import score_rows
 from featx.selection import SearchResult, make_folds
 from featx.selection.checks import Warn, check_groups, warn
-from featx.selection.folds import Folds
 from featx.selection.refit import refit
+from featx.selection.splits import Folds
 from featx.streaming import StreamedResult
 
 Rows = NDArray[np.intp]

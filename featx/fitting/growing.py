@@ -25,8 +25,8 @@ from featx.selection import SearchResult, make_folds
 from featx.selection.calibration import calibrated, held_probabilities
 from featx.selection.candidates import scored
 from featx.selection.checks import check_groups, warn
-from featx.selection.folds import Folds
 from featx.selection.hyperparameters import SCORING
+from featx.selection.splits import Folds
 from featx.streaming import STREAMED, Blocks
 from featx.streaming.choosing import as_pipeline
 from featx.streaming.moments import (

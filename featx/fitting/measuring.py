@@ -21,8 +21,8 @@ from featx.model.thresholds import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.candidates import plain_names
 from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
+from featx.selection.fold import Device
 from featx.selection.hyperparameters import SearchOptions, search_several
-from featx.selection.ondevice import Device
 from featx.selection.sweep import Step, fits_of
 
 Rows = NDArray[np.intp]

@@ -15,7 +15,7 @@ from featx.heads import Head, for_many
 from featx.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.choice import option_entry
-from featx.selection.ondevice import Device
+from featx.selection.fold import Device
 from featx.selection.trials import stand_in_notes
 from featx.streaming import Blocks, plan_memory, search_blocks
 from featx.streaming.choosing import streams

@@ -1,9 +1,7 @@
 """Named heads: scikit-learn pipelines, the grid to search, and a line on when to use each."""
 
-from featx.heads.head import LARGE_ROWS, Grid, Head
+from featx.heads.head import LARGE_ROWS, NORMS, Grid, Head, make_norm, over_taps
 from featx.heads.named import AUTO, HEADS, for_many, for_rows, get_head, option_of
-from featx.heads.norms import NORMS, make_norm
-from featx.heads.stack import over_taps
 
 __all__ = [
     "AUTO",

@@ -1,17 +1,110 @@
-"""The definition of a head: its pipeline, what there is to search, what is fixed."""
+"""The definition of a head: its pipeline and row norms, what there is to search, what is fixed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
+import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
-from sklearn.pipeline import Pipeline
+from sklearn.ensemble import StackingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
-from featx.heads.norms import Then, make_norm
+from featx.errors import FitError, nearest
+
+
+def _signed_power() -> Any:
+    # The cube root keeps the sign, and skops trusts a numpy ufunc.
+    return FunctionTransformer(np.cbrt)
+
+
+def _standard_power() -> Any:
+    # Steps of other names than `make_pipeline` gives tell it from what follows a signed power.
+    return Pipeline([("power", _signed_power()), ("standard", StandardScaler())])
+
+
+NORMS: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        "standard": StandardScaler,
+        "l2": Normalizer,
+        "signed-power": _signed_power,
+        "signed-power-standard": _standard_power,
+        "none": lambda: "passthrough",
+    }
+)
+"""Operations on each value, row or column; ``none`` does nothing.
+
+``signed-power-standard`` standardises the columns of cube roots, for a head that standardises
+nothing by itself.
+"""
+
+Then = Literal["columns", "rows", "nothing"]
+
+
+def make_norm(name: str, then: Then = "columns") -> Any:
+    """Make the unfitted ``scale`` step of this name.
+
+    Parameters
+    ----------
+    then
+        What follows. ``columns`` are standardised after ``l2`` and ``signed-power``, so that one
+        grid of C fits every normalisation of a linear head; ``rows`` get length one, so that one
+        width of a kernel does; or ``nothing``.
+
+    Raises
+    ------
+    FitError
+        For a name that is not in ``NORMS``.
+
+    Examples
+    --------
+    >>> make_norm("l2", then="nothing")
+    Normalizer()
+    """
+    if name not in NORMS:
+        known = ", ".join(NORMS)
+        hint = nearest(name, NORMS)
+        raise FitError(f"no normalisation is called {name!r}{hint} (there are {known})")
+    if then == "columns" and name in ("l2", "signed-power"):
+        return make_pipeline(NORMS[name](), StandardScaler())
+    if then == "rows" and name != "l2":
+        return Normalizer() if name == "none" else make_pipeline(NORMS[name](), Normalizer())
+    return NORMS[name]()
+
+
+def norm_name(step: Any) -> str | None:
+    """Name a ``scale`` step that `make_norm` makes; None for any other.
+
+    Examples
+    --------
+    >>> norm_name(make_norm("l2")), norm_name(make_norm("l2", then="nothing"))
+    ('l2', 'l2')
+    """
+    return _names(get_config()["print_changed_only"]).get(repr(step))
+
+
+@cache
+def _names(changed_only: bool) -> dict[str, str]:
+    """The name of each normalisation by how scikit-learn writes it; that takes milliseconds each.
+
+    Parameters
+    ----------
+    changed_only
+        scikit-learn's setting, on which the text depends.
+    """
+    made = [(name, make_norm(name, then)) for name in NORMS for then in get_args(Then)]
+    return {repr(step): name for name, step in reversed(made)}
+
 
 Task = Literal["classification", "regression"]
 Grid = Mapping[str, Sequence[Any]]
@@ -129,3 +222,64 @@ class Head:
 
 def _fresh(value: Any) -> Any:
     return clone(value) if isinstance(value, BaseEstimator) else value
+
+
+Part = tuple[Head, Mapping[str, Any]]
+
+
+def stack_of(parts: Sequence[Part]) -> Head:
+    """Make the head that combines heads, given with the parameters they have without a search."""
+    return Head(
+        "stack",
+        "classification",
+        "the last per cent: svm, svm-rbf and logreg on every tap, combined; several times slower",
+        partial(_make, parts, {}),
+        parts=tuple(head for head, _ in parts),
+    )
+
+
+def over_taps(head: Head, widths: Mapping[str, int]) -> Head:
+    """Give a stack one set of its heads for each tap; another head takes all columns as they are.
+
+    Parameters
+    ----------
+    widths
+        Number of columns of each tap, in the order in which they stand side by side.
+
+    Examples
+    --------
+    >>> from featx.heads import get_head
+    >>> stack = over_taps(get_head("stack"), {"a": 3, "b": 2})
+    >>> [name for name, _ in stack.build()["clf"].estimators][:4]
+    ['a:svm', 'a:svm-rbf', 'a:logreg', 'b:svm']
+    """
+    if not head.parts or len(widths) < 2:
+        return head
+    assert isinstance(head.make, partial)
+    parts, _ = head.make.args
+    return dataclasses.replace(
+        head, make=partial(_make, parts, dict(widths)), parts=head.parts * len(widths)
+    )
+
+
+def _make(parts: Sequence[Part], widths: Mapping[str, int], seed: int, n_samples: int) -> Pipeline:
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    final = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    named, start = [], 0
+    for tap, width in (widths or {"": 0}).items():
+        columns = slice(start, start + width) if widths else None
+        start += width
+        for head, params in parts:
+            name = f"{tap}:{head.name}" if widths else head.name
+            one = head.build(seed, n_samples).set_params(**params)
+            # Two underscores would be read as the way to a parameter.
+            named.append((name.replace("__", "_"), _on(columns, one)))
+    return Pipeline([("clf", StackingClassifier(named, final_estimator=final, cv=folds))])
+
+
+def _on(columns: slice | None, pipeline: Pipeline) -> Pipeline:
+    """Let a head see some columns only; steps that do nothing are dropped."""
+    steps = [step for step in pipeline.steps if step[1] != "passthrough"]
+    if columns is None:
+        return Pipeline(steps)
+    return Pipeline([("tap", ColumnTransformer([("tap", "passthrough", columns)])), *steps])

@@ -18,9 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC
 
 from featx.errors import FitError, nearest
-from featx.heads.head import LARGE_ROWS, Head, Task
-from featx.heads.norms import make_norm
-from featx.heads.stack import stack_of
+from featx.heads.head import LARGE_ROWS, Head, Task, make_norm, stack_of
 
 LINEAR_C = tuple(10.0**e for e in range(-5, 2))
 RBF_C = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

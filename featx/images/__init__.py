@@ -10,11 +10,11 @@ from featx.images.policy import (
     DEFAULT_POLICY,
     DecodeMode,
     DecodePolicy,
+    Pixels,
     decoder_spec,
     parse_bands,
     policy_of,
 )
-from featx.images.samples import Pixels
 
 __all__ = [
     "DEFAULT_POLICY",

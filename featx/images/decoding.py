@@ -34,8 +34,17 @@ from PIL import Image, UnidentifiedImageError
 
 from featx.errors import ImageError, words_of
 from featx.images.formats import MAX_PIXELS, open_image
-from featx.images.policy import DEFAULT_POLICY, DecodePolicy
-from featx.images.samples import Pixels, Samples, on_white, pick_bands, rgb_of, scale, white_of
+from featx.images.policy import (
+    DEFAULT_POLICY,
+    DecodePolicy,
+    Pixels,
+    Samples,
+    on_white,
+    pick_bands,
+    rgb_of,
+    scale,
+    white_of,
+)
 from featx.images.tags import check_tiff, tiff_pixels
 from featx.images.tiff import is_tiff, read_tiff, rgb_of_tiff
 

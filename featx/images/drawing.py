@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 
 from featx.images.decoding import decode
-from featx.images.policy import DEFAULT_POLICY, DecodeMode, DecodePolicy
-from featx.images.samples import Pixels
+from featx.images.policy import DEFAULT_POLICY, DecodeMode, DecodePolicy, Pixels
 from featx.preprocess import Preprocess, View
 
 _MOST_RESIZED = 100_000_000  # pixels of a long, thin picture that are resized as a whole

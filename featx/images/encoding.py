@@ -17,8 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 from featx.errors import ImageError
 from featx.images.decoding import decode
 from featx.images.formats import open_image
-from featx.images.policy import DEFAULT_POLICY, DecodePolicy
-from featx.images.samples import Pixels, Samples, refuse_bands
+from featx.images.policy import DEFAULT_POLICY, DecodePolicy, Pixels, Samples, refuse_bands
 
 _lock = threading.Lock()  # an object of Pillow that is loaded by two threads at once is damaged
 _PHOTOMETRIC, _BITS, _DEEP = 262, 258, ("I", "F")

@@ -19,8 +19,8 @@ from PIL import Image
 
 from featx.errors import ImageError, words_of
 from featx.images.formats import open_image
-from featx.images.policy import DecodePolicy
-from featx.images.samples import (
+from featx.images.policy import (
+    DecodePolicy,
     Pixels,
     Samples,
     on_white,

@@ -14,10 +14,10 @@ from featx.cache.format import tap_names
 from featx.cache.ids import KEY_DTYPE
 from featx.cache.staging import Row
 from featx.extraction import records
-from featx.extraction.job import Outcome
-from featx.extraction.notices import say_of_pages, say_of_pictures
+from featx.extraction.changes import say_of_pages, say_of_pictures
 from featx.extraction.options import ExtractOptions
 from featx.extraction.run import Run
+from featx.extraction.threads import Outcome
 from featx.images import Pixels, decode, draw_pixels
 from featx.items import Source
 from featx.model import Model

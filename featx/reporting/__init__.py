@@ -3,8 +3,13 @@
 from featx.reporting.data import FeatureMap, ReportData
 from featx.reporting.learning import RowSet, fits_of_curve, learning_curve
 from featx.reporting.page import numbers, render, write_report
-from featx.reporting.pictures import least_certain, thumbnail, worst_mistakes
-from featx.reporting.projection import choose_points, project
+from featx.reporting.pictures import (
+    choose_points,
+    least_certain,
+    project,
+    thumbnail,
+    worst_mistakes,
+)
 
 __all__ = [
     "FeatureMap",

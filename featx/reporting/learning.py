@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 
 from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
-from featx.selection.folds import strata_of
+from featx.selection.splits import strata_of
 from featx.selection.sweep import answered
 
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)

@@ -26,12 +26,10 @@ from featx.runtime.compiling import (
     slowness,
 )
 from featx.runtime.cuda import compiled_for_cuda
-from featx.runtime.exact import true_fp32
 from featx.runtime.forms import REFERENCE_BATCH, Forms, Network, opened
-from featx.runtime.forward import EagerForward, Floats, Pixels, converted
+from featx.runtime.forward import EagerForward, Floats, Pixels, converted, true_fp32
 from featx.runtime.machine import halved, is_out_of_memory
-from featx.runtime.native import NativeForward
-from featx.runtime.packages import is_sound, keep, package_path
+from featx.runtime.native import NativeForward, is_sound, keep, package_path
 from featx.runtime.plan import Precision, RuntimePlan
 
 log = logging.getLogger("featx")

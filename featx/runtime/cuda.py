@@ -22,8 +22,7 @@ from featx.errors import DeviceError, brief
 from featx.runtime.card import Card
 from featx.runtime.checking import Forward, finite_rows, worst_row
 from featx.runtime.compiling import exported, quiet
-from featx.runtime.exact import true_fp32
-from featx.runtime.forward import Floats, Pixels, PlainForward
+from featx.runtime.forward import Floats, Pixels, PlainForward, true_fp32
 from featx.runtime.machine import is_out_of_memory
 from featx.runtime.plan import Precision
 

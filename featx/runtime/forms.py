@@ -19,7 +19,7 @@ from featx.runtime.checking import Forward, Rescuing
 from featx.runtime.compiling import has_depthwise
 from featx.runtime.cuda import OnCard
 from featx.runtime.forward import EagerForward, GraphForward, Pixels, PlainForward, converted
-from featx.runtime.packages import is_sound, package_path
+from featx.runtime.native import is_sound, package_path
 from featx.runtime.plan import DTYPES, Precision, RuntimePlan
 
 log = logging.getLogger("featx")

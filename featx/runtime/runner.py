@@ -16,9 +16,8 @@ from featx.runtime.building import Builder
 from featx.runtime.card import Card
 from featx.runtime.cuda import CLOSED
 from featx.runtime.devices import card_failure, open_device
-from featx.runtime.exact import true_fp32
 from featx.runtime.forms import Network
-from featx.runtime.forward import Floats, Pixels
+from featx.runtime.forward import Floats, Pixels, true_fp32
 from featx.runtime.machine import kept_memory
 from featx.runtime.plan import Precision, RuntimePlan
 

@@ -2,9 +2,8 @@
 
 from featx.selection.candidates import SearchResult, describe
 from featx.selection.checks import check_rows, few_samples, leak_warnings
-from featx.selection.folds import make_folds, strata_of
 from featx.selection.hyperparameters import search
-from featx.selection.splits import Split, SplitPlan, make_split
+from featx.selection.splits import Split, SplitPlan, make_folds, make_split, strata_of
 
 __all__ = [
     "SearchResult",

@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.utils.metaestimators import available_if
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featx.selection.folds import Folds
+from featx.selection.splits import Folds
 
 Array = NDArray[Any]
 Scale = Literal["own", "temperature", "sigmoid"]

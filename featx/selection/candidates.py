@@ -15,9 +15,9 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from featx.errors import FitError
 from featx.heads import Grid
-from featx.heads.norms import norm_name
+from featx.heads.head import norm_name
 from featx.selection.checks import Warn
-from featx.selection.folds import Folds
+from featx.selection.splits import Folds
 
 STRENGTHS = ("C", "alpha", "gamma")
 """Positive parameters on a log scale, whose grids could always go on."""

@@ -16,9 +16,9 @@ from featx.heads import Head
 from featx.selection.calibration import best_scale, calibrated, held_answers, scales_for
 from featx.selection.candidates import SearchResult, describe
 from featx.selection.checks import Warn, warn
-from featx.selection.folds import Folds, hold_out_once, make_folds
 from featx.selection.multilabel import whole_labels
 from featx.selection.refit import FittedHead, clone_values, refit
+from featx.selection.splits import Folds, hold_out_once, make_folds
 from featx.selection.sweep import FitRun, in_threads
 from featx.selection.trials import Trials, convergence_notes, edge_notes
 

@@ -16,7 +16,7 @@ from featx.selection import candidates as grids
 from featx.selection.candidates import SearchResult
 from featx.selection.checks import Warn, check_rows, few_samples
 from featx.selection.choice import Choice, SearchRows, compete
-from featx.selection.folds import Folds, make_folds
+from featx.selection.fold import Device, require_fit_on
 from featx.selection.multilabel import (
     against_rest,
     check_single_label,
@@ -24,8 +24,8 @@ from featx.selection.multilabel import (
     label_notes,
     tries_rest,
 )
-from featx.selection.ondevice import Device, require_fit_on
 from featx.selection.refit import check_weights
+from featx.selection.splits import Folds, make_folds
 from featx.selection.stacking import combine
 from featx.selection.sweep import FitRun, Step
 from featx.selection.trials import size_notes, stand_in_notes, try_all

@@ -16,7 +16,7 @@ from featx.errors import FitError
 from featx.heads import Head
 from featx.selection.candidates import Grids
 from featx.selection.checks import Warn, warn
-from featx.selection.folds import Folds, hold_out_once, make_folds
+from featx.selection.splits import Folds, hold_out_once, make_folds
 
 MOST_AGAINST_REST = 50
 """Classes up to which an SVM is also fitted for each class against all others: of ten classes that

@@ -17,7 +17,7 @@ from sklearn.utils.validation import has_fit_parameter
 from featx.errors import FitError
 from featx.selection.calibration import calibrated, held_answers
 from featx.selection.fold import KERNEL_CACHE_MB, has_converged
-from featx.selection.folds import Folds
+from featx.selection.splits import Folds
 from featx.selection.sweep import in_threads
 
 Array = NDArray[Any]

@@ -24,8 +24,8 @@ from featx.selection import candidates as grids
 from featx.selection.candidates import SearchResult, scored
 from featx.selection.checks import Warn, warn
 from featx.selection.fold import has_converged
-from featx.selection.folds import Folds
 from featx.selection.refit import clone_values
+from featx.selection.splits import Folds
 from featx.selection.sweep import FitRun, in_threads
 from featx.selection.trials import try_all
 

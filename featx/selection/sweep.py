@@ -26,10 +26,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.heads import Grid, Head, for_rows
 from featx.selection.candidates import grid_size
-from featx.selection.fold import Array, Fold, Scorer, sweep_fold
-from featx.selection.folds import Folds
+from featx.selection.fold import Array, Device, Fold, Scorer, sweep_fold
 from featx.selection.multilabel import MOST_AGAINST_REST
-from featx.selection.ondevice import Device
+from featx.selection.splits import Folds
 
 Step = Callable[[int], Any]
 """Called with the number of fits that have been made since the last call, from any thread."""

@@ -20,7 +20,7 @@ from featx.heads import LARGE_ROWS, Head
 from featx.selection import candidates as grids
 from featx.selection.candidates import scored
 from featx.selection.checks import Warn, warn
-from featx.selection.folds import Folds
+from featx.selection.splits import Folds
 from featx.selection.sweep import FitRun, Sweep, sweep
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from featx.model import Model
     from featx.serve.app import Service
-    from featx.serve.limits import Limits
+    from featx.serve.guard import Limits
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -88,7 +88,7 @@ def serve(
         raise MissingExtraError(f"serving needs {', '.join(missing)}: pip install 'featx[serve]'")
     if not token.isprintable() or " " in token:
         raise FeatxError("--token must be printable and without spaces")
-    from featx.serve.limits import Limits
+    from featx.serve.guard import Limits
     from featx.serve.server import run
 
     run(

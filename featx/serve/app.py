@@ -22,9 +22,8 @@ from starlette.types import ASGIApp
 from featx.errors import FeatxError, ImageError
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
-from featx.serve.guard import Guard, Names
+from featx.serve.guard import Guard, Limits, Names, Refusal
 from featx.serve.labelling import MOST_NEAREST, Answer, Embedder, Maps
-from featx.serve.limits import Limits, Refusal
 from featx.serve.metrics import CONTENT_TYPE, Metrics
 from featx.serve.neighbours import TrainingRows
 from featx.serve.recent import RecentPictures

@@ -17,7 +17,7 @@ from featx.errors import ImageError
 from featx.images import Pixels
 from featx.runtime import enter_worker_thread
 from featx.serve.decoders import GivenUp, TooSlow
-from featx.serve.limits import Refusal
+from featx.serve.guard import Refusal
 
 log = logging.getLogger("featx")
 

@@ -24,7 +24,7 @@ import featx
 from featx.errors import ImageError
 from featx.images import DecodePolicy, Pixels
 from featx.serve.decoder import LARGE, PIXELS, REFUSED, REPLY, REQUEST
-from featx.serve.limits import Limits
+from featx.serve.guard import Limits
 
 if TYPE_CHECKING:
     from featx.serve.batching import Picture

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featx.cache.ids import KEY_DTYPE
 from featx.errors import ImageError
 from featx.explaining import Explainer, Explanation
-from featx.extraction.job import Outcome
+from featx.extraction.threads import Outcome
 from featx.images import Pixels
 from featx.model import Model
 from featx.model.network import ModelNetwork
@@ -23,7 +23,7 @@ from featx.model.prediction import label_rows
 from featx.model.references import same_options
 from featx.model.rowfile import Row
 from featx.runtime import Runner, enter_worker_thread
-from featx.serve.limits import Refusal
+from featx.serve.guard import Refusal
 from featx.serve.neighbours import TrainingRows
 from featx.serve.recent import RecentPictures
 

@@ -15,8 +15,8 @@ from featx.labels import SEPARATOR
 from featx.model import Model
 from featx.model.likeness import METRIC
 from featx.model.rowfile import Row
+from featx.serve.guard import Limits
 from featx.serve.labelling import Answer, Embedder
-from featx.serve.limits import Limits
 from featx.serve.neighbours import TrainingRows
 from featx.serve.recent import RecentPictures
 from featx.spec import library_versions

@@ -26,9 +26,8 @@ from featx.model.modelfile import load_model
 from featx.serve.app import Service, make_app
 from featx.serve.batching import Batcher
 from featx.serve.decoders import Decoders
-from featx.serve.guard import Names
+from featx.serve.guard import Limits, Names
 from featx.serve.labelling import Embedder, Labeller, Maps
-from featx.serve.limits import Limits
 from featx.serve.metrics import Metrics
 from featx.serve.neighbours import find_training
 from featx.serve.recent import SIZE, RecentPictures

@@ -16,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from featx.files import size_text
-from featx.serve.limits import Limits, Refusal
+from featx.serve.guard import Limits, Refusal
 
 _MOST_NAME = 255
 _JSON_COPIES = 3  # the body, its text, and the pictures in it are in memory together

@@ -20,8 +20,8 @@ from featx.selection import candidates as grids
 from featx.selection.calibration import best_scale, calibrated, probabilities_of, scales_for
 from featx.selection.candidates import SearchResult
 from featx.selection.checks import check_classes, few_samples
-from featx.selection.folds import Folds, make_folds
 from featx.selection.hyperparameters import SCORING
+from featx.selection.splits import Folds, make_folds
 from featx.selection.trials import Trials, convergence_notes, edge_notes
 from featx.streaming.blocks import Array, Blocks, Rows, numbered
 from featx.streaming.moments import Linear, Scaler, Statistics

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.errors import FitError
 from featx.heads import Head
-from featx.selection.folds import Folds
 from featx.selection.refit import check_weights
+from featx.selection.splits import Folds
 from featx.streaming.blocks import Array, Blocks, Rows
 from featx.streaming.descent import LOSSES, DescentProblem, Wish, descend
 from featx.streaming.moments import Floats, Linear, Statistics, gather, lda, one_hot, ridge

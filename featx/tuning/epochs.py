@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from featx.errors import FeatxError, FitError, words_of
 from featx.progress import duration
-from featx.runtime.exact import true_fp32
+from featx.runtime.forward import true_fp32
 from featx.tuning.options import TuneOptions
 from featx.tuning.resume import Resume, State, TrainingState
 from featx.tuning.sides import InputRows, Positions, batches_of, n_batches

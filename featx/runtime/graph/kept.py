@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from featx.files import scratch_folder
-from featx.runtime.packages import keep, payload
+from featx.runtime.native import keep, payload
 
 _FUNCTIONS = {
     f.__name__: f

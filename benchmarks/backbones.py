@@ -1,4 +1,4 @@
-"""Write ``measured.csv``: ``python -m featx.backbones.measure``, after a library's release.
+"""Write ``measured.csv``: ``python -m benchmarks.backbones``, after a library's release.
 
 Networks are built on torch's meta device, which computes shapes and no numbers.
 """
@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import featx.backbones
 from featx.backbones import from_timm, from_torchvision
 from featx.backbones.recipe import Recipe
 from featx.backbones.taps import PRE_LOGITS
 
-_TARGET = Path(__file__).with_name("measured.csv")
+_TARGET = Path(featx.backbones.__file__).with_name("measured.csv")
 
 
 def measure(recipe: Recipe) -> tuple[int, int, int | None]:
@@ -78,5 +79,5 @@ def _rows() -> Iterator[list[str]]:
 
 if __name__ == "__main__":
     with _TARGET.open("w", newline="", encoding="utf-8") as file:
-        file.write("# name,features,parameters,multiply-adds; see measure.py\n")
+        file.write("# name,features,parameters,multiply-adds; see benchmarks/backbones.py\n")
         csv.writer(file, lineterminator="\n").writerows(_rows())
