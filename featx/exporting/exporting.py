@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featx.cache.cache import open_cache
-from featx.errors import MissingExtraError, ModelError, OptionError
-from featx.explaining import Explainer
+from featx.errors import MissingExtraError, OptionError
+from featx.exporting.check import (
+    difference,
+    differences,
+    labelled,
+    pixels_of,
+    reference_pictures,
+    require_close,
+    run_graph,
+)
 from featx.exporting.graph import (
-    INPUT,
     add_map,
     map_form,
     output_names,
@@ -26,15 +28,12 @@ from featx.exporting.graph import (
     whole_model,
 )
 from featx.exporting.int8 import Int8Figures, to_int8
-from featx.files import scratch_folder, size_text, write_bytes
+from featx.files import size_text, write_bytes
 from featx.heads.linear import LinearForm
-from featx.images import decode, draw_pixels
 from featx.model import Model
-from featx.model.archive import REFERENCES
 from featx.model.likeness import RATE, Likeness, likeness_of, require_rate
 from featx.model.network import require_same_features
-from featx.model.prediction import predict
-from featx.preprocess import Preprocess, View
+from featx.preprocess import Preprocess
 from featx.progress import Progress
 from featx.spec import library_versions
 from featx.targets import GENERATOR, require_writable
@@ -114,9 +113,6 @@ def _covers(preprocess: Preprocess) -> bool:
     resized = (short, short) if preprocess.resize == "crop" else preprocess.resize_size
     return all(r >= s for r, s in zip(resized, preprocess.input_size, strict=True))
 
-
-MOST_APART = 1e-3
-"""How far a probability in ONNX Runtime may lie from featx's."""
 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
@@ -228,28 +224,16 @@ def export(
         _describe(proto, model, near, form)
         data = proto.SerializeToString()
         show.step()
-        pictures = _pictures(model)
-        pixels = _pixels(model, pictures)
-        given = _run(data, pixels, outputs)
+        pictures = reference_pictures(model)
+        given = run_graph(data, pixels_of(model, pictures), outputs)
         show.step()
-        expected, X = _labelled(model, pictures, {**options, "precision": "fp32"})
-        apart = {outputs[0]: _difference(expected, given[outputs[0]])}
-        if near is not None:
-            distances = near.nearest(X, 1)[1][:, 0].astype(np.float64)
-            apart["distance"] = _difference(distances, given["distance"])
-        if form is not None:
-            explainer = Explainer(model, weights=weights, backbone=backbone)
-            maps = _maps(explainer, pixels, form)
-            most = max(1.0, float(np.abs(maps).max()))
-            apart["map"] = _difference(maps / most, given["map"] / most)
-    _require_close(apart, model.name, target)
-    trained = model.spec.precision
+        fp32 = {**options, "precision": "fp32"}
+        apart = differences(model, pictures, given, (near, form), fp32)
+    require_close(apart, model.name, target)
     as_trained = apart[outputs[0]]
-    if trained != "fp32":
-        as_trained = _difference(_labelled(model, pictures, options)[0], given[outputs[0]])
-    figures = None
-    if quantise is not None:
-        data, figures = to_int8(model, data, cache)
+    if model.spec.precision != "fp32":
+        as_trained = difference(labelled(model, pictures, options)[0], given[outputs[0]])
+    data, figures = (data, None) if quantise is None else to_int8(model, data, cache)
     write_bytes(target, data)
     preprocess = Preprocess.from_dict(model.spec.preprocess)
     return ExportResult(
@@ -261,29 +245,12 @@ def export(
         difference=apart[outputs[0]],
         difference_of_distance=apart.get("distance"),
         difference_of_map=apart.get("map"),
-        precision=trained,
+        precision=model.spec.precision,
         difference_as_trained=as_trained,
         notes=_notes(model, preprocess, near),
         code=standalone_lines(os.fspath(path), preprocess, classes=bool(model.classes)),
         int8=figures,
     )
-
-
-def _maps(explainer: Explainer, pixels: NDArray[np.uint8], form: LinearForm) -> NDArray[np.float64]:
-    """Give the map of each output of the head as `featx explain` does."""
-    return np.array(
-        [[explainer.of_drawn(one[None], *side).map for side in form.sides] for one in pixels]
-    )
-
-
-def _require_close(apart: dict[str, float], name: str, target: Path) -> None:
-    for what, difference in apart.items():
-        if not difference <= MOST_APART:
-            raise ModelError(
-                f"{name}: ONNX Runtime gives other numbers than featx: {what} {difference:.2g} "
-                f"apart on its reference images (at most {MOST_APART} is allowed); {target} is "
-                "not written"
-            )
 
 
 def _require_extra() -> None:
@@ -322,68 +289,6 @@ def _describe(proto: Any, model: Model, near: Likeness | None, form: LinearForm 
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
     helper.set_model_props(proto, texts)
     proto.producer_name = GENERATOR
-
-
-def _pictures(model: Model) -> list[bytes]:
-    """Give the model's reference images, or drawn ones where it has none."""
-    from PIL import Image
-
-    found = [model.members[name] for name in REFERENCES if name in model.members]
-    height, width = model.spec.preprocess["resize_size"]
-    for seed in range(0 if found else len(REFERENCES)):
-        coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-        file = io.BytesIO()
-        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        smooth.save(file, "PNG")
-        found.append(file.getvalue())
-    return found
-
-
-def _pixels(model: Model, pictures: list[bytes]) -> NDArray[np.uint8]:
-    """Draw what the graph takes, uint8 (n, height, width, 3); its views are inside the graph."""
-    kept = Preprocess.from_dict({**model.spec.preprocess, "views": [str(View())]})
-    drawn = np.empty((len(pictures), *kept.out_shape()[1:]), np.uint8)
-    for data, out in zip(pictures, drawn, strict=True):
-        draw_pixels(decode(data), kept, out[None])
-    return drawn
-
-
-def _run(
-    data: bytes, pixels: NDArray[np.uint8], outputs: list[str]
-) -> dict[str, NDArray[np.float64]]:
-    """Run the graph on pictures one by one and together: shape (2, n_pictures, ...) of each."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    # One by one and together: the batch must be free.
-    single = [session.run(outputs, {INPUT: picture[None]}) for picture in pixels]
-    together = session.run(outputs, {INPUT: pixels})
-    alone = [np.concatenate(values) for values in zip(*single, strict=True)]
-    return {
-        name: np.stack([one, both]).astype(np.float64)
-        for name, one, both in zip(outputs, alone, together, strict=True)
-    }
-
-
-def _labelled(
-    model: Model, pictures: list[bytes], options: dict[str, Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Give what featx predicts for the same pictures, from their files, and their features."""
-    with scratch_folder() as folder:
-        files = [folder / f"{k}.png" for k in range(len(pictures))]
-        for file, data in zip(files, pictures, strict=True):
-            file.write_bytes(data)
-        place = folder / "features.h5"
-        rows = predict(model, [str(file) for file in files], cache=place, options=options).rows
-        with open_cache(place) as cache:
-            X = np.asarray(cache.tap(model.tap), dtype=np.float32)
-    if not model.classes:
-        return np.array([row["label"] for row in rows], dtype=np.float64), X
-    return np.array([[row[f"p_{name}"] for name in model.classes] for row in rows]), X
-
-
-def _difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    return float((np.abs(theirs - ours) / np.maximum(1, np.abs(ours))).max())
 
 
 def _notes(model: Model, preprocess: Preprocess, near: Likeness | None) -> list[str]:

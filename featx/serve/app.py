@@ -115,7 +115,9 @@ def make_app(service: Service) -> ASGIApp:
     )
     _add_errors(app)
     _add_page(app)
-    _add_api(app, service, [Depends(_token_check(service.token))])
+    token = [Depends(_token_check(service.token))]
+    _add_pictures(app, service, token)
+    _add_facts(app, service, token)
 
     @app.get("/healthz", summary="Whether the server is up")
     async def healthz() -> dict[str, str]:
@@ -135,23 +137,23 @@ def _add_page(app: FastAPI) -> None:
         add(path, name, kind)
 
 
-def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": text} for status, text in STATUSES.items()
-    }
-    unread: dict[int | str, dict[str, Any]] = {
-        422: {"model": Failed | Problem, "description": "no picture could be read"}
-    }
-    wrong: dict[int | str, dict[str, Any]] = {
-        401: problems[401],
-        422: {"model": Problem, "description": "a wrong value in the address"},
-    }
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text} for status, text in STATUSES.items()
+}
+_WITHOUT_TOKEN: dict[int | str, dict[str, Any]] = {401: _PROBLEMS[401]}
+
+
+def _add_pictures(app: FastAPI, service: Service, token: list[Any]) -> None:
+    """Add what is asked of pictures that are sent."""
 
     @app.post(
         "/v1/predict",
         summary="Label pictures",
         response_model=Answered,
-        responses={**problems, **unread},
+        responses={
+            **_PROBLEMS,
+            422: {"model": Failed | Problem, "description": "no picture could be read"},
+        },
         openapi_extra={"requestBody": body(service.limits.files)},
         dependencies=token,
     )
@@ -168,7 +170,7 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         "/v1/explain",
         summary="Where the answer to one picture comes from",
         responses={
-            **problems,
+            **_PROBLEMS,
             404: {"model": Problem, "description": "no such class, or no such explanation"},
             422: {"model": Problem, "description": "the picture cannot be read"},
         },
@@ -186,18 +188,20 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
                 waiting = service.batcher.submit([uploads[0].data])
             return await _explained(service, uploads[0].name, waiting[0], label, against)
 
+
+def _add_facts(app: FastAPI, service: Service, token: list[Any]) -> None:
+    """Add what is asked of the model and of the server."""
+
     @app.get(
         "/v1/drift",
         summary="Whether the last pictures are like those of the training",
         dependencies=token,
-        responses={401: problems[401]},
+        responses=_WITHOUT_TOKEN,
     )
     def drift() -> Drifted:
         return drifted(service.recent)
 
-    @app.get(
-        "/v1/model", summary="What is served", dependencies=token, responses={401: problems[401]}
-    )
+    @app.get("/v1/model", summary="What is served", dependencies=token, responses=_WITHOUT_TOKEN)
     async def model() -> Facts:
         return service.facts
 
@@ -209,7 +213,8 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         responses={
             200: PICTURE,
             404: {"model": Problem, "description": "not there, or not any more"},
-            **wrong,
+            401: _PROBLEMS[401],
+            422: {"model": Problem, "description": "a wrong value in the address"},
         },
     )
     def training(row: int) -> Response:
@@ -224,7 +229,7 @@ def _add_api(app: FastAPI, service: Service, token: list[Any]) -> None:
         summary="For Prometheus",
         dependencies=token,
         response_class=Response,
-        responses={200: TEXT, 401: problems[401]},
+        responses={200: TEXT, **_WITHOUT_TOKEN},
     )
     def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
