@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from featx import fit, load_model, open_cache
 from featx.errors import MissingExtraError, ModelError, OptionError
+from featx.exporting import check
 from featx.exporting import exporting as whole
 from featx.exporting.exporting import standalone_lines
 from featx.exporting.graph import Decision, require_exportable, whole_model
@@ -176,7 +177,7 @@ def test_the_file_says_what_featx_says(model: Model, file: Path, folder: Path) -
 def expected(model: Model) -> Any:
     """What featx says of the reference images."""
     how = {"device": "cpu", "compile": "off", "progress": False, "precision": "fp32"}
-    return whole._labelled(model, whole._pictures(model), how)
+    return check.labelled(model, check.reference_pictures(model), how)
 
 
 @pytest.mark.parametrize("where", ["alone", "together"])
@@ -192,18 +193,19 @@ def test_a_graph_that_says_something_else_is_not_written(
     refused: bool,
 ) -> None:
     """One probability of one picture, which ONNX Runtime gets wrong alone or in a batch."""
-    real = whole._run
+    real = whole.run_graph
 
     def wrong(data: bytes, pixels: Any, outputs: list[str]) -> Any:
         found = real(data, pixels, outputs)
         found[outputs[0]][int(where == "together"), 5, 1] = expected[0][5, 1] + apart
         return found
 
-    monkeypatch.setattr(whole, "_run", wrong)
+    monkeypatch.setattr(whole, "run_graph", wrong)
     # The graph and the labels are those of the file that is there: both take seconds to make.
     monkeypatch.setattr(whole, "whole_model", lambda *_: None)
     monkeypatch.setattr(whole, "to_onnx", lambda *_: onnx.load(file))
-    monkeypatch.setattr(whole, "_labelled", lambda *_: expected)
+    for module in (whole, check):
+        monkeypatch.setattr(module, "labelled", lambda *_: expected)
     if refused:
         with pytest.raises(ModelError, match=r"ONNX Runtime gives other numbers .*is not written"):
             model.export(tmp_path / "m.onnx")
