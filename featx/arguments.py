@@ -119,12 +119,12 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, plain.get(origin, (origin,)))
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     refused = (str, bytes, Mapping, Set)
     return isinstance(value, Collection) and not isinstance(value, refused)
 
 
-def _entry(kind: Any) -> Any:
+def _entry(kind: object) -> Any:
     return get_args(kind)[0] if get_args(kind) else Any
 
 
@@ -143,7 +143,7 @@ def _expected(kind: Any) -> str:
     return _WORDS.get(origin, getattr(origin, "__name__", str(origin)))
 
 
-def _near(value: Any, kind: Any) -> str:
+def _near(value: object, kind: object) -> str:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     known = [str(v) for one in kinds if get_origin(one) is Literal for v in get_args(one)]
     return nearest(value, known) if isinstance(value, str) else ""

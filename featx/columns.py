@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featx.typing import RowValues
+
 _BLOCK = 8192  # strings that are Python objects at one time
 _POOL = pa.system_memory_pool()  # Arrow's own keeps what is freed
 
@@ -211,11 +213,11 @@ class TextSubset(Sequence[str]):
 
 
 @overload
-def pick(column: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]: ...
+def pick(column: RowValues, rows: NDArray[np.int64]) -> NDArray[Any]: ...
 @overload
 def pick(column: Sequence[str], rows: NDArray[np.int64]) -> Sequence[str]: ...
 def pick(
-    column: NDArray[Any] | Sequence[str], rows: NDArray[np.int64]
+    column: RowValues | Sequence[str], rows: NDArray[np.int64]
 ) -> NDArray[Any] | Sequence[str]:
     """Pick ascending rows of a column; all of them are the column itself."""
     if len(rows) == len(column):
@@ -226,7 +228,7 @@ def pick(
 _STARTS = (*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20")  # full-width forms count in some countries
 
 
-def excel_safe(value: Any) -> Any:
+def excel_safe(value: object) -> Any:
     """Put an apostrophe before text that a spreadsheet would compute; numbers stay.
 
     Text that begins with an apostrophe gets one more: what was written is always what stands

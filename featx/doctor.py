@@ -6,9 +6,9 @@ import platform
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from featx import __version__
+from featx.typing import JsonObject
 
 _LIBRARIES = (
     "featx",
@@ -24,7 +24,7 @@ _LIBRARIES = (
 )
 
 
-def diagnose() -> dict[str, Any]:
+def diagnose() -> JsonObject:
     """Look at this machine; nothing is downloaded, and no network is built.
 
     Returns
@@ -46,7 +46,7 @@ def diagnose() -> dict[str, Any]:
     from featx.backbones.listing import local_names
     from featx.runtime.devices import available_devices, cuda_state
 
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "versions": _versions(),
         "devices": [_device(name) for name in available_devices()],
         "cuda": cuda_state(),
@@ -73,7 +73,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device(name: str) -> dict[str, Any]:
+def _device(name: str) -> JsonObject:
     from featx.errors import DeviceError
     from featx.runtime.devices import open_device
     from featx.runtime.machine import device_memory, device_name
@@ -94,7 +94,7 @@ def _device(name: str) -> dict[str, Any]:
     }
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> JsonObject:
     from featx.runtime.compiling import find_compiler
     from featx.runtime.machine import cpu_cores, device_name, memory_bytes, native_bf16
 
@@ -119,7 +119,7 @@ def _folders() -> dict[str, Path]:
     }
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path) -> JsonObject:
     return {"path": str(path), "exists": path.is_dir(), "writable": _writable(path)}
 
 
@@ -163,7 +163,7 @@ def _bare_name(requirement: str) -> str:
     return name
 
 
-def _advice(found: dict[str, Any]) -> list[str]:
+def _advice(found: JsonObject) -> list[str]:
     advice = [f"no CUDA card is used: {found['cuda']['trouble']}"] * bool(found["cuda"]["trouble"])
     advice += [device["trouble"] for device in found["devices"] if device["trouble"]]
     if found["cpu"]["compiler"] is None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FitError
+from featx.typing import RowValues
 
 SEPARATOR = "|"
 MISSING = -1
@@ -156,7 +157,7 @@ def lookalikes_text(names: Iterable[str]) -> str:
     )
 
 
-def conflicting_rows(content: NDArray[Any], labels: NDArray[Any]) -> list[NDArray[np.int64]]:
+def conflicting_rows(content: NDArray[Any], labels: RowValues) -> list[NDArray[np.int64]]:
     """Group rows that have the same content and not the same label.
 
     Parameters
@@ -190,7 +191,7 @@ def conflicting_rows(content: NDArray[Any], labels: NDArray[Any]) -> list[NDArra
     return [np.sort(order[starts[k] : stops[k]]) for k in of]
 
 
-def _labelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
+def _labelled(labels: RowValues) -> NDArray[np.bool_]:
     if labels.ndim == 2:
         return np.asarray((labels >= 0).all(axis=1))
     if labels.dtype.kind in "USO":

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from featx.errors import FeatxError, nearest
+from featx.typing import JsonObject
 
 ResizeMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -38,7 +39,7 @@ class View:
     @classmethod
     def parse(cls, text: str) -> View:
         """Read ``turn``, ``position``, ``scaleX`` or several joined by ``+``."""
-        found: dict[str, Any] = {}
+        found: JsonObject = {}
         for part in text.split("+"):
             if part in _TURNS:
                 found["turn"] = part
@@ -177,16 +178,14 @@ class Preprocess:
             "mean": mean,
             "std": std,
         }
-        changes: dict[str, Any] = {
-            name: value for name, value in given.items() if value is not None
-        }
+        changes: JsonObject = {name: value for name, value in given.items() if value is not None}
         if resize in ("squash", "pad") and crop_pct is None:
             resized = size  # nothing is cropped unless a share was named
         if views is not None:
             changes["views"] = parse_views(views)
         return replace(self, input_size=size, resize_size=resized, **changes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values, for the fingerprint and for a model file."""
         return asdict(self) | {"views": [str(v) for v in self.views]}
 
@@ -194,7 +193,7 @@ class Preprocess:
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
         """Build the value that `to_dict` wrote."""
         known = {f.name for f in fields(cls)}
-        kept: dict[str, Any] = {
+        kept: JsonObject = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known
         }
         kept["views"] = tuple(View.parse(v) for v in values["views"])

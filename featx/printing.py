@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from featx.typing import JsonObject
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align columns: text to the left, numbers to the right.
@@ -83,7 +85,7 @@ class TextTable:
         return f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}"
 
 
-def leaderboard_sheet(found: dict[str, Any]) -> TextTable:
+def leaderboard_sheet(found: JsonObject) -> TextTable:
     """Lay out a comparison, the best line first."""
     head = ["cache", "tap", "head", found["metric"], "95 % interval", "LogME", "fit s"]
     cut, rows = found.get("cut"), []
@@ -118,13 +120,13 @@ def leaderboard_sheet(found: dict[str, Any]) -> TextTable:
     )
 
 
-def _cut_cells(row: dict[str, Any]) -> list[str]:
+def _cut_cells(row: JsonObject) -> list[str]:
     above, size = row["above"], row["map_bytes"]
     shown = "-" if above is None else f"{100 * above:.0f}"
     return [shown, "-" if size is None else f"{size / 1024:.1f}"]
 
 
-def _cut_lines(cut: dict[str, Any]) -> list[str]:
+def _cut_lines(cut: JsonObject) -> list[str]:
     if cut["layer"] is None:
         return [f"tune: nowhere to cut: {cut['reason']}"]
     return [
@@ -134,7 +136,7 @@ def _cut_lines(cut: dict[str, Any]) -> list[str]:
     ]
 
 
-def figures_sheet(found: dict[str, Any]) -> TextTable:
+def figures_sheet(found: JsonObject) -> TextTable:
     """Lay out metrics with the baseline beside, and the warnings below."""
     from featx.evaluation.conformal import set_lines  # loads scipy
     from featx.evaluation.decisions import decision_lines
@@ -174,7 +176,7 @@ def figures_sheet(found: dict[str, Any]) -> TextTable:
     )
 
 
-def _by_k(found: dict[str, Any]) -> list[str]:
+def _by_k(found: JsonObject) -> list[str]:
     """Say what a protocol is worth for each number of neighbours, or of rows of a class."""
     lines = []
     few = "shots" in found["chosen"].get("params", {})
@@ -214,15 +216,15 @@ def prediction_sheet(result: Any) -> TextTable:
     return TextTable(above, head if rows else [], rows, below)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _warnings(found: dict[str, Any]) -> list[str]:
+def _warnings(found: JsonObject) -> list[str]:
     return [f"warning ({w['code']}): {w['message']}" for w in found["warnings"]]
 
 
-def _trained_text(found: dict[str, Any]) -> str:
+def _trained_text(found: JsonObject) -> str:
     """Say which rows the model saw, where it saw others than the head that was measured."""
     if not found.get("trained_on"):
         return ""
@@ -235,7 +237,7 @@ def _end(value: float | None) -> str:
     return "no end" if value is None else f"{value:.4f}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featx.errors import FeatxError
+from featx.typing import JsonObject
 
 _RING = 1 << 64
 _MOST = 1_000_000  # portions
@@ -72,7 +73,7 @@ class Slice:
 WHOLE = Slice()
 
 
-def _is_count(part: Any) -> bool:
+def _is_count(part: object) -> bool:
     if isinstance(part, str):
         return part.isascii() and part.isdigit() and len(part) < 10
     return isinstance(part, int) and not isinstance(part, bool)
@@ -99,7 +100,7 @@ class SliceRecord:
     names: int
     listing: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The entry ``shard`` in the provenance of a cache."""
         return {
             "held": list(self.held),

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from featx.typing import JsonObject
+
 FORMAT_VERSION = 1
 
 EXTERNAL = "external:"
@@ -57,9 +59,9 @@ class ExtractSpec:
 
     architecture: str
     weights_digest: str
-    taps: tuple[dict[str, Any], ...]
-    preprocess: dict[str, Any]
-    decode: dict[str, Any]
+    taps: tuple[JsonObject, ...]
+    preprocess: JsonObject
+    decode: JsonObject
     precision: str
     dtype: str = "float32"
     view_merge: str = "mean"
@@ -130,13 +132,13 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, list(value) if isinstance(value, tuple) else value
 
 
-def _tap_text(tap: dict[str, Any]) -> str:
+def _tap_text(tap: JsonObject) -> str:
     shape = f", {'x'.join(map(str, tap['map']))}" if "map" in tap else ""
     root = f", {tap.get('root', 'approximate')} root" if tap["pool"] == "cov" else ""
     return f"{tap['layer']} ({tap['side']}, {tap['pool']}{root}{shape})"
 
 
-def _changed(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+def _changed(name: str, before: JsonObject, after: JsonObject) -> str:
     """Write a field with its old and new value, and what the new one means."""
     text = _SINCE[name].get(after.get(name, 0)) if name in _SINCE else None
     if name == "taps" and "approximate root" in str(before.get(name)):
@@ -145,7 +147,7 @@ def _changed(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
     return f"{name} {_short(before.get(name))} -> {_short(after.get(name))}{meaning}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "nothing" if value is None else str(value)
     return f"{text[:12]}..." if len(text) == 64 and " " not in text else text
 

@@ -72,12 +72,12 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.threads = threads
 
-    def fit(self, X: Any, y: Any = None) -> FeatureExtractor:
+    def fit(self, X: object, y: object = None) -> FeatureExtractor:
         """Do nothing but check that `X` is a sequence of images; the network stays unloaded."""
         _as_manifest(X)
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float32]:
+    def transform(self, X: object) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
@@ -99,7 +99,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         return self._network().embed(_as_manifest(X))
 
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
         """Names of the features: the tap and a number."""
         return self._network().names
 
@@ -160,11 +160,11 @@ def _as_manifest(X: Any) -> Manifest:
     return from_pictures(images, [str(k) for k in range(len(images))])
 
 
-def _shown(X: Any) -> str:
+def _shown(X: object) -> str:
     return "picture" if isinstance(X, Image.Image) else f"path {X!r}"
 
 
-def _is_table_of_paths(X: Any) -> bool:
+def _is_table_of_paths(X: object) -> bool:
     """A column of paths with one or two dimensions, as from a data frame."""
     array = np.asarray(X, dtype=object) if hasattr(X, "columns") or hasattr(X, "dtype") else None
     return array is not None and array.ndim <= 2 and array.size > 0 and is_path(array.flat[0])

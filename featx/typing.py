@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 JsonObject: TypeAlias = dict[str, Any]
 
 # One value a row, of whatever dtype the source has: labels, groups, a column of a table.
-Labels: TypeAlias = NDArray[Any]
+RowValues: TypeAlias = NDArray[Any]
 
 
 class Estimator(Protocol):
@@ -20,7 +20,7 @@ class Estimator(Protocol):
     when the estimator is used, as scikit-learn does.
     """
 
-    def fit(self, X: NDArray[Any], y: Labels) -> Estimator:
+    def fit(self, X: NDArray[Any], y: RowValues, **fit_params: object) -> Estimator:
         """Fit on X, (n_samples, n_features), and y, (n_samples,)."""
         ...
 

@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from featx.errors import FitError
+from featx.typing import RowValues
 
 LIMIT = 3.5
 """Largest modified z-score that counts as usual: Iglewicz and Hoaglin (1993), How to detect and
@@ -22,7 +23,7 @@ _CONSISTENT = 0.6745  # quartile of the normal distribution: makes the median de
 
 
 def find_outliers(
-    similarities: NDArray[Any], groups: NDArray[Any] | None = None
+    similarities: NDArray[Any], groups: RowValues | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Find rows that lie much farther from their neighbours than rows usually do.
 
@@ -181,7 +182,7 @@ class LabelIssues:
 
 
 def label_issues(
-    y: NDArray[Any],
+    y: RowValues,
     held_out: NDArray[Any],
     classes: Sequence[str],
     *,
@@ -230,7 +231,7 @@ def label_issues(
     return _of_classes(y, held_out, classes)
 
 
-def _of_classes(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str]) -> LabelIssues:
+def _of_classes(y: RowValues, held_out: NDArray[Any], classes: Sequence[str]) -> LabelIssues:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -264,7 +265,7 @@ def _scaled(p: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(softmax(logs / np.exp(best), axis=1))
 
 
-def _of_several(y: NDArray[Any], held_out: NDArray[Any], classes: Sequence[str]) -> LabelIssues:
+def _of_several(y: RowValues, held_out: NDArray[Any], classes: Sequence[str]) -> LabelIssues:
     from cleanlab.multilabel_classification import get_label_quality_scores
     from cleanlab.multilabel_classification.filter import find_label_issues
 

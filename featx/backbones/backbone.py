@@ -255,7 +255,7 @@ class Backbone:
 def _note(
     name: str, seen: dict[str, tuple[int, ...]], below: dict[str, int], counter: FlopCounterMode
 ) -> Any:
-    def hook(_: nn.Module, args: Any, output: Any) -> None:
+    def hook(_: nn.Module, args: object, output: object) -> None:
         seen[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
         below[name] = counter.get_total_flops()
 

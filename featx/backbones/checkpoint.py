@@ -168,7 +168,7 @@ _SAFE = re.compile(  # what torch itself allows; but not bytearray, which takes 
 )
 
 
-def _tensors(content: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(content: object, where: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor and its dotted path, in the file's order."""
     open_ = [_children("", content)]
     for _ in range(_MOST_ENTRIES):
@@ -194,7 +194,7 @@ def _children(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     return ((f"{name}.{_name(k)}" if name else _name(k), v) for k, v in pairs)
 
 
-def _name(key: Any) -> str:
+def _name(key: object) -> str:
     """A key as text; of what is not text or a number, its type."""
     name = str(key)[:_LONGEST] if isinstance(key, str | int) else type(key).__name__
     return name if name.isprintable() else ascii(name)

@@ -114,7 +114,7 @@ def default_tap(net: nn.Module) -> Tap:
     return Tap.at(next(n for n in _CLASSIFIERS if n in children), "input")
 
 
-def _up_to_date(state: State, net: Any) -> State:
+def _up_to_date(state: State, net: object) -> State:
     """Give a file's entries the names and sizes that torchvision's networks have today."""
     for old, new in _RENAMED:
         state = {old.sub(new, name): tensor for name, tensor in state.items()}

@@ -200,7 +200,7 @@ def _average_pool(attributes: Attributes, x: Tensor) -> Tensor:
     return total / functional.avg_pool2d(ones, kernel, stride, 0, ceil)
 
 
-def _padded(x: Tensor, attributes: Attributes, kernel: Any, value: float) -> Tensor:
+def _padded(x: Tensor, attributes: Attributes, kernel: object, value: float) -> Tensor:
     top, left, bottom, right = _pads(x, attributes, kernel)
     if not any((top, left, bottom, right)):
         return x

@@ -139,25 +139,25 @@ _lock = threading.Lock()  # torch's table belongs to the process
 class Inert:
     """An object of a type that is not needed: its attributes are kept, no method exists."""
 
-    def __new__(cls, *_: Any, **__: Any) -> Inert:
+    def __new__(cls, *_: object, **__: object) -> Inert:
         """Accept what the real type would be made of."""
         return object.__new__(cls)
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.values: dict[str, Any] = {}
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.values = state if isinstance(state, dict) else {}
 
 
 class InertType(Inert):
     """Type of elements that a pickled NumPy array or scalar names."""
 
-    def __init__(self, code: Any = "", *_: Any) -> None:
+    def __init__(self, code: object = "", *_: object) -> None:
         self.code = code if isinstance(code, str) else ""
         self.order = "="
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "="):
             self.order = state[1]
 
@@ -170,10 +170,10 @@ class InertType(Inert):
 class InertArray(Inert):
     """A pickled NumPy array: kept as bytes until it is asked for as a tensor."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         self.state: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
     def tensor(self) -> Tensor | None:
@@ -192,11 +192,11 @@ class InertArray(Inert):
         return torch.from_numpy(np.array(array, order="C"))
 
 
-def _dict(*_: Any) -> dict[Any, Any]:
+def _dict(*_: object) -> dict[Any, Any]:
     return {}
 
 
-def _path(*parts: Any) -> str:
+def _path(*parts: object) -> str:
     return "/".join(map(str, parts))
 
 

@@ -247,7 +247,7 @@ class TapReader(nn.Module):
         calls = [0] * len(self.taps)
         values: dict[int, Any] = {}
 
-        def take(k: int, call: int, value: Any) -> None:
+        def take(k: int, call: int, value: object) -> None:
             calls[k], values[k] = call, value
 
         with self._hooks(take):
@@ -342,7 +342,7 @@ def _watch(
         count += 1
         take(k, count, next(iter((*args, *kwargs.values())), None))
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def after(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
         nonlocal count
         count += 1
         take(k, count, output)

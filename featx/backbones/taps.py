@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featx.errors import BackboneError, UnknownLayerError, nearest
+from featx.typing import JsonObject
 
 ROOT = "exact"
 """How ``cov`` takes its square root; before this was recorded, by ten Newton-Schulz steps."""
@@ -139,7 +140,7 @@ class Tap:
         parts += [chosen] if chosen != "avg" else []
         return cls("-".join(parts), layer, side, chosen)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values, for the fingerprint and for a model file."""
         found = {"name": self.name, "layer": self.layer, "side": self.side, "pool": self.pool}
         if self.pool == "cov":

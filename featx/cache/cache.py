@@ -33,6 +33,7 @@ from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
 from featx.seen import were_seen
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +247,7 @@ class Cache:
         return dict(zip(read_text(found["ids"]), read_text(found["reasons"]), strict=True))
 
     @cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """The record of the run: versions, device, batch size, host, times, command."""
         if "provenance" not in self._file:
             return {}
@@ -339,7 +340,7 @@ class Cache:
         """Re-read every byte and check every row against its digest."""
         return verify_file(self.path)
 
-    def info(self, *, everything: bool = False) -> dict[str, Any]:
+    def info(self, *, everything: bool = False) -> JsonObject:
         """Summary that `featx info` prints, JSON-ready.
 
         Parameters

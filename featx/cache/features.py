@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from featx.cache.format import BLOCK_ROWS, values_of
 from featx.errors import CacheFormatError
 from featx.files import size_text
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     from featx.cache.cache import Cache
@@ -30,7 +31,7 @@ class Stack:
         self.dtype = parts[0].dtype
         self.chunks = parts[0].chunks
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
+    def __getitem__(self, key: object) -> NDArray[Any]:
         return np.concatenate([values_of(part, key) for part in self._parts], axis=-1)
 
 
@@ -63,7 +64,7 @@ class Features:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
+    def __getitem__(self, key: object) -> NDArray[Any]:
         rows, *rest = key if isinstance(key, tuple) else (key,)
         if np.ndim(rows) and any(map(np.ndim, rest)):
             # numpy would pair them, and h5py refuses them.
@@ -71,7 +72,7 @@ class Features:
         found = self._rows(rows)
         return found[(slice(None) if found.ndim == 2 else Ellipsis, *rest)] if rest else found
 
-    def _rows(self, rows: Any) -> NDArray[Any]:
+    def _rows(self, rows: object) -> NDArray[Any]:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -224,7 +225,7 @@ _NAMED = 10  # failed images, and groups of equal ones, that a summary names
 _MOST_COMPARED = 5_000_000  # rows whose digests are compared: 64 bytes each
 
 
-def summary(cache: Cache, file: h5py.File, everything: bool = False) -> dict[str, Any]:
+def summary(cache: Cache, file: h5py.File, everything: bool = False) -> JsonObject:
     """Summarise a cache, JSON-ready; `file` is what it reads from.
 
     Failed images and equal ones are counted, and the first are named; all with `everything`.
@@ -250,7 +251,7 @@ def summary(cache: Cache, file: h5py.File, everything: bool = False) -> dict[str
     }
 
 
-def _counted_seen(cache: Cache) -> dict[str, Any]:
+def _counted_seen(cache: Cache) -> JsonObject:
     """Provenance with the number of rows that the network was trained on, not their digests."""
     found = cache.provenance
     if not found.get("weights", {}).get("seen"):

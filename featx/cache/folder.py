@@ -104,7 +104,7 @@ class JoinedDataset:
             raise ValueError("the values lie in files; reading them makes a copy")
         return np.asarray(self[...], dtype)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Any:
         rows, *rest = self._axes(key)
         if hasattr(rows, "__index__") and not np.ndim(rows):
             row = self._inside(operator.index(rows))
@@ -116,7 +116,7 @@ class JoinedDataset:
     def _read(self, k: int, key: tuple[Any, ...]) -> Any:
         return self._folder.read(self.name[1:], k, key)
 
-    def _axes(self, key: Any) -> tuple[Any, ...]:
+    def _axes(self, key: object) -> tuple[Any, ...]:
         """One key an axis, as far as there are any; an ellipsis stands for whole axes."""
         keys = key if isinstance(key, tuple) else (key,)
         at = [k for k, one in enumerate(keys) if one is Ellipsis]
@@ -133,7 +133,7 @@ class JoinedDataset:
     def _part_of(self, row: int) -> int:
         return int(np.searchsorted(self._starts, row, "right")) - 1
 
-    def _in_parts(self, rows: Any) -> list[tuple[int, Any]]:
+    def _in_parts(self, rows: object) -> list[tuple[int, Any]]:
         """Say which parts several rows lie in, and what they are called there."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
@@ -238,14 +238,14 @@ class Folder:
     def __iter__(self) -> Iterator[str]:
         yield from dict.fromkeys(full.split("/")[0] for full in [*self.index, *self._names()])
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """Give what is called `name`, or `default`."""
         try:
             return self[name]
         except KeyError:
             return default
 
-    def read(self, name: str, k: int, key: Any) -> Any:
+    def read(self, name: str, k: int, key: object) -> Any:
         """Read from one dataset of part `k`, which stays open meanwhile."""
         with self._lock:
             return values_of(self.part(k)[name], key)

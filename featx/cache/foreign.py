@@ -18,6 +18,7 @@ from featx.cache.vectors import write_cache
 from featx.errors import SourceError, nearest, words_of
 from featx.slices import WHOLE, SliceCounter
 from featx.sources.table import read_table
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,7 +133,7 @@ def _read_npy(path: Path) -> dict[str, Any]:
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     with h5py.File(path, "r", locking=False) as file:
         for name in file:
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -188,7 +189,7 @@ def _stacked(rows: list[Any]) -> NDArray[Any]:
     return np.array(rows)
 
 
-_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+_READERS: dict[str, Callable[[Path], JsonObject]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
     ".parquet": _read_parquet,
@@ -230,7 +231,7 @@ def _shape(values: Any) -> str:
     )
 
 
-def _is_matrix(values: Any) -> bool:
+def _is_matrix(values: object) -> bool:
     return isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "fiu"
 
 
@@ -270,7 +271,7 @@ def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
     return parts | {"columns": columns}
 
 
-def _is_deep(values: Any) -> bool:
+def _is_deep(values: object) -> bool:
     return isinstance(values, np.ndarray) and values.ndim > 1
 
 

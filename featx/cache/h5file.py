@@ -16,6 +16,7 @@ from featx.cache.format import ENCODING_TYPE, INDEX, INDEX_TYPE, require_forms, 
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.files import replacing
 from featx.spec import FORMAT_VERSION, ExtractSpec
+from featx.typing import JsonObject
 
 _HEAD, _HDF5 = 8192, b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -179,7 +180,7 @@ def json_text(dataset: h5py.Dataset) -> str:
         raise CacheFormatError(f"{dataset.name} is not UTF-8 text") from None
 
 
-def json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> JsonObject:
     """Read what ``provenance`` says.
 
     Raises

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from featx.cache.format import INDEX
 from featx.cache.lock import WriterLock
@@ -16,6 +15,7 @@ from featx.cache.writing import PART_ROWS, write_file, write_folder
 from featx.errors import CacheError
 from featx.files import TEMPORARY, behind, sync_folder
 from featx.targets import require_writable
+from featx.typing import JsonObject
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SplitResult:
     parts: int
     bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)
 
@@ -131,7 +131,7 @@ class MergeResult:
     bytes: int
     missing: list[int]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)
 

@@ -28,6 +28,7 @@ from featx.cache.h5file import open_file
 from featx.cache.writing import FileFacts, write_file, write_folder
 from featx.errors import CacheError
 from featx.spec import ExtractSpec
+from featx.typing import JsonObject, RowValues
 
 
 class RowReader:
@@ -131,7 +132,7 @@ class Description:
 
     ids: Sequence[str]
     paths: Sequence[str]
-    labels: NDArray[Any] | None = None
+    labels: RowValues | None = None
     classes: list[str] | None = None
     split: Sequence[str] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -201,7 +202,7 @@ def write_cache(
     description: Description,
     places: NDArray[np.integer[Any]],
     files: Sequence[Path],
-    provenance: dict[str, Any],
+    provenance: JsonObject,
     widths: list[int] | None = None,
 ) -> int:
     """Copy finished rows into a new cache and put it in the place of the old one.
@@ -263,7 +264,7 @@ class _Assembled:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Read a stretch of rows."""
         vectors, _, content, stamps = self._source.read(self._places[rows])
         values: dict[str, Any] = {name: given[rows] for name, given in self._given.items()}

@@ -26,6 +26,7 @@ from featx.cache.writing import FileFacts
 from featx.errors import CacheError, CacheFormatError, CacheMismatchError
 from featx.slices import SliceRecord, listed
 from featx.spec import ExtractSpec, spec_difference
+from featx.typing import JsonObject
 
 
 @contextmanager
@@ -69,7 +70,7 @@ class CacheRows:
         """Give one of `columns`, to be read by slices."""
         return self._file[name]
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Read a stretch of rows, and check it."""
         try:
             vectors = [self._file[name][rows] for name in self._vectors]
@@ -123,7 +124,7 @@ class MergeInput:
     told: ColumnTypes
 
     @cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """Provenance: the record of the run that made it."""
         try:
             return json_object(self.whole.provenance or "{}")
@@ -225,7 +226,7 @@ def require_whole(held: Sequence[MergeInput], partial: bool) -> SliceRecord | No
     return joint if joint.missing or not alike else None
 
 
-def joint_provenance(held: Sequence[MergeInput], dealt: SliceRecord | None) -> dict[str, Any]:
+def joint_provenance(held: Sequence[MergeInput], dealt: SliceRecord | None) -> JsonObject:
     """Say what all caches share as the first says it, and what is of each run in a list."""
     first = held[0].provenance
     runs = []
@@ -352,7 +353,7 @@ class ManyRows:
                 return
             yield k, slice(max(rows.start, start) - start, min(rows.stop, stop) - start)
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Read a stretch of rows, each checked against its digest."""
         vectors: list[list[NDArray[Any]]] = []
         columns: dict[str, list[NDArray[Any]]] = {name: [] for name in self._united}

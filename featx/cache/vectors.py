@@ -22,6 +22,7 @@ from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
 from featx.labels import SEPARATOR, Labels, Names, encode_labels
 from featx.spec import EXTERNAL, ExtractSpec, library_versions, spec_difference
+from featx.typing import JsonObject
 
 TAP = "vectors"
 """Name of the only tap of such a cache."""
@@ -162,7 +163,7 @@ class _RowsInMemory:
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Give a stretch of rows."""
         vectors = self._vectors[rows]
         values: dict[str, Any] = {name: given[rows] for name, given in self._given.items()}
@@ -251,7 +252,7 @@ def as_labels(values: Column, n_rows: int) -> Labels:
     return [None if _missing(value) else str(value) for value in found]
 
 
-def _missing(value: Any) -> bool:
+def _missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
@@ -309,7 +310,7 @@ def _contents(content: Column | None, vectors: NDArray[Any]) -> NDArray[np.bytes
     return np.array([_digest(value, row) for row, value in enumerate(given)], CONTENT_DTYPE)
 
 
-def _digest(value: Any, row: int) -> bytes:
+def _digest(value: object, row: int) -> bytes:
     data = value.encode() if isinstance(value, str) else value
     if not isinstance(data, bytes):
         raise CacheError(f"content holds {value!r} in row {row}; expected bytes or text")

@@ -127,7 +127,7 @@ def _index_problems(file: h5py.File, ids: h5py.Dataset) -> list[str]:
 def _unreadable(file: h5py.File, vectors: set[str]) -> list[str]:
     problems: list[str] = []
 
-    def visit(name: str, thing: Any) -> None:
+    def visit(name: str, thing: object) -> None:
         if not isinstance(thing, h5py.Dataset) or name in vectors:
             return
         try:

@@ -29,6 +29,7 @@ from featx.cache.verify import require_sound
 from featx.errors import CacheError
 from featx.files import TEMPORARY, require_space
 from featx.spec import ExtractSpec
+from featx.typing import JsonObject
 
 PART_ROWS = 65_536
 _RESERVE = 1 << 20  # bytes kept free for metadata
@@ -67,7 +68,7 @@ class RowSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, rows: slice) -> tuple[list[NDArray[Any]], dict[str, Any]]:
+    def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Give the vectors of each tap, and the values of `columns`."""
 
     def tag(self, rows: slice) -> str:

@@ -20,6 +20,7 @@ from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
 from featx.files import full_text, is_full
 from featx.progress import close_bars
+from featx.typing import JsonObject
 
 _STYLES = (("warning (", "yellow"), ("failed: ", "red"), ("featx: ", "red"))
 
@@ -74,7 +75,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     signature = in_panels(function)
 
     @functools.wraps(function)
-    def wrapped(*, quiet: bool, **arguments: Any) -> None:
+    def wrapped(*, quiet: bool, **arguments: object) -> None:
         log.setLevel(logging.WARNING if quiet else logging.INFO)
         try:
             function(**arguments)
@@ -176,7 +177,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def show(found: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
+def show(found: JsonObject | list[Any], as_json: bool, text: str) -> None:
     """Print the result on stdout, as `text` or as one JSON object."""
     shown = "\n".join(map(one_line, text.split("\n")))
     try:

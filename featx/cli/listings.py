@@ -9,6 +9,7 @@ from featx.extraction.planning import Plan
 from featx.files import size_text
 from featx.printing import _SHOWN, count_text, short_count, table
 from featx.slices import listed
+from featx.typing import JsonObject
 
 
 def backbones_text(found: Sequence[Any], others: int = 0) -> str:
@@ -143,7 +144,7 @@ def info_text(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "  --all shows every recorded value"])
 
 
-def _weights(record: Any) -> list[str]:
+def _weights(record: object) -> list[str]:
     if not isinstance(record, dict):
         return []
     named = [str(record[key]) for key in ("source", "tag", "licence") if record.get(key)]
@@ -151,7 +152,7 @@ def _weights(record: Any) -> list[str]:
     return [", ".join(named), *(str(note) for note in (notes if isinstance(notes, list) else []))]
 
 
-def _pixels(preprocess: Any, decode: Any) -> str:
+def _pixels(preprocess: object, decode: object) -> str:
     """Size, resize and decoding; "" for vectors that no pictures were read for."""
     if not isinstance(preprocess, dict) or not isinstance(decode, dict):
         return ""
@@ -235,7 +236,7 @@ def tree(values: dict[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def extract_text(found: dict[str, Any]) -> str:
+def extract_text(found: JsonObject) -> str:
     """Render what a run of `featx.extract` did."""
     changes = ", ".join(f"{n} {name}" for name, n in found["difference"].items() if n)
     cache = found["cache"] + (f" (shard {found['shard']})" if found["shard"] else "")
@@ -264,7 +265,7 @@ def extract_text(found: dict[str, Any]) -> str:
     )
 
 
-def _time_text(found: dict[str, Any]) -> str:
+def _time_text(found: JsonObject) -> str:
     """Say the time since the start, and how fast images were embedded once that had begun."""
     seconds = found["seconds"]
     text = f"{seconds['total']:.1f} s in all"
@@ -278,7 +279,7 @@ def _time_text(found: dict[str, Any]) -> str:
     )
 
 
-def ignored_text(found: dict[str, Any], most: int = 12) -> str:
+def ignored_text(found: JsonObject, most: int = 12) -> str:
     r"""Say which files of a source were passed over, by extension, most frequent first.
 
     Examples
@@ -298,7 +299,7 @@ def _widths_text(taps: dict[str, int]) -> str:
     return f"features: {widths}" if len(taps) > 1 else f"{sum(taps.values())} features"
 
 
-def merge_text(found: dict[str, Any]) -> str:
+def merge_text(found: JsonObject) -> str:
     """Render what `featx.cache.merge` wrote."""
     where = f"in {found['parts']} parts" if found["parts"] else "in one file"
     of = f" of {len(found['sources'])} caches" if len(found["sources"]) > 1 else ""
@@ -336,7 +337,7 @@ def search_text(found: Sequence[Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return "-" if value is None else str(value)

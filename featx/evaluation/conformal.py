@@ -9,13 +9,13 @@ head, its folds and its scale exist already, so that a quantile is left.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
 from featx.evaluation.resampling import wilson
+from featx.typing import JsonObject
 
 Cuts = dict[str, float | None]
 
@@ -100,7 +100,7 @@ def members(cuts: Cuts, classes: list[str], probabilities: ArrayLike) -> NDArray
 
 def coverage_of(
     cuts: Cuts, classes: list[str], y: ArrayLike, probabilities: ArrayLike
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure sets on rows that chose nothing.
 
     Returns
@@ -129,7 +129,7 @@ def _share(held: NDArray[np.bool_]) -> dict[str, float] | None:
     return {"value": share, **wilson(share, len(held))}
 
 
-def set_lines(found: dict[str, Any]) -> list[str]:
+def set_lines(found: JsonObject) -> list[str]:
     """Say what sets hold, and what they are worth on the test rows, in a line each."""
     test = found["test"]
     whole, each = test["coverage"], test["per_class"]

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv  # the quantile of beta; scipy.stats takes a second to load
 
 from featx.errors import FitError
+from featx.typing import JsonObject
 
 Floats = NDArray[np.float64]
 
@@ -153,7 +154,7 @@ def _walk(passed: NDArray[np.bool_], starts: list[int]) -> int | None:
     return best
 
 
-def asked_for(target: float, confidence: float, n: int, groups: Any = None) -> str:
+def asked_for(target: float, confidence: float, n: int, groups: object = None) -> str:
     """Say what a promise would have needed, for a message."""
     least = rows_needed(target, confidence)
     if math.isinf(least):
@@ -315,7 +316,7 @@ def abstain_band(
     }
 
 
-def decision_lines(found: dict[str, Any]) -> list[str]:
+def decision_lines(found: JsonObject) -> list[str]:
     """Say a rule of decision, and what it is worth on the test rows, in a line each.
 
     Parameters
@@ -339,7 +340,7 @@ def decision_lines(found: dict[str, Any]) -> list[str]:
     return lines if "level" not in found else [lines[0], _promise(found), lines[1]]
 
 
-def _promise(found: dict[str, Any]) -> str:
+def _promise(found: JsonObject) -> str:
     """Say what new rows are promised to have."""
     if found["by"] == "abstain":
         what = f"accuracy at least {1 - found['errors']:g} where answered"
@@ -354,13 +355,13 @@ def _promise(found: dict[str, Any]) -> str:
     return f"promised on new rows with confidence {found['level']:g}: {what} (seen: {low})"
 
 
-def _figure(one: dict[str, Any] | None) -> str:
+def _figure(one: JsonObject | None) -> str:
     if not one:
         return "none"
     return f"{one['value']:.4f} ({_end(one['low'])} - {_end(one['high'])})"
 
 
-def _rule(found: dict[str, Any]) -> str:
+def _rule(found: JsonObject) -> str:
     if found["by"] == "cost":
         bar = found["threshold"]
         return f"{found['positive']} " + ("never" if bar is None else f"from {bar:.4f} on")

@@ -20,6 +20,7 @@ from featx.evaluation.resampling import (
     interval,
     mean_interval,
 )
+from featx.typing import JsonObject, RowValues
 
 KINDS: Mapping[str, Kind] = {
     "log_loss": "positive",
@@ -41,7 +42,7 @@ class BootstrapSamples:
         n: int,
         n_boot: int,
         seed: int,
-        groups: NDArray[Any] | None,
+        groups: RowValues | None,
         level: float = LEVEL,
     ) -> None:
         self.n, self.n_boot, self.seed, self.groups, self.level = n, n_boot, seed, groups, level
@@ -66,7 +67,7 @@ class BootstrapSamples:
         biases: Mapping[str, float] | None = None,
         rows: Mapping[str, float] | None = None,
         units: Mapping[str, int] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Give each metric that is defined with its interval.
 
         Parameters
@@ -106,7 +107,7 @@ def by_class(
     members: Sequence[NDArray[np.intp]],
     made: Mapping[str, m.Metric],
     sampled: BootstrapSamples,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Give metrics of each class with their intervals; None where one is undefined.
 
     Parameters
@@ -117,10 +118,10 @@ def by_class(
         Metrics whose value is of shape (n_classes,).
     """
     arrays = sampled.arrays(made)
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for k, name in enumerate(np.asarray(names).tolist()):
         rows = members[k]
-        one: dict[str, Any] = {"support": len(rows)}
+        one: JsonObject = {"support": len(rows)}
         units = len(rows if sampled.groups is None else np.unique(sampled.groups[rows]))
         for what, (values, samples) in arrays.items():
             drawn = samples[:, k] if samples.ndim == 2 else np.empty(0)
@@ -136,7 +137,7 @@ def several_labels(
     ranked: Any,
     classes: Any,
     sampled: BootstrapSamples,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure labels of shape (n_samples, n_labels); see `featx.evaluation.evaluate`.
 
     Parameters
@@ -217,7 +218,7 @@ def evaluate(
     n_boot: int = 1000,
     groups: ArrayLike | None = None,
     level: float = LEVEL,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure predictions against labels, each metric with its bootstrap interval.
 
     Parameters
@@ -289,7 +290,7 @@ def evaluate(
     return found
 
 
-def json_ready(value: Any) -> Any:
+def json_ready(value: object) -> Any:
     """Replace what JSON has no number for by None: the end of an interval may be infinite."""
     if isinstance(value, dict):
         return {key: json_ready(one) for key, one in value.items()}
@@ -323,7 +324,7 @@ def _classes(
 
 
 def _ranking(
-    codes: m.Codes, probabilities: Any, scores: Any, n_classes: int, units: int
+    codes: m.Codes, probabilities: object, scores: object, n_classes: int, units: int
 ) -> dict[str, m.Metric]:
     """Make what needs more than labels; empty where there is one class only."""
     if probabilities is None and scores is None:
@@ -345,7 +346,7 @@ def _ranking(
     return found
 
 
-def _positives(codes: m.Codes, groups: NDArray[Any] | None, n_classes: int) -> int:
+def _positives(codes: m.Codes, groups: RowValues | None, n_classes: int) -> int:
     """Count the rows (or groups) that an average precision is a mean over.
 
     Of several classes, how many balanced ones would be worth as much.
@@ -359,7 +360,7 @@ def _positives(codes: m.Codes, groups: NDArray[Any] | None, n_classes: int) -> i
     return max(1, int(balanced_rows(support) / np.count_nonzero(support)))
 
 
-def _biases(probabilities: Any) -> dict[str, float]:
+def _biases(probabilities: object) -> dict[str, float]:
     if probabilities is None:
         return {}
     return {"calibration_error": m.calibration_noise(np.asarray(probabilities, dtype=np.float64))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +12,7 @@ from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a seco
 from featx.errors import FitError
 from featx.evaluation.measure import evaluate
 from featx.evaluation.resampling import draw_weights, wilson
+from featx.typing import JsonObject
 
 
 def baseline(
@@ -23,7 +23,7 @@ def baseline(
     groups: ArrayLike | None = None,
     seed: int = 0,
     shares: bool = True,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure on the test rows what needs no picture: one answer for all, of the training rows.
 
     The label is that of the majority (of a regression the mean, of several labels those of most
@@ -74,7 +74,7 @@ def baseline(
     return {**_figures(found), "class": majority}
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
+def _figures(found: JsonObject) -> JsonObject:
     """Keep what has an interval, but for the error of calibration."""
     return {
         name: one
@@ -91,7 +91,7 @@ def compare_paired(
     groups: ArrayLike | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Compare two models' predictions of the same rows.
 
     Parameters

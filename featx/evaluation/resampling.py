@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a second to load
 
+from featx.typing import RowValues
+
 Floats = NDArray[np.float64]
 Kind = Literal["share", "positive", "below-one", "biased"]
 
@@ -23,7 +25,7 @@ _LARGEST = 600.0  # exp() of much more is not finite
 
 
 def draw_weights(
-    n: int, n_boot: int, seed: int, groups: NDArray[Any] | None = None
+    n: int, n_boot: int, seed: int, groups: RowValues | None = None
 ) -> Iterator[Floats]:
     """Yield bootstrap samples as how often each row is in them.
 

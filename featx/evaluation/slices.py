@@ -17,6 +17,7 @@ from featx.errors import FitError
 from featx.evaluation.measure import evaluate
 from featx.evaluation.resampling import LEVEL, wilson
 from featx.selection.checks import Warn, warn
+from featx.typing import JsonObject
 
 EMPTY = "(empty)"
 """Name of the slice of rows whose column is empty."""
@@ -37,7 +38,7 @@ def slice_names(values: ArrayLike) -> NDArray[np.str_]:
     return np.array([_name(value) for value in np.asarray(values).tolist()], dtype=str)
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if value is None or value == "" or value != value:
         return EMPTY
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -59,7 +60,7 @@ def rows_for_slice(n_slices: int) -> int:
     return n
 
 
-def require_slices(column: str, names: NDArray[np.str_], groups: Any = None) -> None:
+def require_slices(column: str, names: NDArray[np.str_], groups: object = None) -> None:
     """Refuse a column none of whose values has the rows that a slice takes.
 
     Raises
@@ -89,7 +90,7 @@ def by_slice(
     task: str = "classification",
     seed: int = 0,
     groups: ArrayLike | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure each slice of the test rows; see `featx.evaluation.evaluate` for the options.
 
     Parameters
@@ -119,7 +120,7 @@ def by_slice(
     rows: Any = {k: None if value is None else np.asarray(value) for k, value in given.items()}
     how: Any = {"classes": classes, "task": task, "seed": seed}
     whole = evaluate(**rows, **how, n_boot=0)
-    test: dict[str, Any] = {}
+    test: JsonObject = {}
     few: dict[str, int] = {}
     for name in every:
         at = names == name
@@ -142,17 +143,17 @@ def by_slice(
     }
 
 
-def _units(at: NDArray[np.bool_], groups: Any) -> int:
+def _units(at: NDArray[np.bool_], groups: object) -> int:
     return int(at.sum()) if groups is None else len(np.unique(np.asarray(groups)[at]))
 
 
-def _is_below(one: dict[str, Any], whole: dict[str, Any]) -> bool:
+def _is_below(one: JsonObject, whole: JsonObject) -> bool:
     name, more = next(pair for pair in _MAIN if pair[0] in whole)
     end = one[name]["high" if more > 0 else "low"]
     return bool(more * (end - whole[name]["value"]) < 0)
 
 
-def slice_notes(found: dict[str, Any]) -> list[Warn]:
+def slice_notes(found: JsonObject) -> list[Warn]:
     """Warn of slices of too few rows, and of slices below the whole."""
     column, unit = found["column"], found["unit"]
     notes = []
@@ -170,7 +171,7 @@ def slice_notes(found: dict[str, Any]) -> list[Warn]:
     return notes
 
 
-def slice_lines(found: dict[str, Any]) -> list[str]:
+def slice_lines(found: JsonObject) -> list[str]:
     """Say what each slice is worth, in a line each."""
     test = found["test"]
     lines = [
@@ -185,6 +186,6 @@ def slice_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _figure(one: dict[str, Any]) -> str:
+def _figure(one: JsonObject) -> str:
     low, high = ("no end" if end is None else f"{end:.4f}" for end in (one["low"], one["high"]))
     return f"{one['value']:.4f} ({low} - {high})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from featx.model.network import require_same_features
 from featx.model.prediction import label_rows
 from featx.preprocess import Preprocess
 from featx.targets import require_png
+from featx.typing import JsonObject
 
 CLOSE = 1e-5
 """How far mean plus bias may lie from the head's decision, relative to 1 or to the decision."""
@@ -108,7 +108,7 @@ class Explainer:
 
     def __call__(
         self,
-        picture: Any,
+        picture: object,
         label: str | None = None,
         against: str | None = None,
         neighbours: int = 3,
@@ -216,7 +216,7 @@ class Explainer:
         return "" if tap.pool == "avg" else f"its tap is pooled by {tap.pool}"
 
     def _side(
-        self, sight: _Sight, row: dict[str, Any], label: str | None, against: str | None
+        self, sight: _Sight, row: JsonObject, label: str | None, against: str | None
     ) -> tuple[Side, LinearForm | None]:
         """Choose what is explained."""
         classes = self.model.classes
@@ -293,7 +293,7 @@ class Explainer:
         )
         return found(has), found(other)
 
-    def _notes(self, row: dict[str, Any]) -> list[str]:
+    def _notes(self, row: JsonObject) -> list[str]:
         notes = []
         if self.model.spec.precision != "fp32":
             precision = self.model.spec.precision
@@ -307,7 +307,7 @@ class Explainer:
 
 def explain(
     model: Model,
-    picture: Any,
+    picture: object,
     *,
     out: str | os.PathLike[str] | None = None,
     label: str | None = None,
@@ -379,7 +379,7 @@ def _side_of(
     return Side(label, against, mix)
 
 
-def _likeliest(row: dict[str, Any], classes: list[str]) -> str:
+def _likeliest(row: JsonObject, classes: list[str]) -> str:
     """Give the predicted class; of several labels, or of none, the likeliest."""
     if row["label"] in classes:
         return str(row["label"])
@@ -387,7 +387,7 @@ def _likeliest(row: dict[str, Any], classes: list[str]) -> str:
     return max(classes, key=lambda name: scored[name])
 
 
-def _bytes_of(picture: Any) -> tuple[str, bytes]:
+def _bytes_of(picture: object) -> tuple[str, bytes]:
     if not isinstance(picture, str | os.PathLike):
         return "the picture", file_of(picture)
     path = Path(picture)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from featx.backbones.reader import TapReader
 from featx.images import Pixels
 from featx.targets import GENERATOR
+from featx.typing import JsonObject
 
 _APART = 1e-5  # of the largest value of the vector: a mean summed in another order
 
@@ -76,7 +77,7 @@ class _Search(TorchFunctionMode):
         self._look(result)
         return result
 
-    def _look(self, values: Any) -> None:
+    def _look(self, values: object) -> None:
         for value in _tensors(values):
             if value.ndim != 4 or len(value) != 1 or not value.is_floating_point():
                 continue
@@ -89,7 +90,7 @@ class _Search(TorchFunctionMode):
                         self.found = value[0].permute(layout).float().clone()
 
 
-def _tensors(values: Any) -> Iterable[Tensor]:
+def _tensors(values: object) -> Iterable[Tensor]:
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, tuple | list):
@@ -229,7 +230,7 @@ class Explanation:
         """True if the map is exact and not an approximation."""
         return self.method == "exact"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values; the pixels are left out."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         near = {name: [asdict(one) for one in getattr(self, name)] for name in _NEAR}
@@ -306,7 +307,7 @@ def _sides(found: Explanation) -> str:
     return f", for {found.label}" + (f" against {found.against}" if found.against else "")
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

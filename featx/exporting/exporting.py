@@ -37,6 +37,7 @@ from featx.preprocess import Preprocess
 from featx.progress import Progress
 from featx.spec import library_versions
 from featx.targets import GENERATOR, require_writable
+from featx.typing import JsonObject
 
 
 def standalone_lines(file: str, preprocess: Preprocess, *, classes: bool) -> str:
@@ -159,7 +160,7 @@ class ExportResult:
     code: str = field(default="", repr=False)
     int8: Int8Figures | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)
 

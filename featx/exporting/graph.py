@@ -19,6 +19,7 @@ from featx.model import Model
 from featx.model.likeness import Likeness
 from featx.preprocess import Preprocess, View
 from featx.runtime.compiling import quiet
+from featx.typing import JsonObject
 
 INPUT = "images"
 _SWAPPED = ("transpose", "rot90", "rot270", "transverse")
@@ -83,7 +84,7 @@ class WholeModel(nn.Module):
 class Decision(nn.Module):
     """The label of each row and, with thresholds, whether it is abstained from."""
 
-    def __init__(self, thresholds: dict[str, Any], classes: list[str]) -> None:
+    def __init__(self, thresholds: JsonObject, classes: list[str]) -> None:
         super().__init__()
         self.by = thresholds.get("by")
         self.bars = nn.Buffer(torch.tensor(_bars(thresholds, classes)))
@@ -101,7 +102,7 @@ class Decision(nn.Module):
         return label, highest < self.bars[label]
 
 
-def _bars(thresholds: dict[str, Any], classes: list[str]) -> list[float]:
+def _bars(thresholds: JsonObject, classes: list[str]) -> list[float]:
     """Give the probability from which each class is answered; infinity where it never is."""
     by = thresholds.get("by")
     if by == "precision":

@@ -28,11 +28,12 @@ from featx.exporting.layers import (
 )
 from featx.heads import HEADS
 from featx.model.thresholds import has_several
+from featx.typing import Estimator
 
 Maker = Callable[[Any], nn.Module | None]
 
 
-def head_module(estimator: Any, classes: list[str]) -> nn.Module:
+def head_module(estimator: Estimator, classes: list[str]) -> nn.Module:
     """Build the module of a fitted head.
 
     Parameters
@@ -64,7 +65,7 @@ def head_module(estimator: Any, classes: list[str]) -> nn.Module:
     return nn.Sequential(module, ColumnPicker(place=place))
 
 
-def _last(estimator: Any, makers: dict[str, Maker]) -> nn.Module:
+def _last(estimator: Estimator, makers: dict[str, Maker]) -> nn.Module:
     """Turn the steps before the last into transforms, and the last by one of `makers`."""
     if type(estimator).__name__ == "Pipeline":
         *before, last = [step for _, step in estimator.steps if step != "passthrough"]
@@ -76,7 +77,7 @@ def _transform(step: Any) -> nn.Module:
     return _last(step, _TRANSFORMS)
 
 
-def _made(part: Any, makers: dict[str, Maker]) -> nn.Module:
+def _made(part: object, makers: dict[str, Maker]) -> nn.Module:
     make = makers.get(type(part).__name__)
     module = None if make is None else make(part)
     if module is None:
@@ -112,11 +113,11 @@ def _nystroem(step: Any) -> nn.Module | None:
     return nn.Sequential(Gaussian(support=step.components_, gamma=gamma), mixed)
 
 
-def _linear(clf: Any) -> nn.Module:
+def _linear(clf: Estimator) -> nn.Module:
     return Affine(weight=np.atleast_2d(clf.coef_), bias=np.atleast_1d(clf.intercept_))
 
 
-def _svc(clf: Any) -> nn.Module | None:
+def _svc(clf: Estimator) -> nn.Module | None:
     n = len(clf.classes_)
     if n > 2 and (clf.decision_function_shape != "ovr" or clf.break_ties):
         return None
@@ -129,7 +130,7 @@ def _svc(clf: Any) -> nn.Module | None:
     return nn.Sequential(figures, Votes(first=first, second=second))
 
 
-def _pair_weights(clf: Any, n: int) -> Any:
+def _pair_weights(clf: Estimator, n: int) -> Any:
     """Weight of each support vector in each pair of classes, from libsvm's packed table."""
     ends = np.cumsum([0, *clf.n_support_])
     weights = np.zeros((n * (n - 1) // 2, ends[-1]))
@@ -153,7 +154,7 @@ def _svr(svm: Any) -> nn.Module | None:
     return _kernel(svm, np.asarray(svm.dual_coef_))
 
 
-def _neighbours(clf: Any, values: Any) -> nn.Module | None:
+def _neighbours(clf: Estimator, values: Any) -> nn.Module | None:
     metric = clf.effective_metric_
     if metric not in ("cosine", "euclidean") or clf.weights not in ("uniform", "distance"):
         return None
@@ -169,14 +170,14 @@ def _neighbours(clf: Any, values: Any) -> nn.Module | None:
     )
 
 
-def _knn(clf: Any) -> nn.Module | None:
+def _knn(clf: Estimator) -> nn.Module | None:
     if clf.outputs_2d_:
         labels = zip(clf.classes_, np.transpose(clf._y), strict=True)
         return _neighbours(clf, np.stack([names[codes] for names, codes in labels], axis=1))
     return _neighbours(clf, np.eye(len(clf.classes_))[clf._y.ravel()])
 
 
-def _knn_figures(clf: Any) -> nn.Module | None:
+def _knn_figures(clf: Estimator) -> nn.Module | None:
     """The input of calibration: probabilities, for two classes that of the second."""
     module = _knn(clf)
     second = ColumnPicker(place=[[0.0], [1.0]])
@@ -187,22 +188,22 @@ def _knn_value(regressor: Any) -> nn.Module | None:
     return _neighbours(regressor, np.reshape(regressor._y, (len(regressor._y), -1)))
 
 
-def _logistic(clf: Any) -> nn.Module:
+def _logistic(clf: Estimator) -> nn.Module:
     """Probabilities of a linear decision: a sigmoid for two classes, else a softmax."""
     if len(clf.classes_) > 2:
         return nn.Sequential(_linear(clf), nn.Softmax(dim=1))
     return _each(clf)
 
 
-def _each(clf: Any) -> nn.Module:
+def _each(clf: Estimator) -> nn.Module:
     return nn.Sequential(_linear(clf), nn.Sigmoid(), Shares())
 
 
-def _sgd(clf: Any) -> nn.Module | None:
+def _sgd(clf: Estimator) -> nn.Module | None:
     return _each(clf) if clf.loss == "log_loss" else None
 
 
-def _calibrated(clf: Any) -> nn.Module | None:
+def _calibrated(clf: Estimator) -> nn.Module | None:
     if len(clf.calibrated_classifiers_) != 1 or clf.method not in ("sigmoid", "temperature"):
         return None
     inner = clf.calibrated_classifiers_[0]
@@ -230,7 +231,7 @@ def _temperature(inner: Any) -> nn.Module:
     return Affine(weight=weight, bias=np.zeros(n))
 
 
-def _stack(clf: Any) -> nn.Module | None:
+def _stack(clf: Estimator) -> nn.Module | None:
     if clf.passthrough or set(clf.stack_method_) - {"predict_proba", "decision_function"}:
         return None
     two = len(clf.classes_) == 2
@@ -240,20 +241,20 @@ def _stack(clf: Any) -> nn.Module | None:
     return nn.Sequential(Concatenation(parts, drop), _last(clf.final_estimator_, _PROBABILITIES))
 
 
-def _against_rest(clf: Any) -> nn.Module:
+def _against_rest(clf: Estimator) -> nn.Module:
     """The decision of each class against all others."""
     return Concatenation(
         [_last(one, _FIGURES) for one in clf.estimators_], [0] * len(clf.estimators_)
     )
 
 
-def _several(clf: Any) -> nn.Module:
+def _several(clf: Estimator) -> nn.Module:
     """The positive column of each label's own classifier."""
     parts = [_last(one, _PROBABILITIES) for one in clf.estimators_]
     return Concatenation(parts, [1] * len(parts))
 
 
-def _constant(clf: Any) -> nn.Module:
+def _constant(clf: Estimator) -> nn.Module:
     share = float(clf.y_[0])
     return Constant(row=[1 - share, share])
 

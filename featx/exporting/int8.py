@@ -24,6 +24,7 @@ from featx.model.likeness import cache_beside, row_labels
 from featx.model.references import image_reader
 from featx.preprocess import Preprocess, View
 from featx.runtime.compiling import quiet
+from featx.typing import RowValues
 
 LEAST_COSINE = 0.99
 """Least median cosine of the features in 8 bits and in float32."""
@@ -247,7 +248,7 @@ def _network_nodes(proto: Any) -> list[str]:
 
 
 def _compared(
-    plain: bytes, made: bytes, pixels: Pixels, y: NDArray[Any], classes: list[str]
+    plain: bytes, made: bytes, pixels: Pixels, y: RowValues, classes: list[str]
 ) -> tuple[float, float, float, dict[str, float], int, float]:
     import onnxruntime
 

@@ -292,7 +292,7 @@ def plan_on(
     return plan
 
 
-def result(reference: Any, crew: Crew, seconds: float | None = _START_SECONDS) -> Any:
+def result(reference: object, crew: Crew, seconds: float | None = _START_SECONDS) -> Any:
     """Wait for a task and turn what it raised into one line."""
     ray = load_ray()
     try:

@@ -17,6 +17,7 @@ from featx.extraction.changes import Changes
 from featx.extraction.planning import Plan
 from featx.images import DecodePolicy, parse_bands
 from featx.slices import Slice
+from featx.typing import JsonObject
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -256,6 +257,6 @@ class ExtractResult:
     pages_left: int = 0
     warnings: list[dict[str, str]] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)

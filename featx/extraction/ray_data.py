@@ -39,6 +39,7 @@ from featx.extraction.presence import Room
 from featx.extraction.run import Run
 from featx.extraction.threads import Outcome
 from featx.progress import Progress
+from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
@@ -130,7 +131,7 @@ class RayWorker:
         self._task = task  # in a list, for Ray would resolve a bare reference only once
         self._worker: Worker | None = None
 
-    def __call__(self, table: Any) -> dict[str, Any]:
+    def __call__(self, table: Any) -> JsonObject:
         """Embed one chunk; gives a row with a `ChunkRows`, an error, or None after the end."""
         chunk = Chunk(table["item"].to_numpy(), table["id"].to_pylist())
         answer = np.empty(1, dtype=object)

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from featx.extraction.options import ExtractOptions
 from featx.files import cache_home, write_bytes
 from featx.spec import ExtractSpec, library_versions
+from featx.typing import JsonObject
 
 _FORMAT = 3
 _NO_PART = (
@@ -142,7 +142,7 @@ def _place(options: ExtractOptions, precision: str) -> Path:
 
 
 @cache
-def _here() -> dict[str, Any]:
+def _here() -> JsonObject:
     """Everything of this machine and its libraries that could change what loading finds."""
     return {
         "versions": library_versions(),

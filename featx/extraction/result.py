@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from featx.extraction.options import ExtractResult
 from featx.extraction.run import Run
 from featx.extraction.threads import Outcome
 from featx.spec import ExtractSpec, library_versions
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     from featx.extraction.chunks import NetworkState
@@ -114,7 +115,7 @@ def _seconds(run: Run) -> dict[str, float]:
     }
 
 
-def _provenance(run: Run, network: NetworkState, outcome: Outcome) -> dict[str, Any]:
+def _provenance(run: Run, network: NetworkState, outcome: Outcome) -> JsonObject:
     weights = run.backbone.weights
     dealt = run.manifest.dealt
     return {

@@ -34,6 +34,7 @@ from featx.sources.fields import corrected, read_corrections
 from featx.sources.load import load_manifest
 from featx.sources.paths import with_pages
 from featx.spec import ExtractSpec, spec_difference
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     from featx.extraction.cluster import Crew
@@ -99,7 +100,7 @@ class Run:
 
     def _correct_labels(self) -> None:
         """Put the labels of a file of their own over those of the source."""
-        self.corrections: dict[str, Any] = {}
+        self.corrections: JsonObject = {}
         if self.options.labels is None:
             return
         fixes = read_corrections(Path(self.options.labels))

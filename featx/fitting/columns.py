@@ -15,6 +15,7 @@ from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, look_like_measurements, numbers_of, table_of
 from featx.selection.checks import Warn, warn
+from featx.typing import RowValues
 
 GROUP = "group"
 """The column that keeps rows together without being asked for."""
@@ -142,7 +143,7 @@ def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:
 class _Target:
     """Labels, where they are missing, the task, and what was assumed in reading them."""
 
-    y: NDArray[Any]
+    y: RowValues
     missing: NDArray[np.bool_]
     task: str
     notes: tuple[Warn, ...] = ()

@@ -34,6 +34,7 @@ from featx.selection.splits import Folds, Rows
 from featx.selection.sweep import fits_of
 from featx.selection.trials import overheard
 from featx.targets import require_png, require_writable
+from featx.typing import JsonObject
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _metric(samples: Samples) -> str:
     return "r2" if samples.task == "regression" else "accuracy"
 
 
-def _measure(samples: Samples, predicted: NDArray[Any], seed: int) -> dict[str, Any]:
+def _measure(samples: Samples, predicted: NDArray[Any], seed: int) -> JsonObject:
     return evaluate(
         samples.y,
         predicted,

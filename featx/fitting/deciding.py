@@ -24,6 +24,7 @@ from featx.selection.checks import Warn, check_groups, warn
 from featx.selection.refit import refit
 from featx.selection.splits import Folds
 from featx.streaming import StreamedResult
+from featx.typing import JsonObject, RowValues
 
 Rows = NDArray[np.intp]
 _FOLDS = 10
@@ -46,7 +47,7 @@ class HeldOutPredictions:
         Number of the group of each row, or None.
     """
 
-    y: NDArray[Any]
+    y: RowValues
     predicted: NDArray[Any]
     probabilities: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
@@ -252,7 +253,7 @@ def _require_promisable(wanted: DecisionTarget, samples: Samples) -> None:
 
 def choose(
     wanted: DecisionTarget, scores: HeldOutPredictions, samples: Samples, must: bool = True
-) -> tuple[dict[str, Any], list[Warn]]:
+) -> tuple[JsonObject, list[Warn]]:
     """Choose thresholds on what a head said of rows while they were held out.
 
     Parameters
@@ -273,7 +274,7 @@ def choose(
         If these rows allow no promise; the message says what it takes.
     """
     y, n = scores.y, len(scores.y)
-    found: dict[str, Any] = {"chosen_on": f"out-of-fold predictions of {n} training rows"}
+    found: JsonObject = {"chosen_on": f"out-of-fold predictions of {n} training rows"}
     if wanted.cost is not None:
         return found | _cheapest(wanted.cost, scores, samples.classes), []
     found["level"] = wanted.confidence
@@ -300,7 +301,7 @@ def choose(
 
 def _cheapest(
     cost: tuple[float, float], scores: HeldOutPredictions, classes: list[str]
-) -> dict[str, Any]:
+) -> JsonObject:
     positive, (fp, fn) = classes[1], cost
     best = threshold_for_cost(
         scores.y == positive, scores.probabilities[:, 1], false_positive=fp, false_negative=fn
@@ -313,12 +314,12 @@ def _cheapest(
 
 def _precise(
     wanted: DecisionTarget, scores: HeldOutPredictions, classes: list[str], must: bool
-) -> tuple[dict[str, Any], list[Warn]]:
+) -> tuple[JsonObject, list[Warn]]:
     """Choose a cut for each class; all of them keep the promise together."""
     target = wanted.precision
     assert target is not None
     level = 1 - (1 - wanted.confidence) / len(classes)
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     why: dict[str, str] = {}
     for k, name in enumerate(classes):
         # Only rows that are called so can be answered so.

@@ -27,6 +27,7 @@ from featx.model.given import as_source
 from featx.model.likeness import Likeness, likeness_of, require_rate
 from featx.model.modelfile import load_model
 from featx.model.prediction import predict
+from featx.typing import JsonObject
 
 _SHOWN = 10
 
@@ -86,7 +87,7 @@ class Drift:
     moved: list[MovedPicture] = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)
 
@@ -230,7 +231,7 @@ def drift(
 
 @contextmanager
 def _batch(
-    model: Model, source: Any, cache: str | os.PathLike[str] | None, options: dict[str, Any]
+    model: Model, source: object, cache: str | os.PathLike[str] | None, options: dict[str, Any]
 ) -> Iterator[_NewRows]:
     """Read or compute the features of a batch."""
     if isinstance(source, str | os.PathLike) and is_cache(Path(source)):
@@ -354,5 +355,5 @@ def _classes(
     return shares, shares_p_value(counts, seed)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

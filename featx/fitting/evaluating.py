@@ -24,6 +24,7 @@ from featx.model import Model
 from featx.model.modelfile import load_model
 from featx.model.thresholds import joined, worth
 from featx.selection.checks import Warn, check_groups, warn
+from featx.typing import JsonObject
 
 _BATCH = 8192
 
@@ -48,27 +49,27 @@ class Evaluation(Measures):
     """
 
     head: str
-    chosen: dict[str, Any]
-    test: dict[str, Any]
-    baseline: dict[str, Any]
+    chosen: JsonObject
+    test: JsonObject
+    baseline: JsonObject
     warnings: list[Warn]
     n_train: int
     n_test: int
     classes: list[str]
     confusion: list[list[int]]
-    per_class: dict[str, Any]
+    per_class: JsonObject
     excluded: dict[str, int]
     model: str | None
     cache: str
     fingerprint: str
     tap: str
-    decisions: dict[str, Any] = field(default_factory=dict)
-    sets: dict[str, Any] = field(default_factory=dict)
-    slices: dict[str, Any] = field(default_factory=dict)
+    decisions: JsonObject = field(default_factory=dict)
+    sets: JsonObject = field(default_factory=dict)
+    slices: JsonObject = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
-        ready: dict[str, Any] = json_ready(asdict(self))
+        ready: JsonObject = json_ready(asdict(self))
         return ready
 
 
@@ -149,7 +150,7 @@ def evaluate(
         return replace(found, slices=of_slices, warnings=notes)
 
 
-def constant_answer(model: Model, y: Any, groups: Any) -> dict[str, Any]:
+def constant_answer(model: Model, y: Any, groups: Any) -> JsonObject:
     """Measure what the model's training rows would answer to everything."""
     counts = model.meta.get("class_counts")
     if counts is None:  # another task, or a model of an older version
@@ -220,7 +221,7 @@ def _same_columns(samples: Samples, model: Model) -> Samples:
 
 
 def _result(
-    model: Model, cache: Cache, samples: Samples, metrics: dict[str, Any], known: dict[str, Any]
+    model: Model, cache: Cache, samples: Samples, metrics: JsonObject, known: dict[str, Any]
 ) -> Evaluation:
     notes = [note for note in samples.notes if note["code"] == CODE]
     if unknown := samples.excluded.get("of unknown class"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from featx.model import Model
 from featx.model.thresholds import Scores
 from featx.printing import figures_sheet
 from featx.selection.checks import Warn, warn
+from featx.typing import JsonObject, RowValues
 
 
 class Interval(NamedTuple):
@@ -32,7 +33,7 @@ class Interval(NamedTuple):
 _LOSSES = ("log_loss", "brier", "mae", "rmse", "rank_mae")
 
 
-def worse_notes(test: dict[str, Any], baseline: dict[str, Any]) -> list[Warn]:
+def worse_notes(test: JsonObject, baseline: JsonObject) -> list[Warn]:
     """Warn of metrics that the constant answer has better."""
     worse = [
         f"{name} {test[name]['value']:.4f} against {one['value']:.4f}"
@@ -66,11 +67,11 @@ class Slicing:
 
     column: str
     names: NDArray[np.str_]
-    groups: NDArray[Any] | None = None
+    groups: RowValues | None = None
 
     @classmethod
     def of(
-        cls, column: str | None, cache: Cache, samples: Samples, groups: NDArray[Any] | None
+        cls, column: str | None, cache: Cache, samples: Samples, groups: RowValues | None
     ) -> Slicing | None:
         """Read the column that is asked for, if any.
 
@@ -87,7 +88,7 @@ class Slicing:
 
     def measure(
         self, samples: Samples, at: NDArray[np.intp], scores: Scores, classes: list[str], seed: int
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Measure the slices of the samples `at`, of which `scores` are predictions."""
         return by_slice(
             self.column,
@@ -106,7 +107,7 @@ class Measures(ABC):
     """Give each metric of ``test`` as an attribute, and show the shell's table."""
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
 
     def __getattr__(self, name: str) -> Interval:
@@ -172,16 +173,16 @@ class FitResult(Measures):
     """
 
     head: str
-    chosen: dict[str, Any]
-    test: dict[str, Any]
-    baseline: dict[str, Any]
+    chosen: JsonObject
+    test: JsonObject
+    baseline: JsonObject
     warnings: list[dict[str, str]]
     n_train: int
     n_test: int
-    cv: dict[str, Any]
+    cv: JsonObject
     classes: list[str]
     confusion: list[list[int]]
-    per_class: dict[str, Any]
+    per_class: JsonObject
     cache: str
     fingerprint: str
     tap: str
@@ -191,14 +192,14 @@ class FitResult(Measures):
     test_ids: list[str]
     seconds: float
     path: str | None = None
-    decisions: dict[str, Any] = field(default_factory=dict)
-    sets: dict[str, Any] = field(default_factory=dict)
-    slices: dict[str, Any] = field(default_factory=dict)
-    head_options: list[dict[str, Any]] = field(default_factory=list)
+    decisions: JsonObject = field(default_factory=dict)
+    sets: JsonObject = field(default_factory=dict)
+    slices: JsonObject = field(default_factory=dict)
+    head_options: list[JsonObject] = field(default_factory=list)
     model: Model | None = field(default=None, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values; ``model`` is the file."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
-        ready: dict[str, Any] = json_ready(found | {"model": found.pop("path")})
+        ready: JsonObject = json_ready(found | {"model": found.pop("path")})
         return ready

@@ -17,6 +17,7 @@ from featx.errors import FitError, nearest
 from featx.files import write_bytes
 from featx.labels import look_like_measurements
 from featx.selection.checks import Warn
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     import os
@@ -70,7 +71,7 @@ class Audit:
         """How many findings there are of a kind."""
         return sum(found["kind"] == kind for found in self.findings)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values; the findings themselves are in the table."""
         return {
             "rows": self.rows,
@@ -96,8 +97,8 @@ def finding(
     kind: str,
     *,
     score: float | None = None,
-    label: Any = None,
-    suggested: Any = None,
+    label: object = None,
+    suggested: object = None,
     other: str | None = None,
 ) -> Finding:
     """Make one entry."""

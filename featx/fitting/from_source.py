@@ -31,6 +31,7 @@ from featx.items import Source
 from featx.model.modelfile import load_model
 from featx.spec import library_versions
 from featx.targets import require_writable
+from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
@@ -195,7 +196,7 @@ def _require_one_tuning(backbones: list[str], repeats: int | None, nested: bool 
 
 def _tuned(
     source: Source, base: Path, backbone: str, layer: str, given: dict[str, Any]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train the layers above one with test rows held out; write ``NAME.safetensors``."""
     from featx.tuning.tune import tune
 
@@ -296,7 +297,7 @@ def _command(
     base: Path | None,
     backbones: list[str],
     tune: str | None,
-    head: Any,
+    head: object,
     asked: FitOptions,
 ) -> str:
     """Write the line of the shell that does it again."""

@@ -39,6 +39,7 @@ from featx.streaming.moments import (
     ridge,
     with_targets,
 )
+from featx.typing import Estimator
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ _ROW_BYTES = 16 << 20  # of the training rows that are kept
 _LEAST = 5  # rows of each class that are kept
 
 
-def keep_sums(samples: Samples, at: NDArray[np.intp], estimator: Any) -> dict[str, bytes]:
+def keep_sums(samples: Samples, at: NDArray[np.intp], estimator: Estimator) -> dict[str, bytes]:
     """Make the member of a model file from which `featx.fit` with ``update`` goes on.
 
     Parameters
@@ -79,7 +80,7 @@ def keep_sums(samples: Samples, at: NDArray[np.intp], estimator: Any) -> dict[st
     ).members()
 
 
-def closed_form(estimator: Any) -> tuple[str, float] | None:
+def closed_form(estimator: Estimator) -> tuple[str, float] | None:
     """Give the name and strength of a head that follows from sums; None for any other."""
     if hasattr(estimator, "calibrated_classifiers_"):
         estimator = estimator.calibrated_classifiers_[0].estimator
@@ -170,7 +171,7 @@ class _Growing:
         said = np.concatenate([*blocks.map(lambda at, X: _decisions(X, heads, fold_of[at]))])
         names = np.array(self.classes) if self.classes else None
         params = {STREAMED[self.name]: self.strength}
-        estimator: Any = as_pipeline(
+        estimator: Estimator = as_pipeline(
             HEADS[self.name], params, self._solve(whole, shift), names, Statistics(shift, whole, [])
         )
         scale: Any = "own" if names is None else self.model.figures["chosen"]["scale"]
@@ -248,7 +249,7 @@ class _Growing:
         return Scores(np.array(self.classes)[table[new].argmax(axis=1)], table[new])
 
     def _measured(
-        self, scores: Scores, folds: Folds, estimator: Any, params: dict[str, Any], scale: str
+        self, scores: Scores, folds: Folds, estimator: Estimator, params: dict[str, Any], scale: str
     ) -> MeasuredHead:
         new, task, seed = self.new, self.new.task, self.options.seed
         codes = check_groups(new.groups, len(new))

@@ -17,6 +17,7 @@ from featx.files import write_bytes
 from featx.printing import leaderboard_sheet
 from featx.selection.checks import Warn
 from featx.targets import GENERATOR, require_png
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,18 +82,18 @@ class Comparison:
     """
 
     rows: list[Entry]
-    selected: dict[str, Any]
-    baseline: dict[str, Any]
+    selected: JsonObject
+    baseline: JsonObject
     metric: str
     folds: int
     n_samples: int
     excluded: dict[str, int]
     warnings: list[Warn] = field(default_factory=list)
-    cut: dict[str, Any] | None = None
+    cut: JsonObject | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
-        ready: dict[str, Any] = json_ready(asdict(self))
+        ready: JsonObject = json_ready(asdict(self))
         return ready
 
     def __repr__(self) -> str:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from featx.selection.checks import Warn, check_groups, check_labels, few_samples
 from featx.selection.fold import Device
 from featx.selection.hyperparameters import SearchOptions, search_several
 from featx.selection.sweep import Step, fits_of
+from featx.typing import JsonObject, RowValues
 
 Rows = NDArray[np.intp]
 
@@ -63,8 +63,8 @@ class MeasuredHead:
     train: Rows
     test: Rows
     scores: Scores
-    metrics: dict[str, Any]
-    baseline: dict[str, Any]
+    metrics: JsonObject
+    baseline: JsonObject
     kept: SearchResult
     trained: Rows
     warnings: list[Warn] = field(default_factory=list)
@@ -275,7 +275,7 @@ class Measurement:
                 probabilities[held] = scores.probabilities
         return Scores(predicted, probabilities), list({w["code"]: w for w in notes}.values())
 
-    def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+    def search(self, train: Rows, seed: int, folds: object = None) -> SearchResult:
         """Search and fit on some rows; as many folds as planned, or the given ones."""
         samples = self.samples
         if samples.names:
@@ -303,20 +303,20 @@ class Measurement:
         inner = make_split(y[part], groups=some, test_size=0.2, seed=seed, task=task)
         return [(part[inner.train], part[inner.test])]
 
-    def _counted(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+    def _counted(self, train: Rows, seed: int, folds: object = None) -> SearchResult:
         """Search as part of the measurement, and count who won."""
         found = self.search(train, seed, folds)
         self.won[found.head, found.place] += 1
         return found
 
-    def _n_folds(self, y: NDArray[Any]) -> int:
+    def _n_folds(self, y: RowValues) -> int:
         """As many folds as planned; where heads compete, no more than the rarest class has rows."""
         if not (self.competing or self.plan.few) or self.samples.task != "classification":
             return self.plan.folds
         fewest = int(np.unique(y, return_counts=True)[1].min())
         return max(2, min(self.plan.folds, fewest))
 
-    def _how(self, train: Rows, seed: int, folds: Any) -> dict[str, Any]:
+    def _how(self, train: Rows, seed: int, folds: object) -> JsonObject:
         """How these rows are searched, in memory or not."""
         samples = self.samples
         if folds is None and self.plan.few and _single(samples.y[train]):
@@ -340,7 +340,7 @@ class Measurement:
         ]
         return joined(parts)
 
-    def _evaluate(self, test: Rows, scores: Scores) -> dict[str, Any]:
+    def _evaluate(self, test: Rows, scores: Scores) -> JsonObject:
         samples = self.samples
         return evaluate(
             samples.y[test],
@@ -415,7 +415,7 @@ class Measurement:
         return [warn("few-test-rows", f"{len(test)} test rows leave every figure uncertain")]
 
 
-def _single(y: NDArray[Any]) -> bool:
+def _single(y: RowValues) -> bool:
     """Tell whether a class has one row."""
     return (
         y.ndim == 1 and y.dtype.kind == "U" and bool(np.unique(y, return_counts=True)[1].min() < 2)
@@ -427,12 +427,12 @@ def _batches(at: Rows, n: int = 8192) -> Iterator[Rows]:
         yield at[start : start + n]
 
 
-def _values(figures: dict[str, Any]) -> dict[str, float]:
+def _values(figures: JsonObject) -> dict[str, float]:
     """Metrics that have an interval, without it."""
     return {k: v["value"] for k, v in figures.items() if isinstance(v, dict) and "low" in v}
 
 
-def _averaged(several: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _averaged(several: list[JsonObject]) -> dict[str, dict[str, float]]:
     """Average figures and the ends of their intervals, of the metrics that every round has."""
     names = [n for n in _values(several[0]) if all(n in one for one in several)]
     ends = ("value", "low", "high")

@@ -24,6 +24,7 @@ from featx.fitting.rowindex import open_index
 from featx.images import file_of
 from featx.spec import spec_difference
 from featx.targets import require_writable
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +52,7 @@ class Match:
     query: str
     matches: list[NearRow]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return asdict(self)
 
@@ -170,7 +171,7 @@ def _indexed(index: str, n_rows: int, metric: str, filtered: bool) -> bool:
     )
 
 
-def _listed(pictures: Any) -> list[Any]:
+def _listed(pictures: object) -> list[Any]:
     if isinstance(pictures, np.ndarray) and pictures.dtype != object:
         return list(pictures) if pictures.ndim == 4 else [pictures]
     return several(pictures)
@@ -203,7 +204,7 @@ def _allowed(cache: Cache, label: str | None, split: str | None) -> NDArray[np.b
     return found
 
 
-def _has(value: Any, wanted: str) -> bool:
+def _has(value: object, wanted: str) -> bool:
     return value is not None and (str(value) == wanted or wanted in str(value).split("|"))
 
 
@@ -315,7 +316,7 @@ def _options(cache: Cache, backbone: str | None, weights: str | None) -> dict[st
     return found
 
 
-def _place(picture: Any, number: int, folder: Path) -> str:
+def _place(picture: object, number: int, folder: Path) -> str:
     """Where a picture is read from; pixels are written as the file that holds exactly them."""
     if isinstance(picture, str | os.PathLike):
         return str(Path(picture).absolute())

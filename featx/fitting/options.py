@@ -16,6 +16,7 @@ from featx.fitting.deciding import DecisionTarget
 from featx.fitting.samples import Samples, require_seed
 from featx.heads import Head
 from featx.selection import SplitPlan
+from featx.typing import JsonObject
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class FitOptions:
             options["shots"] = tuple(several(options["shots"]))
         return cls(**options)
 
-    def changed(self) -> dict[str, Any]:
+    def changed(self) -> JsonObject:
         """Give the options that differ from the defaults and change what comes out."""
         plain = type(self)()
         found = {f.name: getattr(self, f.name) for f in fields(self)}

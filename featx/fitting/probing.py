@@ -22,6 +22,7 @@ from featx.protocols import Protocol, get_protocol, run_protocol
 from featx.protocols.rules import PROTOCOL_OPTIONS, require_options
 from featx.selection import Split, leak_warnings, make_split
 from featx.selection.checks import Warn, check_groups, warn
+from featx.typing import JsonObject
 
 _ALLOWED = ("tap", "label", "groups", "split", "seed", "protocol")
 
@@ -176,7 +177,7 @@ def _asked(cache: Cache, protocol: Protocol) -> list[Warn]:
     return [warn("preprocessing-differs", text)]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -201,7 +202,7 @@ def _extract_flags(asks: Mapping[str, Any]) -> str:
     return " ".join(flags)
 
 
-def _left_out(protocol: Protocol, found: dict[str, Any]) -> list[Warn]:
+def _left_out(protocol: Protocol, found: JsonObject) -> list[Warn]:
     if not found.get("left_out"):
         return []
     shots = ", ".join(map(str, found["left_out"]))
@@ -213,7 +214,7 @@ def _learnt(split: Split) -> Any:
     return split.train if split.validation is None else np.r_[split.train, split.validation]
 
 
-def _baseline(samples: Samples, split: Split, codes: Any, seed: int) -> dict[str, Any]:
+def _baseline(samples: Samples, split: Split, codes: Any, seed: int) -> JsonObject:
     groups = None if codes is None else codes[split.test]
     known, test = samples.y[_learnt(split)], samples.y[split.test]
     return baseline(known, test, task=samples.task, groups=groups, seed=seed)
@@ -226,7 +227,7 @@ def _leaks(samples: Samples, split: Split) -> list[Warn]:
     )
 
 
-def _edge(protocol: Protocol, found: dict[str, Any]) -> list[Warn]:
+def _edge(protocol: Protocol, found: JsonObject) -> list[Warn]:
     cost = found["chosen"].get("C")
     ends = [pair[0] for pair in found["tried"]]
     if not isinstance(cost, float) or not ends or min(ends) < cost < max(ends):
@@ -235,7 +236,7 @@ def _edge(protocol: Protocol, found: dict[str, Any]) -> list[Warn]:
     return [warn("c-at-grid-edge", text)]
 
 
-def _per_class(samples: Samples, found: dict[str, Any]) -> dict[str, Any]:
+def _per_class(samples: Samples, found: JsonObject) -> JsonObject:
     figures = dict(zip(samples.classes, found.get("per_class", []), strict=False))
     known = zip(samples.classes, found["measured"]["per_class"].values(), strict=True)
     return {
@@ -244,7 +245,7 @@ def _per_class(samples: Samples, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _test(found: dict[str, Any]) -> dict[str, Any]:
+def _test(found: JsonObject) -> JsonObject:
     """The protocol's own metric first, then those that every head is measured by."""
     every = {k: v for k, v in found["measured"].items() if isinstance(v, dict) and "low" in v}
     return {found["metric"]: found["figure"]} | {
@@ -252,7 +253,7 @@ def _test(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how(samples: Samples, found: dict[str, Any], options: FitOptions) -> str:
+def _how(samples: Samples, found: JsonObject, options: FitOptions) -> str:
     held = f"{options.plan.test_size:.0%} of the rows held out"
     how = "the split of the source" if samples.split is not None else held
     n, chosen = found["n_validation"], found["chosen"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +17,12 @@ from featx.model.thresholds import worth
 from featx.progress import waiting
 from featx.selection import SearchResult
 from featx.selection.checks import Warn, check_groups, warn
+from featx.typing import JsonObject
 
 
 def set_promises(
     model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     """Choose the thresholds and sets that are asked for, and measure how they are chosen.
 
     Returns
@@ -42,7 +41,7 @@ def set_promises(
 
 def set_thresholds(
     model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
-) -> dict[str, Any]:
+) -> JsonObject:
     """Choose thresholds for the head that is kept, and measure how they are chosen.
 
     The test rows measure a rule that was chosen without them; the rule that is kept was chosen in
@@ -65,7 +64,7 @@ def set_thresholds(
 
 def set_sets(
     model: Model, head: Head, found: list[Contender], measured: MeasuredHead, options: FitOptions
-) -> dict[str, Any]:
+) -> JsonObject:
     """Choose conformal sets for the head that is kept, and measure how they are chosen."""
     assert options.sets is not None
     kept, classes = measured.kept, found[0].samples.classes
@@ -100,7 +99,7 @@ def _thresholds(
     rows: NDArray[np.intp],
     options: FitOptions,
     must: bool,
-) -> tuple[dict[str, Any], list[Warn]]:
+) -> tuple[JsonObject, list[Warn]]:
     samples = found[searched.place].samples
     return choose(options.wanted, _held(head, found, searched, rows, options), samples, must)
 

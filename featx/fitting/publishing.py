@@ -45,6 +45,7 @@ from featx.selection import SplitPlan, make_split
 from featx.selection.sweep import Step
 from featx.slices import SliceRecord
 from featx.targets import require_writable
+from featx.typing import JsonObject, RowValues
 
 if TYPE_CHECKING:
     from featx.explaining import Explainer
@@ -159,7 +160,7 @@ def keep_for_report(
     command: str,
     seed: int = 0,
     method: str = "pca",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Gather, for `Model.kept`, what `report` needs when cache and images are gone.
 
     Parameters
@@ -190,7 +191,7 @@ def keep_for_report(
         "provenance": cache.provenance,
         "commands": [extract_command(cache), command],
     }
-    ready: dict[str, Any] = json_ready(kept)
+    ready: JsonObject = json_ready(kept)
     return ready
 
 
@@ -211,14 +212,12 @@ def _map(
     ).to_dict()
 
 
-def _labels(samples: Samples, y: NDArray[Any]) -> list[Any]:
+def _labels(samples: Samples, y: RowValues) -> list[Any]:
     """One label a row: a number, a name, or the names of several as one text."""
     return [labels_text(row, samples.names) for row in y] if samples.names else list(y.tolist())
 
 
-def _learning(
-    samples: Samples, measured: MeasuredHead, seed: int, step: Step
-) -> dict[str, Any] | None:
+def _learning(samples: Samples, measured: MeasuredHead, seed: int, step: Step) -> JsonObject | None:
     train, test = measured.train, measured.test
     if not len(train):  # an update measures what many old rows and some new ones gave
         return None
@@ -248,7 +247,7 @@ def _learning(
 
 
 def _part(samples: Samples, at: Rows) -> RowSet:
-    def some(column: NDArray[Any] | None) -> NDArray[Any] | None:
+    def some(column: RowValues | None) -> NDArray[Any] | None:
         return None if column is None else column[at]
 
     groups = some(samples.groups)
@@ -313,7 +312,7 @@ def result_of(
     )
 
 
-def _head_options(measured: MeasuredHead, contenders: list[Contender]) -> list[dict[str, Any]]:
+def _head_options(measured: MeasuredHead, contenders: list[Contender]) -> list[JsonObject]:
     """Describe each competitor, and mark the winner."""
     kept, found = measured.kept, []
     for option in kept.options:

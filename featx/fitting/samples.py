@@ -13,6 +13,7 @@ from featx.errors import FitError
 from featx.labels import conflicting_rows, conflicts_text, lookalikes_text
 from featx.selection.checks import Warn, warn
 from featx.streaming.blocks import numbered
+from featx.typing import RowValues
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Samples:
     """
 
     rows: NDArray[np.int64]
-    y: NDArray[Any]
+    y: RowValues
     task: str
     tap: str
     ids: NDArray[Any]
     digests: NDArray[np.bytes_]
-    groups: NDArray[Any] | None = None
+    groups: RowValues | None = None
     split: NDArray[Any] | None = None
     weights: NDArray[np.float64] | None = None
     excluded: dict[str, int] = field(default_factory=dict)

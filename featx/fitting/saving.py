@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from featx.reporting import write_report
 from featx.selection.checks import warn
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url
+from featx.typing import JsonObject
 
 
 def make_model(
@@ -48,7 +48,7 @@ def make_model(
         meta["class_counts"] = counted
     meta |= {"n_train": len(train), "train_ids_sha256": names, "typical": _typical(samples, train)}
     scores, test = measured.scores, measured.test
-    tested: dict[str, Any] = {
+    tested: JsonObject = {
         "ids": samples.ids[test].tolist(),
         "y": samples.y[test].tolist(),
         "predicted": scores.predicted.tolist(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featx.cache.cache import Cache
 from featx.fitting.findings import Audit, Finding
 from featx.fitting.looks import small_picture
 from featx.model.references import image_reader
 from featx.reporting.sheet import Cell, Section, Sheet, write_sheet
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     from featx.fitting.nearest import Match
@@ -38,7 +39,7 @@ def audit_sheet(path: Path, cache: Cache, found: Audit) -> None:
     write_sheet(path, Sheet(f"Audit of {cache.path.name}", lead, sections))
 
 
-def audit_for_report(cache: Cache, found: Audit) -> dict[str, Any]:
+def audit_for_report(cache: Cache, found: Audit) -> JsonObject:
     """Gather what a report shows of an audit: its counts, and the first findings with pictures.
 
     Returns

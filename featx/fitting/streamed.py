@@ -26,7 +26,7 @@ log = logging.getLogger("featx")
 class StreamedMeasurement(Measurement):
     """Fit and measure as `Measurement` does, with X never whole in memory."""
 
-    def search(self, train: Rows, seed: int, folds: Any = None) -> SearchResult:
+    def search(self, train: Rows, seed: int, folds: object = None) -> SearchResult:
         """Search and fit on some rows, read in blocks."""
         how = self._how(train, seed, folds)
         step = how.pop("step")

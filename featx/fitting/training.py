@@ -52,6 +52,7 @@ from featx.selection.checks import Warn, check_groups, warn
 from featx.selection.trials import overheard, stand_in_notes
 from featx.sources.addresses import fetching
 from featx.targets import require_writable
+from featx.typing import JsonObject
 
 
 @typed
@@ -214,7 +215,7 @@ def fit(
 def _updated(
     cache: str | os.PathLike[str] | Cache,
     known: str | os.PathLike[str] | Model,
-    head: Any,
+    head: object,
     options: FitOptions,
     out: str | os.PathLike[str] | None,
     report: str | os.PathLike[str] | None,
@@ -285,7 +286,7 @@ def fit_caches(
     shown = out is not None or report is not None
     audit = audit_fitted(won.cache, model, pictures=pictures, labels=shown)
     measured.warnings.extend(copies_across(audit, won.samples, measured))
-    further: dict[str, Any] = set_promises(model, head, found, measured, options)
+    further: JsonObject = set_promises(model, head, found, measured, options)
     if slicing is not None:
         at, scores = measured.test, measured.scores
         slices = slicing.measure(first, at, scores, first.classes, options.seed)

@@ -10,6 +10,7 @@ from typing import Any
 from featx.extraction.options import ExtractResult
 from featx.fitting.figures import FitResult
 from featx.printing import TextTable
+from featx.typing import JsonObject
 
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae")
 
@@ -37,15 +38,15 @@ class TrainResult:
     """
 
     extract: ExtractResult
-    audit: dict[str, Any]
+    audit: JsonObject
     fit: FitResult
     files: dict[str, str]
     others: list[ExtractResult] = field(default_factory=list)
     reused: bool = False
     example: str = "PICTURE"
-    tune: dict[str, Any] | None = None
+    tune: JsonObject | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         extracted = self.extract.to_dict()
         if self.others:
@@ -90,7 +91,7 @@ class TrainResult:
         return f"<strong>{escape(sheet.above[0])}</strong>{sheet.html()}"
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(found: JsonObject) -> str:
     """Say in one sentence what a fit is worth.
 
     Examples
@@ -160,11 +161,11 @@ def _sheet(result: TrainResult) -> TextTable:
     )
 
 
-def _ends(figure: dict[str, Any]) -> tuple[Any, Any]:
+def _ends(figure: JsonObject) -> tuple[Any, Any]:
     return figure["low"], figure["high"]
 
 
-def _chosen(found: dict[str, Any]) -> str:
+def _chosen(found: JsonObject) -> str:
     """Say which head was chosen among which, and what it was fitted on."""
     options = found["head_options"]
     names = list(dict.fromkeys(option["head"] for option in options))
@@ -177,7 +178,7 @@ def _chosen(found: dict[str, Any]) -> str:
     return f"head: {found['head']}{among}{where}, then fitted on {rows}"
 
 
-def _tune_line(found: dict[str, Any]) -> str:
+def _tune_line(found: JsonObject) -> str:
     """Say what training the layers cost, and whether it paid on the same test rows."""
     tuned, frozen = found["test"]["tuned"], found["test"]["frozen"]
     gain = found["paired"]["frozen"]["difference"]

@@ -82,7 +82,7 @@ def make_norm(name: str, then: Then = "columns") -> Any:
     return NORMS[name]()
 
 
-def norm_name(step: Any) -> str | None:
+def norm_name(step: object) -> str | None:
     """Name a ``scale`` step that `make_norm` makes; None for any other.
 
     Examples
@@ -180,7 +180,7 @@ class Head:
         """Return this head with other values to search."""
         return dataclasses.replace(self, grid=dict(grid))
 
-    def with_params(self, **params: Any) -> Head:
+    def with_params(self, **params: object) -> Head:
         """Return this head with parameters fixed, as ``clf__class_weight="balanced"``.
 
         A fixed parameter is no longer searched.
@@ -220,7 +220,7 @@ class Head:
         return prepared.with_grid({**prepared.grid, **several})
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: object) -> Any:
     return clone(value) if isinstance(value, BaseEstimator) else value
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.typing import Estimator
+
 Floats = NDArray[np.float64]
 
 _LINEAR = {
@@ -50,7 +52,9 @@ class LinearForm:
     exact: bool = True
 
 
-def linear_form(estimator: Any, x: NDArray[Any], labels: Sequence[str] = ()) -> LinearForm | None:
+def linear_form(
+    estimator: Estimator, x: NDArray[Any], labels: Sequence[str] = ()
+) -> LinearForm | None:
     """Write a fitted head as weights on the features of a row.
 
     Standardisation and PCA are part of the weights. A row that is brought to length one is divided
@@ -94,7 +98,7 @@ def linear_form(estimator: Any, x: NDArray[Any], labels: Sequence[str] = ()) -> 
     return form
 
 
-def decisions(estimator: Any, X: NDArray[Any]) -> Floats | None:
+def decisions(estimator: Estimator, X: NDArray[Any]) -> Floats | None:
     """Give the decisions of a head, in the columns of `LinearForm.sides`, before any calibration.
 
     Parameters
@@ -127,13 +131,13 @@ def decisions(estimator: Any, X: NDArray[Any]) -> Floats | None:
     return found[:, None] if found.ndim == 1 else found
 
 
-def uncalibrated(estimator: Any) -> Any:
+def uncalibrated(estimator: Estimator) -> Any:
     """Give what calibration stands around; any other estimator is itself."""
     inner = getattr(estimator, "calibrated_classifiers_", None)
     return inner[0].estimator if inner is not None and len(inner) == 1 else estimator
 
 
-def calibration_of(estimator: Any) -> str:
+def calibration_of(estimator: Estimator) -> str:
     """Name how decisions become probabilities: ``temperature``, ``sigmoid``, ``own`` or ``none``.
 
     Examples
@@ -150,11 +154,11 @@ def calibration_of(estimator: Any) -> str:
     return "own" if hasattr(last, "predict_proba") else "none"
 
 
-def _steps(estimator: Any) -> list[Any]:
+def _steps(estimator: Estimator) -> list[Any]:
     return list(_flat(estimator))
 
 
-def _flat(estimator: Any) -> Iterator[Any]:
+def _flat(estimator: Estimator) -> Iterator[Any]:
     if type(estimator).__name__ != "Pipeline":
         yield estimator
         return
@@ -163,7 +167,7 @@ def _flat(estimator: Any) -> Iterator[Any]:
             yield from _flat(step)
 
 
-def _last(clf: Any) -> LinearForm | None:
+def _last(clf: Estimator) -> LinearForm | None:
     name = type(clf).__name__
     if name == "OneVsRestClassifier":
         return _several(clf)
@@ -172,24 +176,24 @@ def _last(clf: Any) -> LinearForm | None:
     return _form(clf, _sides(clf)) if name in _LINEAR else None
 
 
-def _form(clf: Any, sides: tuple[tuple[str | None, str | None], ...]) -> LinearForm | None:
+def _form(clf: Estimator, sides: tuple[tuple[str | None, str | None], ...]) -> LinearForm | None:
     weights = np.atleast_2d(np.asarray(clf.coef_, dtype=np.float64))
     bias = np.broadcast_to(np.asarray(clf.intercept_, dtype=np.float64).ravel(), (len(weights),))
     return LinearForm(weights, bias, sides) if len(sides) == len(weights) else None
 
 
-def _sides(clf: Any) -> tuple[tuple[str | None, str | None], ...]:
+def _sides(clf: Estimator) -> tuple[tuple[str | None, str | None], ...]:
     names = [str(name) for name in getattr(clf, "classes_", ())]
     if not names:
         return ((None, None),)
     return ((names[1], names[0]),) if len(names) == 2 else tuple((name, None) for name in names)
 
 
-def _pairs(clf: Any) -> tuple[tuple[str, str], ...]:
+def _pairs(clf: Estimator) -> tuple[tuple[str, str], ...]:
     return tuple(combinations([str(name) for name in clf.classes_], 2))
 
 
-def _several(clf: Any) -> LinearForm | None:
+def _several(clf: Estimator) -> LinearForm | None:
     """One output for each label, which speaks for it or against it."""
     found = [_last(uncalibrated(one)) for one in clf.estimators_]
     forms = [form for form in found if form is not None and len(form.weights) == 1]

@@ -19,6 +19,7 @@ from sklearn.svm import SVC, SVR, LinearSVC
 
 from featx.errors import FitError, nearest
 from featx.heads.head import LARGE_ROWS, Head, Task, make_norm, stack_of
+from featx.typing import Estimator
 
 LINEAR_C = tuple(10.0**e for e in range(-5, 2))
 RBF_C = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -29,7 +30,7 @@ _ALONE = tuple(make_norm(name, then="nothing") for name in ("standard", "l2", "s
 _RBF_NORMS = (*_ALONE, make_norm("signed-power-standard", then="nothing"))
 
 
-def _steps(clf: Any, *before: tuple[str, Any]) -> Pipeline:
+def _steps(clf: Estimator, *before: tuple[str, Any]) -> Pipeline:
     return Pipeline([("scale", StandardScaler()), ("pca", "passthrough"), *before, ("clf", clf)])
 
 
@@ -279,7 +280,7 @@ def _import(path: str) -> Any:
         ) from error
 
 
-def _own_head(estimator: Any, name: str) -> Head:
+def _own_head(estimator: Estimator, name: str) -> Head:
     if isinstance(estimator, Head):
         return estimator
     if not (isinstance(estimator, BaseEstimator) and hasattr(estimator, "fit")):

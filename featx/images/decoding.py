@@ -25,7 +25,6 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -47,6 +46,7 @@ from featx.images.policy import (
 )
 from featx.images.tags import check_tiff, tiff_pixels
 from featx.images.tiff import is_tiff, read_tiff, rgb_of_tiff
+from featx.typing import JsonObject
 
 _START = b"\xff\xd8\xff"
 _SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
@@ -297,7 +297,7 @@ def _check_png(data: bytes) -> None:
 
 def _decode_jpeg(data: bytes, image: Image.Image, smallest: int) -> Pixels:
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    scale: dict[str, Any] = {}
+    scale: JsonObject = {}
     if smallest:
         ratio = smallest / min(image.size)
         scale = {"min_height": image.height * ratio, "min_width": image.width * ratio}

@@ -35,7 +35,7 @@ def is_picture(value: object) -> bool:
     return hasattr(value, "__array__") and kind in "biufc"
 
 
-def pixels_of(picture: Any, policy: DecodePolicy = DEFAULT_POLICY) -> Pixels:
+def pixels_of(picture: object, policy: DecodePolicy = DEFAULT_POLICY) -> Pixels:
     """Turn a picture of Pillow or an array into pixels, by the policy that files go through.
 
     Parameters
@@ -62,7 +62,7 @@ def pixels_of(picture: Any, policy: DecodePolicy = DEFAULT_POLICY) -> Pixels:
     return decode(file_of(picture), policy)
 
 
-def file_of(picture: Any) -> bytes:
+def file_of(picture: object) -> bytes:
     """Give the bytes of a file that holds a picture of Pillow or an array, and nothing else.
 
     Raises

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featx.errors import FeatxError, ImageError
+from featx.typing import JsonObject
 
 POLICY = 2
 """Goes up whenever a file gives other pixels; `featx.spec` says what changed."""
@@ -90,9 +91,9 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def decoder_spec(policy: DecodePolicy = DEFAULT_POLICY) -> dict[str, Any]:
+def decoder_spec(policy: DecodePolicy = DEFAULT_POLICY) -> JsonObject:
     """Everything about decoding that can change a pixel, for the fingerprint."""
-    chosen: dict[str, Any] = {}
+    chosen: JsonObject = {}
     if policy.bits is not None:
         chosen["bits"] = policy.bits
     if policy.bands is not None:
@@ -109,7 +110,7 @@ def decoder_spec(policy: DecodePolicy = DEFAULT_POLICY) -> dict[str, Any]:
     }
 
 
-def policy_of(spec: dict[str, Any]) -> DecodePolicy:
+def policy_of(spec: JsonObject) -> DecodePolicy:
     """Build the policy that `decoder_spec` described, as a cache or a model keeps it."""
     bands = spec.get("bands")
     return DecodePolicy(

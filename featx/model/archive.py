@@ -118,7 +118,7 @@ def _check_digests(path: Path, members: dict[str, bytes]) -> None:
         raise ModelError(f"{path} is damaged: its digests name other members")
 
 
-def dump(value: Any) -> bytes:
+def dump(value: object) -> bytes:
     """Write JSON as bytes."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
     # Bytes of a name that is no UTF-8 become what JSON writes for them.

@@ -18,6 +18,7 @@ from featx.cache.format import tap_names
 from featx.errors import ModelError
 from featx.model.thresholds import Scores, score_rows
 from featx.spec import EXTERNAL, ExtractSpec, as_trained, spec_difference
+from featx.typing import Estimator, JsonObject
 
 if TYPE_CHECKING:
     from featx.explaining import Explanation
@@ -58,14 +59,14 @@ class Model:
     >>> table = model.predict("new/").to_frame()  # doctest: +SKIP
     """
 
-    estimator: Any = field(repr=False)
+    estimator: Estimator = field(repr=False)
     spec: ExtractSpec = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
-    figures: dict[str, Any] = field(repr=False)
+    figures: JsonObject = field(repr=False)
     seen: NDArray[Any] = field(repr=False)
-    tested: dict[str, Any] = field(default_factory=dict, repr=False)
+    tested: JsonObject = field(default_factory=dict, repr=False)
     members: dict[str, bytes] = field(default_factory=dict, repr=False)
-    kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    kept: JsonObject = field(default_factory=dict, repr=False)
     path: Path | None = None
     checked: set[str] = field(default_factory=set, repr=False)
 
@@ -80,12 +81,12 @@ class Model:
         return str(self.meta["task"])
 
     @property
-    def thresholds(self) -> dict[str, Any]:
+    def thresholds(self) -> JsonObject:
         """Thresholds that `featx.model.thresholds.decide` applies in prediction; empty for none."""
         return dict(self.meta.get("thresholds", {}))
 
     @property
-    def sets(self) -> dict[str, Any]:
+    def sets(self) -> JsonObject:
         """The conformal sets of `featx.evaluation.conformal`; empty for none."""
         return dict(self.meta.get("sets", {}))
 

@@ -23,6 +23,7 @@ from featx.model.model import SEEN, Model
 from featx.model.thresholds import check_sets, check_thresholds, has_several
 from featx.preprocess import Preprocess
 from featx.spec import ExtractSpec, library_versions, spec_difference
+from featx.typing import Estimator, JsonObject
 
 TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
@@ -58,12 +59,12 @@ class _Hidden(importlib.abc.MetaPathFinder):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname == self.name:
             raise ModuleNotFoundError(f"{fullname} is not loaded here", name=fullname)
 
 
-def dump_head(estimator: Any) -> bytes:
+def dump_head(estimator: Estimator) -> bytes:
     """Write a head as skops bytes.
 
     Raises
@@ -145,7 +146,7 @@ _NEEDED: dict[str, tuple[type, ...]] = {
 
 def describe_model(
     cache: Cache, *, head: str, task: str, classes: list[str], tap: str, label: str | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Make the ``meta`` of a model fitted on `cache`."""
     known = cache.provenance
     options = known.get("options") or {"backbone": known.get("backbone")}
@@ -253,7 +254,7 @@ def _check_meta(file: Path, meta: dict[str, Any]) -> None:
             raise ModelError(f"{file} is damaged: meta.json has no proper {name!r}")
 
 
-def _check_head(file: Path, estimator: Any, meta: dict[str, Any]) -> None:
+def _check_head(file: Path, estimator: Estimator, meta: dict[str, Any]) -> None:
     known, classes = list(getattr(estimator, "classes_", [])), meta["classes"]
     several = meta["task"] == "multilabel"
     fits = len(known) == len(classes) if several else {*map(str, known)} <= {*classes}

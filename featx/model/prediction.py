@@ -33,6 +33,7 @@ from featx.model.rowfile import Row, open_rows, require_rows_target
 from featx.model.thresholds import decide
 from featx.printing import prediction_sheet
 from featx.progress import Progress
+from featx.typing import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ class Prediction:
     rows: list[Row] = field(default_factory=list, repr=False)
     unfamiliar: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         names = ("predicted", "failed", "unfamiliar", "out", "labels", "failures")
         return {name: getattr(self, name) for name in names}
@@ -102,7 +103,7 @@ class Prediction:
 
 def predict(
     model: Model,
-    source: Any,
+    source: object,
     *,
     out: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -157,7 +158,7 @@ def predict(
             return _label(model, found, target, near, safe)
 
 
-def _few(given: Any, target: Path | None, model: Model) -> Any:
+def _few(given: object, target: Path | None, model: Model) -> Any:
     """Give a source of few pictures, which are embedded in memory; None for any other.
 
     What an interrupted run has left beside `target` is gone on from.

@@ -17,6 +17,7 @@ from featx.model.archive import N_REFERENCES, REFERENCES
 from featx.preprocess import Preprocess
 from featx.slices import WHOLE, SliceRecord
 from featx.spec import ExtractSpec, as_trained, library_versions, spec_difference
+from featx.typing import JsonObject
 
 LEAST_COSINE = 0.999
 _VECTORS = "references.npy"
@@ -68,7 +69,7 @@ def require_same_vectors(
         _require_vectors(model, vectors, spec)
 
 
-def _require_no_code(model: Model, chosen: dict[str, Any], options: dict[str, Any]) -> None:
+def _require_no_code(model: Model, chosen: JsonObject, options: dict[str, Any]) -> None:
     """A model is data: a file of code runs only when the user names it, never the model alone."""
     name = str(chosen.get("backbone"))
     if name.startswith("file:") and "backbone" not in options:

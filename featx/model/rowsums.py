@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from featx.errors import ModelError
 from featx.model.archive import SUMS
 from featx.model.model import Model
 from featx.streaming.moments import Moments
+from featx.typing import RowValues
 
 MOST_BYTES = 60 << 20
 """Of all of it: a member of a model file may have 64 MB."""
@@ -41,7 +41,7 @@ class RowSums:
 
     shift: NDArray[np.float64]
     moments: Moments
-    y: NDArray[Any]
+    y: RowValues
     at: NDArray[np.int64]
     X: NDArray[np.float32]
     groups: NDArray[np.uint64]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featx.errors import ModelError
 from featx.evaluation import evaluate
 from featx.evaluation.resampling import wilson
+from featx.typing import Estimator, JsonObject
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Scores:
     probabilities: NDArray[np.float64] | None = None
 
 
-def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Scores:
+def score_rows(estimator: Estimator, X: NDArray[np.float32], classes: list[str]) -> Scores:
     """Predict labels and, where the head gives them, probabilities of all `classes`."""
     if has_several(estimator):
         return _several(estimator, X)
@@ -42,13 +43,13 @@ def score_rows(estimator: Any, X: NDArray[np.float32], classes: list[str]) -> Sc
     return Scores(np.asarray(classes)[probabilities.argmax(axis=1)], probabilities)
 
 
-def has_several(estimator: Any) -> bool:
+def has_several(estimator: Estimator) -> bool:
     """True if a fitted head says several labels a row."""
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     return bool(getattr(last, "multilabel_", False) or getattr(last, "outputs_2d_", False))
 
 
-def _several(estimator: Any, X: NDArray[np.float32]) -> Scores:
+def _several(estimator: Estimator, X: NDArray[np.float32]) -> Scores:
     if not hasattr(estimator, "predict_proba"):
         return Scores(np.asarray(estimator.predict(X), dtype=np.int8))
     given = estimator.predict_proba(X)
@@ -71,7 +72,7 @@ _NUMBER = (int, float)
 
 
 def decide(
-    thresholds: dict[str, Any], classes: list[str], scores: Scores
+    thresholds: JsonObject, classes: list[str], scores: Scores
 ) -> tuple[Labels, NDArray[np.bool_]]:
     """Apply thresholds to what a head says.
 
@@ -101,12 +102,12 @@ def decide(
 
 
 def worth(
-    thresholds: dict[str, Any],
+    thresholds: JsonObject,
     classes: list[str],
     y: Labels,
     scores: Scores,
     groups: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure decisions on rows that chose nothing.
 
     Parameters
@@ -129,7 +130,7 @@ def worth(
     labels, abstained = decide(thresholds, classes, scores)
     share, kept = float(np.mean(~abstained)), ~abstained
     units = len(y if groups is None else np.unique(groups))
-    found: dict[str, Any] = {"answered": {"value": share, **wilson(share, units)}}
+    found: JsonObject = {"answered": {"value": share, **wilson(share, units)}}
     if kept.any():
         some = None if groups is None else groups[kept]
         if some is not None and len(np.unique(some)) < 2:
@@ -143,7 +144,7 @@ def worth(
     return found
 
 
-def _mean_cost(thresholds: dict[str, Any], y: Labels, labels: Labels) -> float:
+def _mean_cost(thresholds: JsonObject, y: Labels, labels: Labels) -> float:
     called, true = labels == thresholds["positive"], y == thresholds["positive"]
     false_positive, false_negative = np.mean(called & ~true), np.mean(~called & true)
     return float(
@@ -152,7 +153,7 @@ def _mean_cost(thresholds: dict[str, Any], y: Labels, labels: Labels) -> float:
     )
 
 
-def check_thresholds(where: str, thresholds: Any, classes: list[str]) -> None:
+def check_thresholds(where: str, thresholds: object, classes: list[str]) -> None:
     """Refuse thresholds of a model file that `decide` could not apply.
 
     Raises
@@ -166,7 +167,7 @@ def check_thresholds(where: str, thresholds: Any, classes: list[str]) -> None:
         raise ModelError(f"{where} is damaged: meta.json has no proper 'thresholds'")
 
 
-def check_sets(where: str, sets: Any, classes: list[str]) -> None:
+def check_sets(where: str, sets: object, classes: list[str]) -> None:
     """Refuse sets of a model file that prediction could not apply.
 
     Raises
@@ -182,7 +183,7 @@ def check_sets(where: str, sets: Any, classes: list[str]) -> None:
         raise ModelError(f"{where} is damaged: meta.json has no proper 'sets'")
 
 
-def _sound(found: dict[str, Any], classes: list[str]) -> bool:
+def _sound(found: JsonObject, classes: list[str]) -> bool:
     by = found.get("by")
     if by == "abstain":
         return isinstance(found.get("confidence"), _NUMBER)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +20,7 @@ from featx.protocols.machines import K_SHOT, RAZAVIAN, VISSL, VISSL_LOW_SHOT
 from featx.protocols.neighbours import DINOV2_KNN
 from featx.protocols.rules import Protocol, accuracies, check
 from featx.selection.splits import Split
+from featx.typing import JsonObject
 
 __all__ = ["PROTOCOLS", "Protocol", "get_protocol", "run_protocol"]
 
@@ -41,7 +41,7 @@ def run_protocol(
     episodes: int | None = None,
     groups: ArrayLike | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Choose, refit and measure features as a paper does.
 
     The test rows are used once, after every choice.

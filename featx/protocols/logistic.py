@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
@@ -22,12 +20,13 @@ from featx.protocols.rules import (
     mean_precision,
     precision_figure,
 )
+from featx.typing import JsonObject
 
 METRICS = {"accuracy": "accuracy", "per-class": "balanced_accuracy", "11-point": "map11"}
 """Of Kornblith et al. 2019, by the names of ``--metric``."""
 
 
-def _kornblith(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _kornblith(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Choose and measure by accuracy, by its mean over classes, or by 11-point precision.
 
     Table 1 of Kornblith et al. 2019, arXiv 1805.08974: mean per class for Aircraft, Pets,
@@ -44,7 +43,7 @@ def _kornblith(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     return _swept(protocol, rows, metric, [1 / value for value in protocol.values])
 
 
-def _dinov2_logreg(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _dinov2_logreg(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Choose on a random tenth of the training rows, and refit on all.
 
     As in dinov2/eval/log_regression.py: ``randperm(n)[: n // 10]``, not stratified; 45 values of
@@ -53,16 +52,14 @@ def _dinov2_logreg(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     return _swept(protocol, rows, "accuracy", list(protocol.values))
 
 
-def _swept(
-    protocol: Protocol, rows: ProtocolRows, metric: str, costs: list[float]
-) -> dict[str, Any]:
+def _swept(protocol: Protocol, rows: ProtocolRows, metric: str, costs: list[float]) -> JsonObject:
     train, validation = rows.chosen_on(protocol.validation_share)
     probe = _Probe(protocol, rows, metric)
     scores = {cost: probe.score(cost, train, validation) for cost in sorted(costs)}
     return probe.finish(scores, train, validation)
 
 
-def _clip(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _clip(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Search from coarse to fine on a grid of eight steps a decade (appendix A.3)."""
     train, validation = rows.chosen_on(protocol.validation_share)
     probe = _Probe(protocol, rows, "accuracy")
@@ -115,7 +112,7 @@ class _Probe:
     def _truth(self, rows: Array) -> Array:
         return np.asarray(self.rows.indicator[rows])
 
-    def finish(self, scores: dict[float, float], train: Array, validation: Array) -> dict[str, Any]:
+    def finish(self, scores: dict[float, float], train: Array, validation: Array) -> JsonObject:
         """Take the best cost (the strongest penalty of equals), refit, measure on test rows."""
         cost = max(sorted(scores), key=lambda c: scores[c])
         fitted = np.sort(np.r_[train, validation]) if self.protocol.refit else train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit  # the quantile of t
@@ -27,9 +26,10 @@ from featx.protocols.rules import (
     precision_figure,
     signed_power,
 )
+from featx.typing import JsonObject
 
 
-def _vissl(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _vissl(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Choose a cost for each class by three folds of the training rows, in their order.
 
     As in VISSL's vissl/utils/svm_utils/svm_trainer.py: ``cross_val_score(cv=3)``, whose folds are
@@ -92,7 +92,7 @@ def vissl_svc(cost: float, protocol: Protocol) -> LinearSVC:
     )
 
 
-def _razavian(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _razavian(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """One machine a class on vectors of length one; every view is a training row.
 
     Section 2.2 of Razavian et al. 2014, arXiv 1403.6382: vectors of length one and a linear machine
@@ -173,7 +173,7 @@ Episode = Callable[[Array], Predictions]
 """From the rows that are drawn to what is said of the test rows."""
 
 
-def _k_shot(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _k_shot(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Fit a logistic regression on k rows of each class, and measure it on all test rows.
 
     The head is that of Tian et al. 2020, arXiv 2003.11539 ("Rethinking few-shot image
@@ -201,7 +201,7 @@ def _k_shot(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
     return {"metric": "accuracy", **_drawn(protocol, rows, 0, episode, worth, spread)}
 
 
-def _vissl_low_shot(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _vissl_low_shot(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Fit VISSL's machines on k positives of each class, five draws for each k.
 
     Goyal et al. 2019, arXiv 1905.01235, section 5.1. VISSL (svm_low_shot_trainer.py) reports the
@@ -248,7 +248,7 @@ def _drawn(
     episode: Episode,
     worth: Callable[[Predictions], float],
     spread: Callable[[Predictions], float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run all episodes of each k, and measure what they are worth on average.
 
     Parameters

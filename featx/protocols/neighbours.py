@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from featx.evaluation import evaluate
 from featx.protocols.rules import Array, Floats, Predictions, Protocol, ProtocolRows, l2
+from featx.typing import JsonObject
 
 TEMPERATURE = 0.07
 PAPER_K = 20
 
 
-def _dinov2_knn(protocol: Protocol, rows: ProtocolRows) -> dict[str, Any]:
+def _dinov2_knn(protocol: Protocol, rows: ProtocolRows) -> JsonObject:
     """Vote with weights exp(similarity / T); k is 20 unless there are validation rows.
 
     As in dinov2/eval/knn.py, with its k of 10, 20, 100 and 200 and T of 0.07. Oquab et al. 2023,

@@ -15,6 +15,7 @@ from featx.evaluation import evaluate
 from featx.evaluation import metrics as m
 from featx.evaluation.resampling import draw_weights, interval
 from featx.selection.splits import Split, make_split
+from featx.typing import JsonObject
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -64,7 +65,7 @@ class Protocol:
     name: str
     rule: str
     source: str
-    run: Callable[[Protocol, ProtocolRows], dict[str, Any]] = field(repr=False)
+    run: Callable[[Protocol, ProtocolRows], JsonObject] = field(repr=False)
     values: tuple[float, ...]
     validation_share: float = 0.2
     refit: bool = True
@@ -91,7 +92,7 @@ class ProtocolRows:
     groups: Array | None = None
 
     @property
-    def resampling(self) -> dict[str, Any]:
+    def resampling(self) -> JsonObject:
         """How the intervals of test rows are made, for `featx.evaluation.evaluate`."""
         groups = None if self.groups is None else self.groups[self.split.test]
         return {"seed": self.seed, "n_boot": N_BOOT, "groups": groups}
@@ -197,7 +198,7 @@ class Predictions:
     scores: Floats | None = None
 
 
-def accuracies(called: Predictions, rows: ProtocolRows) -> dict[str, Any]:
+def accuracies(called: Predictions, rows: ProtocolRows) -> JsonObject:
     """Measure what every classifier is measured by, beside the protocol's own metric."""
     several = rows.y.ndim == 2
     classes = None if several else np.unique(rows.y)

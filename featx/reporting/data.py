@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FitError
+from featx.typing import JsonObject
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FeatureMap:
                 f"and {len(self.predicted)} predictions; expected as many"
             )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
         return {
             "ids": self.ids,
@@ -118,7 +119,7 @@ class ReportData:
         If lengths do not fit.
     """
 
-    figures: dict[str, Any] = field(repr=False)
+    figures: JsonObject = field(repr=False)
     ids: list[str] = field(repr=False)
     y_true: NDArray[Any] = field(repr=False)
     y_pred: NDArray[Any] = field(repr=False)
@@ -127,12 +128,12 @@ class ReportData:
     paths: list[str] = field(default_factory=list, repr=False)
     pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     maps: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    search: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    learning: dict[str, Any] | None = field(default=None, repr=False)
+    search: list[JsonObject] = field(default_factory=list, repr=False)
+    learning: JsonObject | None = field(default=None, repr=False)
     points: FeatureMap | None = field(default=None, repr=False)
-    audit: dict[str, Any] = field(default_factory=dict, repr=False)
-    spec: dict[str, Any] = field(default_factory=dict, repr=False)
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    audit: JsonObject = field(default_factory=dict, repr=False)
+    spec: JsonObject = field(default_factory=dict, repr=False)
+    provenance: JsonObject = field(default_factory=dict, repr=False)
     commands: tuple[str, ...] = ()
     created: str = ""
 
@@ -192,9 +193,9 @@ class ReportData:
         """How a test image is named on the page."""
         return str(self.paths[row] if self.paths else self.ids[row])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values; pictures as base64."""
-        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        found: JsonObject = {f.name: getattr(self, f.name) for f in fields(self)}
         found |= {"y_true": self.y_true.tolist(), "y_pred": self.y_pred.tolist()}
         if self.probabilities is not None:
             found["probabilities"] = np.round(self.probabilities, 6).tolist()
@@ -218,7 +219,7 @@ MOST_ROWS = 20_000
 """Test images of which the page lists each; of more, the wrong ones come first."""
 
 
-def prediction_rows(data: ReportData) -> dict[str, Any]:
+def prediction_rows(data: ReportData) -> JsonObject:
     """Give a row for each test image.
 
     Returns

@@ -15,6 +15,7 @@ from featx.errors import FitError
 from featx.evaluation.resampling import draw_weights
 from featx.selection.splits import strata_of
 from featx.selection.sweep import answered
+from featx.typing import Estimator, JsonObject, RowValues
 
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _N_BOOT = 1000
@@ -43,13 +44,13 @@ class RowSet:
     """
 
     X: NDArray[Any]
-    y: NDArray[Any]
-    groups: NDArray[Any] | None = None
+    y: RowValues
+    groups: RowValues | None = None
     weights: NDArray[np.float64] | None = None
 
 
 def learning_curve(
-    estimator: Any,
+    estimator: Estimator,
     train: RowSet,
     test: RowSet,
     *,
@@ -58,7 +59,7 @@ def learning_curve(
     repeats: int = 4,
     seed: int = 0,
     step: Callable[[int], Any] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Fit a head on parts of its training rows and measure each on the same test rows.
 
     The parameters are those chosen on all training rows. A calibrated classifier is fitted without
@@ -137,7 +138,7 @@ def _drawn(share: float, repeats: int) -> int:
     return 1 if share >= 1 else max(1, min(repeats, int(1 / share)))
 
 
-def _uncalibrated(estimator: Any) -> Any:
+def _uncalibrated(estimator: Estimator) -> Any:
     """Give the head without its calibration, which would fit it several times."""
     if isinstance(estimator, CalibratedClassifierCV):
         return estimator.estimator
@@ -180,7 +181,7 @@ def _in_shares(codes: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _errors(
-    estimator: Any, train: RowSet, test: RowSet, at: NDArray[np.intp], task: str
+    estimator: Estimator, train: RowSet, test: RowSet, at: NDArray[np.intp], task: str
 ) -> tuple[int, Floats] | None:
     """Fit on some rows and give each test row's error; None where they hold one class only."""
     if task == "multilabel" and not np.ptp(train.y[at], axis=0).all():
@@ -203,7 +204,7 @@ def _errors(
     return len(at), (wrong.any(axis=1) if task == "multilabel" else wrong).astype(np.float64)
 
 
-def _as_many_steps(estimator: Any, more: float) -> Any:
+def _as_many_steps(estimator: Estimator, more: float) -> Any:
     """Let what makes a fixed number of passes, without a tolerance, make more over fewer rows."""
     params = estimator.get_params()
     for name, passes in params.items():
@@ -212,7 +213,7 @@ def _as_many_steps(estimator: Any, more: float) -> Any:
     return estimator
 
 
-def _as_many_folds(estimator: Any, y: NDArray[Any], task: str) -> bool:
+def _as_many_folds(estimator: Estimator, y: RowValues, task: str) -> bool:
     """Let what is fitted on folds of its own, as a stack is, have no more than the rarest class.
 
     Returns
@@ -234,7 +235,7 @@ def _as_many_folds(estimator: Any, y: NDArray[Any], task: str) -> bool:
 
 def _summary(
     sizes: NDArray[np.int_], several: list[Floats], test: RowSet, task: str, seed: int
-) -> dict[str, Any]:
+) -> JsonObject:
     metric = "mae" if task == "regression" else "accuracy"
     errors = np.array([one.mean(axis=0) for one in several])
     drawn = np.concatenate(
@@ -246,7 +247,7 @@ def _summary(
     drawn = np.maximum(drawn + _of_training(sizes, several, seed), 0)
     means = errors.mean(axis=1)
     last, samples = _step(means), _step(drawn)
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "metric": metric,
         "points": [
             {"n": int(n), **_figure(_shown(means[k], metric), _shown(drawn[:, k], metric))}
@@ -316,7 +317,7 @@ def _figure(value: Any, samples: Any) -> dict[str, float]:
     }
 
 
-def _answer(found: dict[str, Any], error: float) -> tuple[str, str]:
+def _answer(found: JsonObject, error: float) -> tuple[str, str]:
     metric, doubled, points = found["metric"], found["doubled"], found["points"]
     n, was, gain = points[-1]["n"], points[-2]["n"], found["gain"]
     grew = (

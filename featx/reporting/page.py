@@ -21,6 +21,7 @@ from featx.reporting.data import ReportData, prediction_rows
 from featx.reporting.pictures import least_certain, worst_mistakes
 from featx.reporting.plots import calibration_bins, ranking_curves
 from featx.selection.candidates import STRENGTHS
+from featx.typing import JsonObject
 
 _MOST_ROWS = 5000
 """Predictions of more test images than these are not repeated in the page's JSON."""
@@ -98,9 +99,9 @@ def render(data: ReportData) -> str:
     )
 
 
-def numbers(data: ReportData) -> dict[str, Any]:
+def numbers(data: ReportData) -> JsonObject:
     """Give every number of the page as JSON-ready values."""
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "verdict": words.verdict(data),
         **data.figures,
         "task": data.task,
@@ -127,7 +128,7 @@ def numbers(data: ReportData) -> dict[str, Any]:
     return found
 
 
-def _metrics(data: ReportData) -> list[dict[str, Any]]:
+def _metrics(data: ReportData) -> list[JsonObject]:
     rows = words.metric_rows(data)
     for row in rows:
         text = f"{row['title']} {row['value']}, interval {row['span']}"
@@ -137,7 +138,7 @@ def _metrics(data: ReportData) -> list[dict[str, Any]]:
     return rows
 
 
-def _confusion(data: ReportData) -> dict[str, Any] | None:
+def _confusion(data: ReportData) -> JsonObject | None:
     counts = np.asarray(data.figures.get("confusion", []))
     if counts.size == 0:
         return None
@@ -157,7 +158,7 @@ def _confusion(data: ReportData) -> dict[str, Any] | None:
     }
 
 
-def _curves(data: ReportData) -> dict[str, Any] | None:
+def _curves(data: ReportData) -> JsonObject | None:
     if data.probabilities is None or not data.classes:
         return None
     found = ranking_curves(data.y_true, data.probabilities, data.classes)
@@ -175,7 +176,7 @@ def _curves(data: ReportData) -> dict[str, Any] | None:
     }
 
 
-def _curve_legend(found: list[dict[str, Any]], classes: list[str]) -> list[dict[str, str]]:
+def _curve_legend(found: list[JsonObject], classes: list[str]) -> list[dict[str, str]]:
     """Entries of the legend of the curves, the worst ranked with its average precision."""
     kinds = plots.curve_kinds(found, classes)
     value = {one["class"]: f"{one['average_precision']:.3f}" for one in found}
@@ -218,7 +219,7 @@ def _map(data: ReportData) -> dict[str, Any] | None:
     }
 
 
-def _kept_pictures(data: ReportData) -> dict[str, Any]:
+def _kept_pictures(data: ReportData) -> JsonObject:
     """Give the id of each point of the map, and the small pictures by id as base64."""
     points = [] if data.points is None else data.points.ids
     listed = {*points, *data.ids}
@@ -230,7 +231,7 @@ def _kept_pictures(data: ReportData) -> dict[str, Any]:
     return {"points": points, "images": images}
 
 
-def _galleries(data: ReportData) -> list[dict[str, Any]]:
+def _galleries(data: ReportData) -> list[JsonObject]:
     worst = worst_mistakes(data.y_true, data.y_pred, data.probabilities)
     maps = _MAPS if data.maps else ""
     if data.task == "regression":
@@ -263,7 +264,7 @@ _MAPS = (
 )
 
 
-def _tile(data: ReportData, row: int) -> dict[str, Any]:
+def _tile(data: ReportData, row: int) -> JsonObject:
     picture = data.pictures.get(data.ids[row])
     true, called = data.y_true[row], data.y_pred[row]
     said = {"true": data.text(true), "called": data.text(called), "sure": "", "wrong": False}
@@ -286,13 +287,13 @@ def _unsure(data: ReportData) -> str:
     return "whose two most likely classes are closest"
 
 
-def _scatter(data: ReportData) -> dict[str, Any] | None:
+def _scatter(data: ReportData) -> JsonObject | None:
     if data.task != "regression":
         return None
     return {"predicted": plots.scatter_chart(data), "residuals": plots.residual_chart(data)}
 
 
-def _search(data: ReportData) -> dict[str, Any] | None:
+def _search(data: ReportData) -> JsonObject | None:
     if not data.search:
         return None
     chosen = data.figures.get("chosen", {}).get("params")
@@ -328,9 +329,9 @@ def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def _span(figure: dict[str, Any]) -> str:
+def _span(figure: JsonObject) -> str:
     return words.span_text("accuracy", figure)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

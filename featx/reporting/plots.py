@@ -31,6 +31,7 @@ from featx.reporting.charts import (
 )
 from featx.reporting.data import FeatureMap, ReportData
 from featx.reporting.words import ends, figure_text
+from featx.typing import JsonObject
 
 WORST_CURVES = 6
 """Of more classes, the curves of so many are told apart: those that are ranked worst."""
@@ -39,7 +40,7 @@ _MOST_POINTS, _FEW_POINTS = 300, 120  # of each curve; of each of more than ten
 
 def ranking_curves(
     y_true: ArrayLike, probabilities: ArrayLike, classes: list[str]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Make ROC and precision-recall curves: of the second class of two, else of each class.
 
     Returns
@@ -79,7 +80,7 @@ def ranking_curves(
     return found
 
 
-def told_apart(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def told_apart(curves: list[JsonObject]) -> list[JsonObject]:
     """Give the curves that are drawn in colour: all of a few, else those that are ranked worst.
 
     Examples
@@ -144,7 +145,7 @@ def colour(k: int) -> str:
     return f"c{k}" if k < MOST_COLOURS else "other"
 
 
-def interval_chart(figure: dict[str, Any], beside: float | None, text: str) -> Markup:
+def interval_chart(figure: JsonObject, beside: float | None, text: str) -> Markup:
     """Draw a value, its interval and the baseline on a line from 0 to 1."""
     frame = Frame(Axis(0, 1), Axis(0, 1), 230, 20, 6, 6, 0, 0)
     low, high = (frame.px(min(max(end, 0.0), 1.0)) for end in ends(figure))
@@ -157,7 +158,7 @@ def interval_chart(figure: dict[str, Any], beside: float | None, text: str) -> M
     ).format(text, base, low, high, frame.px(figure["value"]))
 
 
-def roc_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
+def roc_chart(curves: list[JsonObject], classes: list[str]) -> Markup:
     """Draw false against true positive rate."""
     frame = Frame(unit_axis("False positive rate"), unit_axis("True positive rate"))
     marks = [curve(frame, [0, 1], [0, 1], "chance"), *_traced(frame, curves, "roc", classes)]
@@ -165,7 +166,7 @@ def roc_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
     return draw(frame, "ROC curve", said, marks)
 
 
-def precision_recall_chart(curves: list[dict[str, Any]], classes: list[str]) -> Markup:
+def precision_recall_chart(curves: list[JsonObject], classes: list[str]) -> Markup:
     """Draw recall against precision; the dashed line is the share of positives."""
     frame = Frame(unit_axis("Recall"), unit_axis("Precision"))
     marks = []
@@ -178,9 +179,7 @@ def precision_recall_chart(curves: list[dict[str, Any]], classes: list[str]) -> 
     return draw(frame, "Precision and recall", said, marks)
 
 
-def _traced(
-    frame: Frame, curves: list[dict[str, Any]], name: str, classes: list[str]
-) -> list[Markup]:
+def _traced(frame: Frame, curves: list[JsonObject], name: str, classes: list[str]) -> list[Markup]:
     """Draw the curves that are told apart above the others, which are thin and grey."""
     kinds = curve_kinds(curves, classes)
     found = []
@@ -190,7 +189,7 @@ def _traced(
     return found
 
 
-def curve_kinds(curves: list[dict[str, Any]], classes: list[str]) -> dict[str, str]:
+def curve_kinds(curves: list[JsonObject], classes: list[str]) -> dict[str, str]:
     """Name the colour of each class whose curve is told apart, in the order of the legend.
 
     Where there are more classes than colours, a colour stands for another class than on the map.
@@ -218,7 +217,7 @@ def calibration_chart(bins: list[dict[str, float]], error: float) -> Markup:
     return draw(frame, "Calibration", f"Expected calibration error {error:.3f}", bars, marks)
 
 
-def learning_chart(found: dict[str, Any]) -> Markup:
+def learning_chart(found: JsonObject) -> Markup:
     """Draw the score against the number of labels, and what twice as many might give."""
     points, ahead, name = found["points"], found["doubled"], found["metric"]
     every = [*points, ahead] if ahead else points

@@ -6,10 +6,11 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+
+from featx.typing import JsonObject
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -71,7 +72,7 @@ class Section:
     cells: Sequence[Cell]
     text: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values; pictures as base64, empty where there is none."""
         cells = [
             {"pictures": [_encoded(p) for p in cell.pictures], "lines": list(cell.lines)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from featx.reporting.data import ReportData
+from featx.typing import JsonObject
 
 NARROW = "\u202f"  # narrow no-break space between a number and its unit
 LEAKS = ("duplicates-across-split", "groups-across-split")
@@ -52,7 +52,7 @@ def figure_text(name: str, value: float) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus before a zero
 
 
-def span_text(name: str, figure: dict[str, Any]) -> str:
+def span_text(name: str, figure: JsonObject) -> str:
     """Write an interval."""
     low, high = (
         "no end" if end is None else figure_text(name, end)
@@ -61,7 +61,7 @@ def span_text(name: str, figure: dict[str, Any]) -> str:
     return f"{low.removesuffix(NARROW + '%')} to {high}"
 
 
-def ends(figure: dict[str, Any]) -> tuple[float, float]:
+def ends(figure: JsonObject) -> tuple[float, float]:
     """Give an interval's ends; one that has none is infinite."""
     low, high = figure["low"], figure["high"]
     return -math.inf if low is None else low, math.inf if high is None else high
@@ -167,7 +167,7 @@ def chance(name: str, data: ReportData) -> float | None:
     return known.get(name)
 
 
-def metric_rows(data: ReportData) -> list[dict[str, Any]]:
+def metric_rows(data: ReportData) -> list[JsonObject]:
     """Make the rows of the table of metrics."""
     rows = []
     for name, figure in data.figures["test"].items():
@@ -194,7 +194,7 @@ def metric_rows(data: ReportData) -> list[dict[str, Any]]:
 _OF_SLICES = ("accuracy", "balanced_accuracy", "macro_f1", "mae", "r2")
 
 
-def slice_table(data: ReportData) -> dict[str, Any] | None:
+def slice_table(data: ReportData) -> JsonObject | None:
     """Make the table of slices; None where there are none."""
     found = data.figures.get("slices")
     if not found:

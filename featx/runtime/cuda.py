@@ -44,7 +44,7 @@ class Launcher:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="featx-launch")
 
-    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Queue a piece of work.
 
         Raises
@@ -57,7 +57,7 @@ class Launcher:
         except RuntimeError:
             raise DeviceError(CLOSED) from None
 
-    def run(self, work: Callable[..., T], *args: Any) -> T:
+    def run(self, work: Callable[..., T], *args: object) -> T:
         """Queue a piece of work and wait for it."""
         return result_of(self.submit(work, *args))
 

@@ -36,7 +36,7 @@ class _Domain:
         switches: tuple[Any, ...],
         get: Callable[[], Any],
         put: Callable[[Any], None],
-        exact: Any,
+        exact: object,
     ) -> None:
         self.switches, self._get, self._put, self._exact = switches, get, put, exact
         self._holders = 0

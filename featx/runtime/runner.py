@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -196,7 +195,7 @@ class Runner:
                 raise
             raise failure from None
 
-    def _checked(self, images: Any) -> Pixels:
+    def _checked(self, images: object) -> Pixels:
         array = np.ascontiguousarray(images)
         if array.dtype != np.uint8 or array.shape[1:] != self.image_shape or not len(array):
             raise ValueError(

@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.selection.splits import Folds
+from featx.typing import Estimator
 
 Array = NDArray[Any]
 Scale = Literal["own", "temperature", "sigmoid"]
@@ -80,7 +81,7 @@ def scales_for(own: bool, n_classes: int, compete: bool) -> tuple[Scale, ...]:
 
 
 def calibrated(
-    estimator: Any,
+    estimator: Estimator,
     decisions: Array,
     y: Array,
     folds: int,
@@ -181,7 +182,7 @@ def _table(decisions: Array) -> Array:
 
 
 def held_answers(
-    estimator: Any, X: Array, y: Array, folds: Folds, weights: Array | None = None
+    estimator: Estimator, X: Array, y: Array, folds: Folds, weights: Array | None = None
 ) -> tuple[Array, bool]:
     """Ask a pipeline for each row while it is fitted on the others.
 

@@ -18,6 +18,7 @@ from featx.heads import Grid
 from featx.heads.head import norm_name
 from featx.selection.checks import Warn
 from featx.selection.splits import Folds
+from featx.typing import Estimator, JsonObject
 
 STRENGTHS = ("C", "alpha", "gamma")
 """Positive parameters on a log scale, whose grids could always go on."""
@@ -55,7 +56,7 @@ def grid_size(grid: Grid | Sequence[Grid]) -> int:
     return sum(math.prod(len(values) for values in one.values()) for one in several)
 
 
-def _values(name: str, given: Any) -> list[Any]:
+def _values(name: str, given: object) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
         raise FitError(f"the grid gives {given!r} for {name}; expected a list of values")
     if not len(given):
@@ -68,7 +69,7 @@ def product(grids: Grids) -> list[Params]:
     return [dict(params) for params in ParameterGrid(grids)]
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left: object, right: object) -> bool:
     """Compare two values of a grid; estimators by what they are set to."""
     if isinstance(left, BaseEstimator) or isinstance(right, BaseEstimator):
         return repr(left) == repr(right)
@@ -151,7 +152,7 @@ def simplest_within(
     return min(ranked)[1]
 
 
-def _position(grids: Grids, params: Sequence[Params], name: str, value: Any) -> float:
+def _position(grids: Grids, params: Sequence[Params], name: str, value: object) -> float:
     listed = next(g[name] for g in grids if name in g)
     for at, other in enumerate(listed):
         if same(other, value):
@@ -205,21 +206,21 @@ class SearchResult:
     """
 
     head: str
-    best_params: dict[str, Any]
+    best_params: JsonObject
     best_score: float
-    table: list[dict[str, Any]] = field(repr=False)
+    table: list[JsonObject] = field(repr=False)
     scoring: str
     folds: int
     at_edge: list[str]
     warnings: list[Warn]
-    estimator: Any = field(repr=False)
+    estimator: Estimator = field(repr=False)
     calibrated: bool = False
     scale: str = "own"
     options: list[dict[str, Any]] = field(default_factory=list, repr=False)
     place: int = 0
 
     @property
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> JsonObject:
         """The choice as JSON: head, parameters and cross-validated score."""
         return {
             "head": self.head,
@@ -242,7 +243,7 @@ class SearchResult:
         return _MULTICLASS.get(type(clf).__name__, "")
 
 
-def describe(params: Mapping[str, Any]) -> dict[str, Any]:
+def describe(params: Mapping[str, Any]) -> JsonObject:
     """Make parameters JSON-ready: numbers and text stay, estimators become their name or text.
 
     Examples
@@ -256,7 +257,7 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _plain(v) for k, v in params.items()}
 
 
-def plain_names(params: Mapping[str, Any]) -> dict[str, Any]:
+def plain_names(params: Mapping[str, Any]) -> JsonObject:
     """Name parameters as the head itself does, without the classifier a label around it.
 
     Examples
@@ -267,14 +268,14 @@ def plain_names(params: Mapping[str, Any]) -> dict[str, Any]:
     return {k.replace("clf__estimator__", "clf__", 1): v for k, v in params.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return norm_name(value) or " ".join(str(value).split())
 
 
-def scored(params: Mapping[str, Any], scores: NDArray[np.float64]) -> dict[str, Any]:
+def scored(params: Mapping[str, Any], scores: NDArray[np.float64]) -> JsonObject:
     """Make a candidate's row of the table from its score on each fold."""
     return {
         "params": describe(params),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FitError
+from featx.typing import RowValues
 
 Warn = dict[str, str]
 
@@ -82,7 +83,7 @@ def check_finite(values: NDArray[Any], what: str) -> None:
         )
 
 
-def check_classes(y: NDArray[Any]) -> None:
+def check_classes(y: RowValues) -> None:
     """Raise unless there are two classes at least."""
     classes = np.unique(y)
     if len(classes) < 2:
@@ -90,7 +91,7 @@ def check_classes(y: NDArray[Any]) -> None:
         raise FitError(f"{len(y)} rows hold {found}; a classifier needs two or more classes")
 
 
-def check_labels(y: NDArray[Any], names: Sequence[str] = ()) -> None:
+def check_labels(y: RowValues, names: Sequence[str] = ()) -> None:
     """Raise, naming the label, unless each (a column) has two rows with it and two without."""
     for k, n in enumerate((y != 0).sum(axis=0).tolist()):
         if min(n, len(y) - n) < 2:
@@ -101,7 +102,7 @@ def check_labels(y: NDArray[Any], names: Sequence[str] = ()) -> None:
             )
 
 
-def check_smallest(y: NDArray[Any], needed: int, what: str) -> None:
+def check_smallest(y: RowValues, needed: int, what: str) -> None:
     """Raise, naming the class, if one has fewer than ``needed`` rows.
 
     Parameters
@@ -149,7 +150,7 @@ def check_groups(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
     return codes.astype(np.intp)
 
 
-def few_samples(y: NDArray[Any], names: Sequence[str] = ()) -> list[Warn]:
+def few_samples(y: RowValues, names: Sequence[str] = ()) -> list[Warn]:
     """Warn of classes with fewer than ``FEW_ROWS`` training rows.
 
     Parameters
@@ -225,12 +226,12 @@ def leak_warnings(
     return found
 
 
-def _shared(column: NDArray[Any], train: NDArray[np.intp], test: NDArray[np.intp]) -> set[Any]:
+def _shared(column: RowValues, train: NDArray[np.intp], test: NDArray[np.intp]) -> set[Any]:
     both = set(column[train]) & set(column[test])
     return {v for v in both if not (v is None or v != v or v in ("", b""))}
 
 
-def _twins(column: NDArray[Any], shared: set[Any], y: ArrayLike | None) -> str:
+def _twins(column: RowValues, shared: set[Any], y: ArrayLike | None) -> str:
     if y is None:
         return ""
     labels: dict[Any, set[Any]] = {}

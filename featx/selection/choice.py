@@ -21,6 +21,7 @@ from featx.selection.refit import FittedHead, clone_values, refit
 from featx.selection.splits import Folds, hold_out_once, make_folds
 from featx.selection.sweep import FitRun, in_threads
 from featx.selection.trials import Trials, convergence_notes, edge_notes
+from featx.typing import JsonObject
 
 Array = NDArray[Any]
 
@@ -83,7 +84,7 @@ class Choice:
     run: FitRun = FitRun()  # noqa: RUF009 - frozen
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> JsonObject:
         """The chosen parameters of the pipeline."""
         return dict(self.trials.params[self.best])
 
@@ -186,7 +187,7 @@ def compete(
     return replace(winner.fitted(probabilities, scales), options=options, place=place)
 
 
-def option_entry(name: str, place: int, choice: Choice | SearchResult) -> dict[str, Any]:
+def option_entry(name: str, place: int, choice: Choice | SearchResult) -> JsonObject:
     """Describe a competitor, JSON-ready."""
     found = choice.trials.table() if isinstance(choice, Choice) else choice.table
     params = describe(choice.params if isinstance(choice, Choice) else choice.best_params)

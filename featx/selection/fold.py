@@ -16,6 +16,7 @@ from sklearn.svm import SVC, SVR, LinearSVC
 
 from featx.errors import FitError, words_of
 from featx.heads import LARGE_ROWS
+from featx.typing import Estimator, RowValues
 
 
 class Device(Protocol):
@@ -32,7 +33,7 @@ class Device(Protocol):
         """Copy an array from the device."""
 
 
-def require_fit_on(device: Device | None, clf: Any) -> None:
+def require_fit_on(device: Device | None, clf: Estimator) -> None:
     """Refuse a device on which candidates like `clf` are not fitted.
 
     Raises
@@ -45,7 +46,7 @@ def require_fit_on(device: Device | None, clf: Any) -> None:
         raise FitError(f"the search does not run on {device.name}: {why}, or leave out --device")
 
 
-def _unfit(clf: Any) -> str:
+def _unfit(clf: Estimator) -> str:
     if type(clf) is OneVsRestClassifier:
         return "it takes one label an image, and these have several; choose one with --label"
     if type(clf) is not LogisticRegression or clf.solver != "lbfgs":
@@ -76,7 +77,7 @@ class DeviceRows:
     """
 
     def __init__(
-        self, X: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None, device: Device
+        self, X: NDArray[Any], y: RowValues, weights: NDArray[Any] | None, device: Device
     ) -> None:
         self._device = device
         self.classes, codes = np.unique(y, return_inverse=True)
@@ -173,13 +174,13 @@ def in_few_columns(fold: Fold) -> Fold:
     return replace(fold, X_train=axes * lengths, X_held=held)
 
 
-def _machine(clf: Any) -> Any:
+def _machine(clf: Estimator) -> Any:
     """Give what is fitted for each label of several, else the classifier itself."""
     return clf.estimator if type(clf) is OneVsRestClassifier else clf
 
 
 def _fit_score(
-    clf: Any, fold: Fold, scorer: Scorer, X_train: Array, X_held: Array
+    clf: Estimator, fold: Fold, scorer: Scorer, X_train: Array, X_held: Array
 ) -> tuple[float, bool]:
     if fold.weights is None:
         clf.fit(X_train, fold.y_train)
@@ -188,7 +189,7 @@ def _fit_score(
     return float(scorer(clf, X_held, fold.y_held)), has_converged(clf)
 
 
-def has_converged(clf: Any) -> bool:
+def has_converged(clf: Estimator) -> bool:
     """Say whether a fitted estimator stopped before its last allowed iteration, or was to reach it.
 
     Without a tolerance it makes the iterations that it was asked for.

@@ -228,7 +228,7 @@ def _prepared(
     return SearchRows(X, y, weights, how.groups, folds, task, how.seed), notes, pipeline
 
 
-def _stacked(head: Head, X: Any, y: Any, how: SearchOptions) -> SearchResult:
+def _stacked(head: Head, X: object, y: object, how: SearchOptions) -> SearchResult:
     rows, notes, pipeline = _prepared(head, X, y, how)
     folds, scoring = (rows.folds, rows.each_once()), how.scoring or SCORING[rows.task]
     return combine(head, pipeline, rows.data, folds, scoring, notes, how.run)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -17,13 +17,14 @@ from featx.heads import Head
 from featx.selection.candidates import Grids
 from featx.selection.checks import Warn, warn
 from featx.selection.splits import Folds, hold_out_once, make_folds
+from featx.typing import JsonObject, RowValues
 
 MOST_AGAINST_REST = 50
 """Classes up to which an SVM is also fitted for each class against all others: of ten classes that
 takes twice as long as pairs, of fifty four times."""
 
 
-def check_single_label(head: Head, sample_weight: Any) -> None:
+def check_single_label(head: Head, sample_weight: object) -> None:
     """Refuse what only rows of one label can have.
 
     Raises
@@ -46,7 +47,7 @@ def each_label(pipeline: Pipeline, listed: Grids) -> tuple[Pipeline, Grids]:
     return wrapped, [_inside(grid) for grid in listed]
 
 
-def tries_rest(head: Head, y: NDArray[Any], weighted: bool, notes: list[Warn]) -> bool:
+def tries_rest(head: Head, y: RowValues, weighted: bool, notes: list[Warn]) -> bool:
     """Tell whether one class against the rest is tried beside pairs of classes, on these rows.
 
     Parameters
@@ -82,12 +83,12 @@ def against_rest(pipeline: Pipeline, listed: Grids) -> Grids:
     return [{"clf": [around], **_inside(grid)} for grid in listed if "clf" not in grid]
 
 
-def _inside(params: Mapping[str, Any]) -> dict[str, Any]:
+def _inside(params: Mapping[str, Any]) -> JsonObject:
     """Name parameters of a classifier as those of the one around it."""
     return {k.replace("clf__", "clf__estimator__", 1): v for k, v in params.items()}
 
 
-def whole_labels(rows: Folds, y: NDArray[Any], groups: ArrayLike | None, seed: int) -> Folds:
+def whole_labels(rows: Folds, y: RowValues, groups: ArrayLike | None, seed: int) -> Folds:
     """Give folds that hold out every row once and train each label on both its values.
 
     The given ones where they do; else two folds by the rarest label, grouped if ``groups`` are
@@ -115,7 +116,7 @@ def whole_labels(rows: Folds, y: NDArray[Any], groups: ArrayLike | None, seed: i
     )
 
 
-def label_notes(rows: Folds, y: NDArray[Any]) -> list[Warn]:
+def label_notes(rows: Folds, y: RowValues) -> list[Warn]:
     """Warn of labels that some fold trains without, or with nothing but."""
     alike = np.any([np.ptp(y[train], axis=0) == 0 for train, _ in rows], axis=0)
     if not alike.any():
@@ -128,5 +129,5 @@ def label_notes(rows: Folds, y: NDArray[Any]) -> list[Warn]:
     return [warn("label-not-in-fold", text)]
 
 
-def _both_values(folds: Folds, y: NDArray[Any]) -> bool:
+def _both_values(folds: Folds, y: RowValues) -> bool:
     return all(np.ptp(y[train], axis=0).all() for train, _ in folds)

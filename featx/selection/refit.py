@@ -19,6 +19,7 @@ from featx.selection.calibration import calibrated, held_answers
 from featx.selection.fold import KERNEL_CACHE_MB, has_converged
 from featx.selection.splits import Folds
 from featx.selection.sweep import in_threads
+from featx.typing import Estimator, JsonObject
 
 Array = NDArray[Any]
 
@@ -27,7 +28,7 @@ Array = NDArray[Any]
 class FittedHead:
     """A fitted estimator and how its probabilities came about."""
 
-    estimator: Any
+    estimator: Estimator
     calibrated: bool
     converged: bool
 
@@ -86,7 +87,7 @@ def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitte
     return FittedHead(final, True, all(has_converged(clf) for clf in inner))
 
 
-def clone_values(params: Mapping[str, Any]) -> dict[str, Any]:
+def clone_values(params: Mapping[str, Any]) -> JsonObject:
     """Copy parameters, so that no estimator in a grid is ever fitted itself."""
     return {k: clone(v, safe=False) for k, v in params.items()}
 
@@ -96,7 +97,7 @@ def _without_blanks(pipeline: Pipeline) -> Pipeline:
     return Pipeline([step for step in pipeline.steps if step[1] != "passthrough"])
 
 
-def check_weights(weights: Any, n: int, clf: Any) -> Array | None:
+def check_weights(weights: object, n: int, clf: Estimator) -> Array | None:
     """Check sample weights: one a row, none negative, and a head that takes them.
 
     Raises

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from featx.errors import FitError, nearest
 from featx.selection.checks import Warn, check_groups, check_smallest, warn
+from featx.typing import RowValues
 
 FIT_ON = ("auto", "all", "train")
 """Rows of the head that is kept: see `SplitPlan`."""
@@ -165,7 +166,7 @@ def make_split(
     return Split(train, None, test)
 
 
-def _manifest_split(column: NDArray[Any], n: int) -> Split:
+def _manifest_split(column: RowValues, n: int) -> Split:
     if len(column) != n:
         raise FitError(f"there are {n} rows and {len(column)} split values; expected as many")
     names = [str(v).strip().lower() for v in column]
@@ -239,7 +240,7 @@ def strata_of(y: ArrayLike, task: str, folds: int = 2) -> NDArray[Any]:
     return np.zeros(len(y), dtype=np.intp)
 
 
-def _merge_small(strata: NDArray[Any], least: int) -> NDArray[Any]:
+def _merge_small(strata: RowValues, least: int) -> NDArray[Any]:
     values, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
     return np.where(counts[codes] < least, values[counts.argmax()], strata)
 
@@ -294,7 +295,7 @@ def make_folds(
     return made, found
 
 
-def check_all_classes(y: NDArray[Any], train: Rows) -> None:
+def check_all_classes(y: RowValues, train: Rows) -> None:
     """Raise, naming the class, if the training rows of a grouped split lack one."""
     lost = np.setdiff1d(y, y[train])
     if len(lost):

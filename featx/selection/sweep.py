@@ -29,6 +29,7 @@ from featx.selection.candidates import grid_size
 from featx.selection.fold import Array, Device, Fold, Scorer, sweep_fold
 from featx.selection.multilabel import MOST_AGAINST_REST
 from featx.selection.splits import Folds
+from featx.typing import Estimator
 
 Step = Callable[[int], Any]
 """Called with the number of fits that have been made since the last call, from any thread."""
@@ -62,7 +63,7 @@ class FitRun:
         if self.step is None:
             return scorer
 
-        def score(*given: Any) -> float:
+        def score(*given: object) -> float:
             value = scorer(*given)
             self.tell(1)
             return value
@@ -239,6 +240,6 @@ def _alike(candidates: Sequence[Params]) -> list[list[int]]:
     return list(found.values())
 
 
-def _with(clf: Any, candidate: Params) -> Any:
+def _with(clf: Estimator, candidate: Params) -> Any:
     own = {k.removeprefix("clf__"): v for k, v in candidate.items() if k.startswith("clf__")}
     return clone(candidate.get("clf", clf)).set_params(**own)

@@ -22,6 +22,7 @@ from featx.selection.candidates import scored
 from featx.selection.checks import Warn, warn
 from featx.selection.splits import Folds
 from featx.selection.sweep import FitRun, Sweep, sweep
+from featx.typing import Estimator, JsonObject
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Trials:
         self.scores = np.concatenate([self.scores, found.scores])
         self.converged = np.concatenate([self.converged, found.converged])
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[JsonObject]:
         """List the candidates, JSON-ready."""
         rows = zip(self.params, self.scores, strict=True)
         return [scored(params, scores) for params, scores in rows]
@@ -93,14 +94,14 @@ def _scorer(name: str, y: Any) -> Any:
     return _log_score if name == "neg_log_loss" and np.ndim(y) == 1 else get_scorer(name)
 
 
-def _log_score(clf: Any, X: Any, y: Any) -> float:
+def _log_score(clf: Estimator, X: Any, y: Any) -> float:
     given = clf.predict_proba(X)[np.arange(len(y)), np.searchsorted(clf.classes_, y)]
     return float(np.log(np.clip(given, 1e-15, 1)).mean())
 
 
 def _sweep(
     pipeline: Pipeline,
-    waiting: list[dict[str, Any]],
+    waiting: list[JsonObject],
     data: tuple[Any, Any, Any],
     rows: Folds,
     scoring: str,

@@ -46,6 +46,7 @@ from featx.serve.replies import (
     reply,
 )
 from featx.serve.uploads import ByteCount, Upload, read_uploads
+from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
@@ -137,10 +138,10 @@ def _add_page(app: FastAPI) -> None:
         add(path, name, kind)
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+_PROBLEMS: dict[int | str, JsonObject] = {
     status: {"model": Problem, "description": text} for status, text in STATUSES.items()
 }
-_WITHOUT_TOKEN: dict[int | str, dict[str, Any]] = {401: _PROBLEMS[401]}
+_WITHOUT_TOKEN: dict[int | str, JsonObject] = {401: _PROBLEMS[401]}
 
 
 def _add_pictures(app: FastAPI, service: Service, token: list[Any]) -> None:

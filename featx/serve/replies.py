@@ -20,6 +20,7 @@ from featx.serve.labelling import Answer, Embedder
 from featx.serve.neighbours import TrainingRows
 from featx.serve.recent import RecentPictures
 from featx.spec import library_versions
+from featx.typing import JsonObject
 
 _SCORE = "p_"
 
@@ -132,8 +133,8 @@ class Facts(BaseModel):
     fingerprint: str
     created: str
     n_train: int
-    test: dict[str, Any] = Field(description="Metrics on test rows: value, low, high.")
-    thresholds: dict[str, Any]
+    test: JsonObject = Field(description="Metrics on test rows: value, low, high.")
+    thresholds: JsonObject
     decision: str = Field(description="What the thresholds do, in words; empty without.")
     watch: int = Field(description="Last pictures that are tested for drift; 0 for none.")
     training: Training | None
@@ -301,7 +302,7 @@ TEXT = {
 }
 
 
-def body(most: int) -> dict[str, Any]:
+def body(most: int) -> JsonObject:
     """Describe a request to predict; FastAPI cannot know it, as the body is read while it comes."""
     files = {"type": "array", "minItems": 1, "maxItems": most}
     image = {
@@ -331,7 +332,7 @@ def body(most: int) -> dict[str, Any]:
     }
 
 
-def describe(schema: dict[str, Any], has_token: bool) -> dict[str, Any]:
+def describe(schema: JsonObject, has_token: bool) -> JsonObject:
     """Say that a server without a token asks for none, and takes any."""
     for operations in schema["paths"].values():
         for operation in operations.values():

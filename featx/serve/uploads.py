@@ -208,7 +208,7 @@ def _parse_json(body: bytes, limits: Limits) -> list[Upload]:
     return [_from_base64(k, image, limits) for k, image in enumerate(images)]
 
 
-def _from_base64(k: int, image: Any, limits: Limits) -> Upload:
+def _from_base64(k: int, image: object, limits: Limits) -> Upload:
     name, text = f"image {k}", image
     if isinstance(image, dict):
         name, text = image.get("name", name), image.get("data")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from featx.errors import ImageError, SourceError
 from featx.sources.places import join, read_file
 from featx.sources.remote import fetch, is_url
+from featx.typing import JsonObject
 
 Classes = Mapping[str, Sequence[str]]
 """Names of the classes of each column that holds their numbers."""
@@ -22,7 +23,7 @@ Classes = Mapping[str, Sequence[str]]
 _INDEX = re.compile(r"__index_level_\d+__")
 
 
-def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+def features_of(schema: pa.Schema) -> dict[str, JsonObject]:
     """Read what `datasets` writes of each column into a schema; empty if it wrote nothing."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

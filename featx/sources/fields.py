@@ -176,7 +176,7 @@ def plain(column: pd.Series) -> NDArray[Any]:
     return np.array(texts, dtype=object)
 
 
-def missing(value: Any) -> bool:
+def missing(value: object) -> bool:
     """True if a field is empty; a list or an object is not."""
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 

@@ -221,7 +221,7 @@ def _image_size(group: Any, image: str) -> int:
     return int(found)
 
 
-def _open(place: str, file: Any) -> pq.ParquetFile:
+def _open(place: str, file: object) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except SourceError:

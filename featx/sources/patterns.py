@@ -59,7 +59,7 @@ def glob_remote(url: str) -> list[str]:
     return [name if is_url(name) else files.unstrip_protocol(name) for name in found]
 
 
-def _walk(files: Any, folder: str, levels: int | None = None) -> Iterator[_Entry]:
+def _walk(files: object, folder: str, levels: int | None = None) -> Iterator[_Entry]:
     """Yield the files below a folder, down to some levels of folders, or all of them.
 
     fsspec's own walk passes over a folder that cannot be listed.

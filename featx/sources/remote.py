@@ -35,7 +35,7 @@ _GONE_STATUS = (404, 410)
 _ONE_ANSWER = ("cat_file", "info")
 
 
-def ask(files: Any, name: str, *arguments: Any, **options: Any) -> Any:
+def ask(files: object, name: str, *arguments: object, **options: object) -> Any:
     """Call a method of a file system; a failure that may pass is tried again.
 
     What is one answer is waited for `_SECONDS`, where the file system can be interrupted.
@@ -163,7 +163,7 @@ def is_other(stamp: Stamp, headers: Mapping[str, str]) -> bool:
     return bool(tag if stamp.mtime_ns <= _LAST_TAG else changed)
 
 
-def _of_tag(tag: Any) -> int:
+def _of_tag(tag: object) -> int:
     """A number for a tag, 0 for none; stores quote it in some answers and not in others."""
     text = str(tag or "").removeprefix("W/").strip('"')
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

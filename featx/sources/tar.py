@@ -28,8 +28,9 @@ from featx.sources.fields import named_splits, table_columns, table_labels, tabl
 from featx.sources.folder import FirstFolders, labels_and_split
 from featx.sources.places import Parts
 from featx.sources.tarindex import BESIDE, NOTES, UNUSED, TarIndex, index_tar
+from featx.typing import JsonObject
 
-_AS_WRITTEN: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
+_AS_WRITTEN: JsonObject = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
 _ODD = {
     BESIDE: "{count} pictures, the first {first}, are passed over: what stands before the first "
     "dot of a name is its key, and each is taken to be about the picture of the same key; write no "
@@ -168,7 +169,7 @@ def _notes(indices: Sequence[TarIndex]) -> pd.DataFrame:
     return pd.DataFrame({column: pd.Series(v, dtype=object) for column, v in found.items()})
 
 
-def _fields(text: str | None) -> dict[str, Any]:
+def _fields(text: str | None) -> JsonObject:
     """Fields of a sample's JSON, numbers as they are written; what is nested stays JSON text."""
     if text is None:
         return {}
@@ -185,7 +186,7 @@ def _fields(text: str | None) -> dict[str, Any]:
     }
 
 
-def _field(value: Any, literal: Any) -> str | None:
+def _field(value: object, literal: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, (bool, dict, list)):

@@ -26,6 +26,7 @@ from featx.selection.trials import Trials, convergence_notes, edge_notes
 from featx.streaming.blocks import Array, Blocks, Rows, numbered
 from featx.streaming.moments import Linear, Scaler, Statistics
 from featx.streaming.solving import LabelledBlocks, Solver, ask
+from featx.typing import Estimator, JsonObject
 
 
 def as_pipeline(
@@ -55,7 +56,7 @@ def as_pipeline(
     return Pipeline([("scale", _scaler(found.scale)), ("clf", clf)])
 
 
-def _fit_blank(clf: Any, X: Array, labels: Array) -> None:
+def _fit_blank(clf: Estimator, X: Array, labels: Array) -> None:
     """Fit on blank rows, so that scikit-learn itself says what a fitted estimator holds."""
     solver = getattr(clf, "solver", None)
     if isinstance(clf, LinearDiscriminantAnalysis):
@@ -118,7 +119,7 @@ class StreamedResult(SearchResult):
     held_probabilities: Array | None = field(default=None, repr=False)
 
     @property
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> JsonObject:
         """As `SearchResult.chosen`, with the passes."""
         return {**super().chosen, "passes": self.passes}
 

@@ -44,7 +44,7 @@ class LabelledBlocks:
 
     @classmethod
     def of(
-        cls, head: Head, blocks: Blocks, labels: Array, rows: Folds, given: Any
+        cls, head: Head, blocks: Blocks, labels: Array, rows: Folds, given: object
     ) -> LabelledBlocks:
         """Check folds and weights.
 

@@ -28,6 +28,7 @@ from featx.runtime.forward import true_fp32
 from featx.tuning.options import TuneOptions
 from featx.tuning.resume import Resume, State, TrainingState
 from featx.tuning.sides import InputRows, Positions, batches_of, n_batches
+from featx.typing import JsonObject
 
 Schedule = Literal["cosine", "one-cycle", "constant"]
 
@@ -290,7 +291,7 @@ def _note(
     model: Classifier, lesson: Lesson, options: TuneOptions, done: TrainingState, loss: float
 ) -> None:
     """Measure the validation rows, and keep the state where they have the lowest loss yet."""
-    found: dict[str, Any] = {"epoch": done.epoch + 1, "loss": loss, "lr": options.lr}
+    found: JsonObject = {"epoch": done.epoch + 1, "loss": loss, "lr": options.lr}
     if len(lesson.validation):
         table = predict(model, lesson.rows, lesson.validation, options)
         y, weights = lesson.y[lesson.validation], lesson.weights[lesson.validation]

@@ -12,6 +12,7 @@ from featx.errors import OptionError, nearest
 from featx.evaluation import json_ready
 from featx.fitting.samples import require_seed
 from featx.printing import table
+from featx.typing import JsonObject
 
 Way = Literal["frozen", "whole", "scratch"]
 WAYS: tuple[str, ...] = get_args(Way)
@@ -99,7 +100,7 @@ class TuneOptions:
             flag = name.replace("_", "-")
             raise OptionError(f"tune: --{flag} must be {expected}, got {getattr(self, name)}")
 
-    def deciding(self) -> dict[str, Any]:
+    def deciding(self) -> JsonObject:
         """Give the options that decide the weights, but for the learning rate."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in found.items() if name not in _NO_PART}
@@ -135,19 +136,19 @@ class TuneResult:
     map: tuple[int, int, int]
     maps: str
     classes: list[str]
-    test: dict[str, dict[str, Any]]
-    paired: dict[str, Any]
+    test: dict[str, JsonObject]
+    paired: JsonObject
     seen: int
     n_train: int
     n_validation: int
     n_test: int
     best_epoch: int
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[JsonObject] = field(default_factory=list)
     warnings: list[dict[str, str]] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-ready values."""
-        ready: dict[str, Any] = json_ready(asdict(self))
+        ready: JsonObject = json_ready(asdict(self))
         return ready
 
     def __repr__(self) -> str:
@@ -173,9 +174,9 @@ class TuneResult:
         )
 
 
-def _shown(metric: dict[str, Any] | None) -> str:
+def _shown(metric: JsonObject | None) -> str:
     return "-" if metric is None else f"{metric['value']:.3f} ({_ends(metric)})"
 
 
-def _ends(metric: dict[str, Any]) -> str:
+def _ends(metric: JsonObject) -> str:
     return " to ".join("-" if metric[k] is None else f"{metric[k]:.3f}" for k in ("low", "high"))

@@ -19,6 +19,7 @@ from featx.backbones.backbone import Backbone
 from featx.errors import CacheMismatchError
 from featx.files import write_bytes
 from featx.seen import KEY, Digests, pack, unpack
+from featx.typing import JsonObject
 
 _KEY = "featx_run"
 State = dict[str, Tensor]
@@ -43,7 +44,7 @@ class TrainingState:
     """
 
     epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[JsonObject] = field(default_factory=list)
     best_epoch: int = -1
     best: State = field(default_factory=dict)
     seconds: float = 0.0
@@ -127,7 +128,7 @@ def digest_of(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _is(value: Any) -> bool:
+def _is(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
@@ -144,7 +145,7 @@ def _fill(optimizer: torch.optim.Optimizer, tensors: State) -> None:
 
 
 def write_weights(
-    path: Path, backbone: Backbone, net: nn.Module, top: nn.Linear, seen: Digests, facts: Any
+    path: Path, backbone: Backbone, net: nn.Module, top: nn.Linear, seen: Digests, facts: object
 ) -> None:
     """Write a network so that ``extract --weights`` reads it.
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from featx.tuning.resume import Resume, digest_of, write_weights
 from featx.tuning.sides import MapRows, labelled, row_weights, split_rows
 from featx.tuning.upper import CutNetwork, cut_network
 from featx.tuning.ways import WAYS, Field, WayResult, measured, named
+from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
@@ -265,7 +266,7 @@ class _Tuning:
         model = Classifier(self.cut.upper, self.cut.n_features, n_classes, self.options.seed)
         return model, learn(model, field.lesson, self.options, field.device, resume)
 
-    def _decides(self, field: Field, layer: str) -> dict[str, Any]:
+    def _decides(self, field: Field, layer: str) -> JsonObject:
         lesson, digests = field.lesson, field.samples.digests
         rows = digest_of(
             digests[lesson.train].tobytes(),

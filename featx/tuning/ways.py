@@ -31,6 +31,7 @@ from featx.tuning.epochs import Classifier, Lesson, learn, predict
 from featx.tuning.options import TuneOptions
 from featx.tuning.sides import InputRows, PictureRows, Positions, batches_of
 from featx.tuning.upper import CutNetwork
+from featx.typing import JsonObject
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class WayResult:
     """Predictions of one way for the test rows, and their metrics."""
 
     predicted: NDArray[Any]
-    figures: dict[str, Any]
+    figures: JsonObject
 
 
 def measured(

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from featx.files import scratch_folder
 from featx.runtime.native import keep, payload
+from featx.typing import JsonObject
 
 _FUNCTIONS = {
     f.__name__: f
@@ -72,13 +73,13 @@ def read_graph(path: Path) -> fx.GraphModule:
     return fx.GraphModule(root, graph).eval()
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"a constant is of type {type(value).__name__}")
     return value
 
 
-def _written(node: fx.Node) -> dict[str, Any]:
+def _written(node: fx.Node) -> JsonObject:
     return {
         "name": node.name,
         "op": node.op,
@@ -109,7 +110,7 @@ def _function(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, packet), overload)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Turn an argument of an operator into JSON."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -125,7 +126,7 @@ def _plain(value: Any) -> Any:
     raise ValueError(f"an argument of type {type(value).__name__} cannot be kept")
 
 
-def _argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+def _argument(value: object, nodes: Mapping[str, fx.Node]) -> Any:
     """Turn JSON back into an argument."""
     if not isinstance(value, dict):
         return value

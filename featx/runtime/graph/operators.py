@@ -116,7 +116,7 @@ class Rewriting:
             if guard or node.target is _CHECK:
                 self.graph.erase_node(node)
 
-    def constant(self, node: Any) -> Tensor | None:
+    def constant(self, node: object) -> Tensor | None:
         """Value of a weight or of another constant, None for any other node."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
