@@ -72,7 +72,7 @@ def several(given: Any) -> list[Any]:
     return list(given) if _is_list(given) else [given]
 
 
-def require_types(name: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def require_types(name: str, hints: Mapping[str, object], values: Mapping[str, object]) -> None:
     """Refuse a value that is not of the type of its hint.
 
     Parameters

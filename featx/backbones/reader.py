@@ -337,12 +337,12 @@ def _watch(
 ) -> torch.utils.hooks.RemovableHandle:
     count = 0
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
         nonlocal count
         count += 1
         take(k, count, next(iter((*args, *kwargs.values())), None))
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    def after(_: nn.Module, args: tuple[object, ...], output: object) -> None:
         nonlocal count
         count += 1
         take(k, count, output)

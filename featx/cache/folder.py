@@ -113,7 +113,7 @@ class JoinedDataset:
         pieces = [self._read(k, (here, *rest)) for k, here in self._in_parts(rows)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _read(self, k: int, key: tuple[Any, ...]) -> Any:
+    def _read(self, k: int, key: tuple[object, ...]) -> Any:
         return self._folder.read(self.name[1:], k, key)
 
     def _axes(self, key: object) -> tuple[Any, ...]:

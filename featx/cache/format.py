@@ -36,7 +36,7 @@ def map_shapes(spec: ExtractSpec) -> dict[str, tuple[int, int, int]]:
     return {name: found[own] for name in names if (own := _before_view(name, found)) in found}
 
 
-def _before_view(name: str, known: Mapping[str, Any]) -> str:
+def _before_view(name: str, known: Mapping[str, object]) -> str:
     return name if name in known else name.rpartition("@")[0]
 
 

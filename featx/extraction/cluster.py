@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ _QUIET = {  # what Ray prints would stand between the results on stdout; deaths 
 }
 
 
-def load_ray() -> Any:
+def load_ray() -> ModuleType:
     """Import Ray, or say what to install.
 
     Raises

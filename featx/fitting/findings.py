@@ -169,7 +169,7 @@ def write_table(path: Path, found: Audit, *, safe: bool = False) -> None:
 
 
 def write_sample(
-    path: Path, cache: Cache, labels: Sequence[Any], found: Audit, n: int, seed: int
+    path: Path, cache: Cache, labels: Sequence[object], found: Audit, n: int, seed: int
 ) -> None:
     """Write rows for a person to look at, half of them flagged, in an order that tells nothing.
 
@@ -268,7 +268,7 @@ def _require_answers(path: Path, answers: list[ReviewedRow], now: dict[str, str]
             )
 
 
-def with_rate(found: Audit, path: Path, cache: Cache, labels: Sequence[Any], seed: int) -> Audit:
+def with_rate(found: Audit, path: Path, cache: Cache, labels: Sequence[object], seed: int) -> Audit:
     """Add the estimate of the error rate that answers give.
 
     Raises
@@ -370,7 +370,7 @@ def conflict_findings(
 
 
 def copy_findings(
-    ids: Sequence[str], labels: Sequence[Any], copies: Iterable[tuple[int, int, float]]
+    ids: Sequence[str], labels: Sequence[object], copies: Iterable[tuple[int, int, float]]
 ) -> list[Finding]:
     """Name pairs of rows that show one picture, the most alike first."""
     found = []

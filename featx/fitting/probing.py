@@ -181,7 +181,7 @@ def _plain(value: object) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _told(values: Mapping[str, Any]) -> str:
+def _told(values: Mapping[str, object]) -> str:
     said = {
         name: "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for name, value in values.items()

@@ -91,7 +91,7 @@ class Likeness:
 def make_likeness(
     take: Callable[[NDArray[Any]], Vectors],
     ids: Sequence[str] | NDArray[Any],
-    labels: Sequence[Any],
+    labels: Sequence[object],
     before: Likeness | None = None,
 ) -> dict[str, bytes]:
     """Make the members of a model file that say what is near: vectors as float16, at unit length.

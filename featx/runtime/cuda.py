@@ -213,7 +213,9 @@ class CudaForward:
             card.record(slot.done, self._computing)
 
 
-def compiled_for_cuda(module: nn.Module, device: torch.device, batch_shape: tuple[int, ...]) -> Any:
+def compiled_for_cuda(
+    module: nn.Module, device: torch.device, batch_shape: tuple[int, ...]
+) -> Callable[..., Tensor]:
     """Export `module` and compile it, without Inductor's CUDA graphs: `CudaForward` records one.
 
     The compilation itself runs at the first call.

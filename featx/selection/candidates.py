@@ -243,7 +243,7 @@ class SearchResult:
         return _MULTICLASS.get(type(clf).__name__, "")
 
 
-def describe(params: Mapping[str, Any]) -> JsonObject:
+def describe(params: Mapping[str, object]) -> JsonObject:
     """Make parameters JSON-ready: numbers and text stay, estimators become their name or text.
 
     Examples
@@ -257,7 +257,7 @@ def describe(params: Mapping[str, Any]) -> JsonObject:
     return {k: _plain(v) for k, v in params.items()}
 
 
-def plain_names(params: Mapping[str, Any]) -> JsonObject:
+def plain_names(params: Mapping[str, object]) -> JsonObject:
     """Name parameters as the head itself does, without the classifier a label around it.
 
     Examples
@@ -275,7 +275,7 @@ def _plain(value: object) -> Any:
     return norm_name(value) or " ".join(str(value).split())
 
 
-def scored(params: Mapping[str, Any], scores: NDArray[np.float64]) -> JsonObject:
+def scored(params: Mapping[str, object], scores: NDArray[np.float64]) -> JsonObject:
     """Make a candidate's row of the table from its score on each fold."""
     return {
         "params": describe(params),

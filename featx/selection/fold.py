@@ -174,7 +174,7 @@ def in_few_columns(fold: Fold) -> Fold:
     return replace(fold, X_train=axes * lengths, X_held=held)
 
 
-def _machine(clf: Estimator) -> Any:
+def _machine(clf: Estimator) -> Estimator:
     """Give what is fitted for each label of several, else the classifier itself."""
     return clf.estimator if type(clf) is OneVsRestClassifier else clf
 

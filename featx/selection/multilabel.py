@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -83,7 +82,7 @@ def against_rest(pipeline: Pipeline, listed: Grids) -> Grids:
     return [{"clf": [around], **_inside(grid)} for grid in listed if "clf" not in grid]
 
 
-def _inside(params: Mapping[str, Any]) -> JsonObject:
+def _inside(params: Mapping[str, object]) -> JsonObject:
     """Name parameters of a classifier as those of the one around it."""
     return {k.replace("clf__", "clf__estimator__", 1): v for k, v in params.items()}
 

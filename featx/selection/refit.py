@@ -35,7 +35,7 @@ class FittedHead:
 
 def refit(
     pipeline: Pipeline,
-    params: Mapping[str, Any],
+    params: Mapping[str, object],
     data: tuple[Array, Array, Array | None],
     folds: Folds | None,
     n_jobs: int | None = None,
@@ -87,7 +87,7 @@ def _each_calibrated(final: Pipeline, X: Array, y: Array, folds: Folds) -> Fitte
     return FittedHead(final, True, all(has_converged(clf) for clf in inner))
 
 
-def clone_values(params: Mapping[str, Any]) -> JsonObject:
+def clone_values(params: Mapping[str, object]) -> JsonObject:
     """Copy parameters, so that no estimator in a grid is ever fitted itself."""
     return {k: clone(v, safe=False) for k, v in params.items()}
 

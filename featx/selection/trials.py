@@ -166,7 +166,7 @@ def size_notes(head: Head, n: int) -> list[Warn]:
     return [warn("slow-head", text)]
 
 
-def edge_notes(edges: list[str], params: Mapping[str, Any]) -> list[Warn]:
+def edge_notes(edges: list[str], params: Mapping[str, object]) -> list[Warn]:
     """Warn of parameters chosen at an end of what was tried."""
     return [
         warn(

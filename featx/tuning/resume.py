@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class Resume:
         Everything that decides the run, JSON-ready: a state of other options is refused.
     """
 
-    def __init__(self, path: Path, decides: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, decides: Mapping[str, object]) -> None:
         self.path = path
         self._decides = json.loads(json.dumps(decides, sort_keys=True, default=str))
 
@@ -112,7 +111,7 @@ class Resume:
         """Remove the file: the run is done, or begins again."""
         self.path.unlink(missing_ok=True)
 
-    def _require_same(self, old: Mapping[str, Any]) -> None:
+    def _require_same(self, old: Mapping[str, object]) -> None:
         names = sorted({*old, *self._decides})
         changed = [n for n in names if old.get(n) != self._decides.get(n)]
         if changed:
