@@ -213,12 +213,10 @@ class TextSubset(Sequence[str]):
 
 
 @overload
-def pick(column: RowValues, rows: NDArray[np.int64]) -> NDArray[Any]: ...
+def pick(column: RowValues, rows: NDArray[np.int64]) -> RowValues: ...
 @overload
 def pick(column: Sequence[str], rows: NDArray[np.int64]) -> Sequence[str]: ...
-def pick(
-    column: RowValues | Sequence[str], rows: NDArray[np.int64]
-) -> NDArray[Any] | Sequence[str]:
+def pick(column: RowValues | Sequence[str], rows: NDArray[np.int64]) -> RowValues | Sequence[str]:
     """Pick ascending rows of a column; all of them are the column itself."""
     if len(rows) == len(column):
         return column

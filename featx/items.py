@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import SourceError
 from featx.labels import Labels
 from featx.slices import WHOLE, Slice, SliceRecord
+from featx.typing import RowValues
 
 # Entries of a list are paths, pictures of Pillow, or arrays.
 Source: TypeAlias = str | os.PathLike[str] | Sequence[Any]
@@ -126,7 +127,7 @@ class Manifest:
     read: Callable[[int], tuple[bytes, Stamp]]
     labels: Labels | None = None
     split: list[str] | None = None
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    columns: dict[str, RowValues] = field(default_factory=dict)
     stamps: NDArray[np.int64] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     dealt: SliceRecord | None = None

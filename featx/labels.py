@@ -157,7 +157,7 @@ def lookalikes_text(names: Iterable[str]) -> str:
     )
 
 
-def conflicting_rows(content: NDArray[Any], labels: RowValues) -> list[NDArray[np.int64]]:
+def conflicting_rows(content: RowValues, labels: RowValues) -> list[NDArray[np.int64]]:
     """Group rows that have the same content and not the same label.
 
     Parameters
@@ -199,7 +199,7 @@ def _labelled(labels: RowValues) -> NDArray[np.bool_]:
     return ~np.isnan(labels) if labels.dtype.kind == "f" else np.asarray(labels >= 0)
 
 
-def conflicts_text(groups: Sequence[NDArray[np.int64]], ids: Sequence[str] | NDArray[Any]) -> str:
+def conflicts_text(groups: Sequence[NDArray[np.int64]], ids: Sequence[str] | RowValues) -> str:
     """Say which ids have one content and different labels; nothing where there are none."""
     if not groups:
         return ""

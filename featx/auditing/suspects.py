@@ -172,7 +172,7 @@ class LabelIssues:
 
     quality: NDArray[np.float64]
     flagged: NDArray[np.bool_]
-    suggested: NDArray[Any]
+    suggested: RowValues
 
     @property
     def ranked(self) -> NDArray[np.intp]:
@@ -250,7 +250,7 @@ def _of_classes(y: RowValues, held_out: NDArray[Any], classes: Sequence[str]) ->
     return LabelIssues(np.asarray(quality), np.asarray(flagged, bool), suggested)
 
 
-def _scaled(p: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
+def _scaled(p: NDArray[Any], codes: RowValues) -> NDArray[Any]:
     """Rescale probabilities by one temperature, so that a strongly regularised head counts too.
 
     Guo et al. (2017), On calibration of modern neural networks, arXiv 1706.04599.

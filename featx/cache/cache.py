@@ -33,7 +33,7 @@ from featx.cache.verify import Verification, verify_file
 from featx.errors import CacheError, CacheFormatError, nearest
 from featx.labels import joined_labels
 from featx.seen import were_seen
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +215,7 @@ class Cache:
         return read_text(self._file["classes"]) if "classes" in self._file else None
 
     @cached_property
-    def y(self) -> NDArray[Any] | None:
+    def y(self) -> RowValues | None:
         """Labels: codes into `classes` (int32, -1 where missing), or float64, or None.
 
         Where rows have several: int8, one column a class, 0 and 1, and -1 in rows without labels.
@@ -233,7 +233,7 @@ class Cache:
         return StoredText.read(self._file["split"]) if "split" in self._file else None
 
     @cached_property
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, RowValues]:
         """Every other column of the source."""
         found = self._file.get("columns", {})
         return {name: _column(found[name]) for name in found}
@@ -360,7 +360,7 @@ class Cache:
         return as_html(self)
 
 
-def _column(dataset: h5py.Dataset) -> NDArray[Any]:
+def _column(dataset: h5py.Dataset) -> RowValues:
     if dataset.dtype.kind in "SO":
         known: dict[str, str] = {}  # rows with the same text share it
         texts = (known.setdefault(text, text) for text in StoredText.read(dataset))

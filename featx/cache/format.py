@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featx.errors import CacheFormatError
 from featx.spec import FORMAT_VERSION, ExtractSpec
+from featx.typing import RowValues
 
 ENCODING_TYPE = "featx-cache"
 INDEX_TYPE = "featx-cache-index"
@@ -98,7 +99,7 @@ def create_vectors(
     ]
 
 
-def column_dtype(values: NDArray[Any] | Sequence[str]) -> np.dtype[Any]:
+def column_dtype(values: RowValues | Sequence[str]) -> np.dtype[Any]:
     """Type that a column is stored as: numbers as they are, text as UTF-8 of fixed length."""
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return values.dtype
@@ -107,7 +108,7 @@ def column_dtype(values: NDArray[Any] | Sequence[str]) -> np.dtype[Any]:
     return dtype
 
 
-def fill(dataset: h5py.Dataset, rows: slice, values: NDArray[Any] | Sequence[str]) -> None:
+def fill(dataset: h5py.Dataset, rows: slice, values: RowValues | Sequence[str]) -> None:
     """Write a stretch of a column; text may be given as strings or as it is stored."""
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
         dataset[rows] = values
@@ -136,7 +137,7 @@ def create_rows(
     )
 
 
-def create_column(file: h5py.File, name: str, values: NDArray[Any] | Sequence[str]) -> None:
+def create_column(file: h5py.File, name: str, values: RowValues | Sequence[str]) -> None:
     """Write one column that is in memory."""
     tail = values.shape[1:] if isinstance(values, np.ndarray) else ()
     dataset = create_rows(file, name, len(values), column_dtype(values), tail)

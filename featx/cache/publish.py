@@ -135,19 +135,19 @@ class Description:
     labels: RowValues | None = None
     classes: list[str] | None = None
     split: Sequence[str] | None = None
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    columns: dict[str, RowValues] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def by_row(self) -> dict[str, NDArray[Any] | Sequence[str]]:
+    def by_row(self) -> dict[str, RowValues | Sequence[str]]:
         """Name and value of each dataset with a value for each row."""
-        found: dict[str, NDArray[Any] | Sequence[str]] = {"ids": self.ids, "paths": self.paths}
+        found: dict[str, RowValues | Sequence[str]] = {"ids": self.ids, "paths": self.paths}
         if self.labels is not None:
             found["labels"] = self.labels
         if self.split is not None:
             found["split"] = self.split
         return found | {f"columns/{name}": values for name, values in self.columns.items()}
 
-    def datasets(self) -> dict[str, NDArray[Any] | Sequence[str]]:
+    def datasets(self) -> dict[str, RowValues | Sequence[str]]:
         """Name and value of each dataset that it becomes."""
         found = self.by_row()
         if self.classes is not None:
@@ -178,7 +178,7 @@ def describes(description: Description, path: Path) -> bool:
             return False  # to be written again
 
 
-def _same(dataset: h5py.Dataset, values: NDArray[Any] | Sequence[str]) -> bool:
+def _same(dataset: h5py.Dataset, values: RowValues | Sequence[str]) -> bool:
     text = dataset.dtype.kind in "SO"
     shape, dtype = (len(values),), None
     if isinstance(values, np.ndarray):

@@ -26,7 +26,7 @@ from featx.cache.writing import FileFacts
 from featx.errors import CacheError, CacheFormatError, CacheMismatchError
 from featx.slices import SliceRecord, listed
 from featx.spec import ExtractSpec, spec_difference
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 
 @contextmanager
@@ -356,7 +356,7 @@ class ManyRows:
     def read(self, rows: slice) -> tuple[list[NDArray[Any]], JsonObject]:
         """Read a stretch of rows, each checked against its digest."""
         vectors: list[list[NDArray[Any]]] = []
-        columns: dict[str, list[NDArray[Any]]] = {name: [] for name in self._united}
+        columns: dict[str, list[RowValues]] = {name: [] for name in self._united}
         for k, here in self._inside(rows):
             found, values = self._stored(k).read(here)
             vectors.append(found)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE
 from featx.errors import CacheError
 from featx.labels import MISSING, class_order
+from featx.typing import RowValues
 
 Kind: TypeAlias = "tuple[np.dtype[Any], tuple[int, ...]]"
 """Type of a column, and its axes beyond the rows."""
@@ -51,7 +52,7 @@ class CommonColumn:
     empty: Any
     convert: list[Convert]
 
-    def of(self, cache: int, values: NDArray[Any] | None, n_rows: int) -> NDArray[Any]:
+    def of(self, cache: int, values: RowValues | None, n_rows: int) -> RowValues:
         """Give the values of `n_rows` rows of a cache, None where it has no such column."""
         if values is None:
             dtype, tail = self.kind
@@ -94,11 +95,11 @@ def _text_type(kinds: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     return found
 
 
-def _same(values: NDArray[Any]) -> NDArray[Any]:
+def _same(values: RowValues) -> RowValues:
     return values
 
 
-def _as_text(values: NDArray[Any]) -> NDArray[Any]:
+def _as_text(values: RowValues) -> RowValues:
     if values.dtype.kind in "SO":
         return values
     words = ["" if value != value else str(value) for value in values.tolist()]
@@ -144,13 +145,13 @@ def _to_codes(places: Sequence[int]) -> Convert:
     return lambda codes: lookup[_known(codes, len(places))]
 
 
-def _known(codes: NDArray[Any], n_classes: int) -> NDArray[Any]:
+def _known(codes: RowValues, n_classes: int) -> RowValues:
     """Give codes of known classes, and the one after the last for all others."""
     return np.where((codes >= 0) & (codes < n_classes), codes, n_classes)
 
 
 def _to_table(places: Sequence[int], n_classes: int) -> Convert:
-    def convert(values: NDArray[Any]) -> NDArray[Any]:
+    def convert(values: RowValues) -> RowValues:
         found = np.zeros((len(values), n_classes), np.int8)
         if values.ndim == 2:
             found[:, places] = values

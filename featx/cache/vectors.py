@@ -22,7 +22,7 @@ from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
 from featx.labels import SEPARATOR, Labels, Names, encode_labels
 from featx.spec import EXTERNAL, ExtractSpec, library_versions, spec_difference
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 TAP = "vectors"
 """Name of the only tap of such a cache."""
@@ -281,7 +281,7 @@ def _listed(values: Column) -> list[Any]:
 
 def _columns(
     given: dict[str, Column], groups: Column | None, vectors: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, RowValues]:
     if groups is not None:
         if "group" in given:
             raise CacheError("groups and columns['group'] are both given; pass one of them")

@@ -17,6 +17,7 @@ from featx.cache.h5file import is_sealed, open_file, seal_problem
 from featx.cache.ids import index_problems
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.spec import ExtractSpec
+from featx.typing import RowValues
 
 _KEYS = ("/ids", "/content", "/row_digest")
 
@@ -188,10 +189,10 @@ def _good(file: h5py.File, names: Sequence[str], rows: slice) -> NDArray[np.bool
 
 
 def same_digests(
-    ids: NDArray[Any],
-    contents: NDArray[Any],
+    ids: RowValues,
+    contents: RowValues,
     vectors: Sequence[NDArray[Any]],
-    digests: NDArray[Any],
+    digests: RowValues,
 ) -> NDArray[np.bool_]:
     """Tell for each row whether its digest is that of what stands in it; text as stored."""
     return np.array(

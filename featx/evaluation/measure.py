@@ -132,8 +132,8 @@ def by_class(
 
 
 def several_labels(
-    true: NDArray[Any],
-    predicted: NDArray[Any],
+    true: RowValues,
+    predicted: RowValues,
     ranked: Any,
     classes: Any,
     sampled: BootstrapSamples,
@@ -299,7 +299,7 @@ def json_ready(value: object) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _check_lengths(true: NDArray[Any], predicted: NDArray[Any], *others: Any) -> None:
+def _check_lengths(true: RowValues, predicted: RowValues, *others: Any) -> None:
     if not len(true):
         raise FitError("there is no row to evaluate")
     names = ("probabilities", "scores", "groups")
@@ -311,9 +311,7 @@ def _check_lengths(true: NDArray[Any], predicted: NDArray[Any], *others: Any) ->
             )
 
 
-def _classes(
-    true: NDArray[Any], predicted: NDArray[Any], classes: Any, probabilities: Any
-) -> NDArray[Any]:
+def _classes(true: RowValues, predicted: RowValues, classes: Any, probabilities: Any) -> RowValues:
     names = np.union1d(true, predicted) if classes is None else np.asarray(classes)
     if probabilities is not None and np.shape(probabilities)[1:] != (len(names),):
         raise FitError(

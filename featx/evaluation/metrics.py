@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import betaincinv  # the quantile of beta
+
+from featx.typing import RowValues
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -246,7 +247,7 @@ def numeric(true: Floats, predicted: Floats) -> dict[str, Metric]:
     return {"r2": r2, "mae": Mean(np.abs(wrong)), "rmse": rmse}
 
 
-def codes_of(values: NDArray[Any], classes: NDArray[Any]) -> Codes:
+def codes_of(values: RowValues, classes: RowValues) -> Codes:
     """Number values by their place in ``classes``; -1 for what is not in it."""
     order = np.argsort(classes)
     at = np.minimum(np.searchsorted(classes, values, sorter=order), len(classes) - 1)
@@ -269,7 +270,7 @@ def among_first(true: Codes, probabilities: Floats, k: int) -> Metric:
     return Mean(np.clip((k - before) / equal, 0.0, 1.0))
 
 
-def ranks_of(names: NDArray[Any]) -> NDArray[np.intp] | None:
+def ranks_of(names: RowValues) -> NDArray[np.intp] | None:
     """Rank classes whose names are all numbers; None for others, and for fewer than three.
 
     Examples

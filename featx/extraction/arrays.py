@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from featx.images import DEFAULT_POLICY
 from featx.items import Manifest
 from featx.progress import waiting
 from featx.runtime import Runner, plan_runtime
+from featx.typing import RowValues
 
 log = logging.getLogger("featx")
 
@@ -87,7 +87,7 @@ class Network:
         self.runner = Runner(reader, self.plan, (*self.preprocess.input_size, 3))
         self.vectors = VectorStore()
         widths = zip(taps, reader.n_features, strict=True)
-        self.names: NDArray[Any] = np.array(
+        self.names: RowValues = np.array(
             [f"{tap.name}_{k}" for tap, width in widths for k in range(width)], dtype=object
         )
 

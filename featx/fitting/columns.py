@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +121,7 @@ def require_vectors(cache: Cache, tap: str) -> None:
         )
 
 
-def column_of(cache: Cache, name: str, what: str) -> NDArray[Any]:
+def column_of(cache: Cache, name: str, what: str) -> RowValues:
     """Give a column of the source, for the option `what`.
 
     Raises
@@ -192,7 +191,7 @@ def _several(
     return table[:, used], tuple(classes[k] for k in used)
 
 
-def _suited(values: NDArray[Any], head: Head, what: str, ids: Sequence[str]) -> _Target:
+def _suited(values: RowValues, head: Head, what: str, ids: Sequence[str]) -> _Target:
     """Take a column as labels, or say why this head cannot."""
     text = values.dtype.kind not in "iuf"
     if head.task == "regression":
@@ -219,7 +218,7 @@ def _numbers_for_classes(head: Head, what: str, example: str) -> FitError:
     )
 
 
-def _floats(values: NDArray[Any], what: str) -> _Target:
+def _floats(values: RowValues, what: str) -> _Target:
     found = values.astype(np.float64)
     _require_finite(found, what)
     if values.dtype.kind in "iu" and not np.array_equal(found.astype(values.dtype), values):
@@ -230,7 +229,7 @@ def _floats(values: NDArray[Any], what: str) -> _Target:
     return _Target(found, np.isnan(found), "regression")
 
 
-def _measurements(values: NDArray[Any], head: Head, what: str, ids: Sequence[str]) -> _Target:
+def _measurements(values: RowValues, head: Head, what: str, ids: Sequence[str]) -> _Target:
     """Read the numbers that a regression needs from text."""
     texts = [str(v) for v in values]
     first = next((text for text in texts if text), "")
@@ -248,7 +247,7 @@ def _measurements(values: NDArray[Any], head: Head, what: str, ids: Sequence[str
     return _Target(found.values, np.isnan(found.values), "regression", notes)
 
 
-def _require_finite(values: NDArray[Any], what: str) -> None:
+def _require_finite(values: RowValues, what: str) -> None:
     """Refuse an infinite label; NaN is one that is missing."""
     odd = np.isinf(values)
     if odd.any():
@@ -262,13 +261,13 @@ def _named(task: str) -> str:
     return ", ".join(name for name, head in HEADS.items() if head.task == task)
 
 
-def _groups(cache: Cache, column: str | None) -> NDArray[Any] | None:
+def _groups(cache: Cache, column: str | None) -> RowValues | None:
     if column is None:
         return cache.columns.get(GROUP)
     return column_of(cache, column, "--groups")
 
 
-def _split(cache: Cache, column: str | None) -> NDArray[Any] | None:
+def _split(cache: Cache, column: str | None) -> RowValues | None:
     if column is not None and column != "split":
         return np.array([str(v) for v in column_of(cache, column, "--split")], dtype=object)
     if cache.split is not None and any(cache.split):

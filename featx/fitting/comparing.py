@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featx.arguments import several, typed
 from featx.cache.cache import Cache, opened
@@ -34,7 +33,7 @@ from featx.selection.splits import Folds, Rows
 from featx.selection.sweep import fits_of
 from featx.selection.trials import overheard
 from featx.targets import require_png, require_writable
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class _Line:
 
     entry: Entry
     inner: list[float]
-    predicted: NDArray[Any]
+    predicted: RowValues
 
 
 @typed
@@ -247,7 +246,7 @@ def _metric(samples: Samples) -> str:
     return "r2" if samples.task == "regression" else "accuracy"
 
 
-def _measure(samples: Samples, predicted: NDArray[Any], seed: int) -> JsonObject:
+def _measure(samples: Samples, predicted: RowValues, seed: int) -> JsonObject:
     return evaluate(
         samples.y,
         predicted,

@@ -48,7 +48,7 @@ class HeldOutPredictions:
     """
 
     y: RowValues
-    predicted: NDArray[Any]
+    predicted: RowValues
     probabilities: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
 

@@ -50,10 +50,10 @@ class Samples:
     y: RowValues
     task: str
     tap: str
-    ids: NDArray[Any]
+    ids: RowValues
     digests: NDArray[np.bytes_]
     groups: RowValues | None = None
-    split: NDArray[Any] | None = None
+    split: RowValues | None = None
     weights: NDArray[np.float64] | None = None
     excluded: dict[str, int] = field(default_factory=dict)
     features: Features | None = field(default=None, repr=False)

@@ -20,6 +20,7 @@ from featx.errors import FeatxError, ModelError, OptionError
 from featx.labels import joined_labels
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS
+from featx.typing import RowValues
 
 METRIC = "cosine distance between features"
 RATE = 0.01
@@ -90,7 +91,7 @@ class Likeness:
 
 def make_likeness(
     take: Callable[[NDArray[Any]], Vectors],
-    ids: Sequence[str] | NDArray[Any],
+    ids: Sequence[str] | RowValues,
     labels: Sequence[object],
     before: Likeness | None = None,
 ) -> dict[str, bytes]:

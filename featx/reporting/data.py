@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FitError
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class ReportData:
 
     figures: JsonObject = field(repr=False)
     ids: list[str] = field(repr=False)
-    y_true: NDArray[Any] = field(repr=False)
-    y_pred: NDArray[Any] = field(repr=False)
+    y_true: RowValues = field(repr=False)
+    y_pred: RowValues = field(repr=False)
     probabilities: NDArray[np.float64] | None = field(default=None, repr=False)
     task: str = "classification"
     paths: list[str] = field(default_factory=list, repr=False)

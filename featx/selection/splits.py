@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -186,7 +186,7 @@ def _manifest_split(column: RowValues, n: int) -> Split:
     return Split(train, validation if len(validation) else None, test)
 
 
-def _stratified(by: NDArray[Any], test_size: float, seed: int) -> tuple[Rows, Rows]:
+def _stratified(by: RowValues, test_size: float, seed: int) -> tuple[Rows, Rows]:
     check_smallest(by, 2, "a training and a test part")
     n, n_strata = len(by), len(np.unique(by))
     n_test = int(np.ceil(test_size * n))
@@ -201,7 +201,7 @@ def _stratified(by: NDArray[Any], test_size: float, seed: int) -> tuple[Rows, Ro
     return np.sort(train), np.sort(test)
 
 
-def _grouped(by: NDArray[Any], codes: Rows, test_size: float, seed: int) -> tuple[Rows, Rows]:
+def _grouped(by: RowValues, codes: Rows, test_size: float, seed: int) -> tuple[Rows, Rows]:
     # A share of a/b is a of b grouped folds; b cannot exceed the number of groups.
     n_groups = len(np.unique(codes))
     part = Fraction(test_size).limit_denominator(min(10, n_groups))
@@ -215,7 +215,7 @@ Rows = NDArray[np.intp]
 Folds = list[tuple[Rows, Rows]]
 
 
-def strata_of(y: ArrayLike, task: str, folds: int = 2) -> NDArray[Any]:
+def strata_of(y: ArrayLike, task: str, folds: int = 2) -> RowValues:
     """Make the classes by which rows are stratified.
 
     Classes are their own strata; a number falls into one of up to ten quantile bins, each of at
@@ -240,7 +240,7 @@ def strata_of(y: ArrayLike, task: str, folds: int = 2) -> NDArray[Any]:
     return np.zeros(len(y), dtype=np.intp)
 
 
-def _merge_small(strata: RowValues, least: int) -> NDArray[Any]:
+def _merge_small(strata: RowValues, least: int) -> RowValues:
     values, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
     return np.where(counts[codes] < least, values[counts.argmax()], strata)
 
@@ -311,7 +311,7 @@ def hold_out_once(folds: Folds, n: int) -> bool:
     return len(held) == n and len(np.unique(held)) == n
 
 
-def grouped_folds(by: NDArray[Any], codes: Rows, folds: int, seed: int) -> Folds:
+def grouped_folds(by: RowValues, codes: Rows, folds: int, seed: int) -> Folds:
     """Make folds that divide no group, each with about its share of every class."""
     _, strata = np.unique(by, return_inverse=True)
     largest = int(np.bincount(strata).max())

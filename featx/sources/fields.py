@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from featx.items import Manifest, printable
 from featx.labels import SEPARATOR, Labels, split_labels
 from featx.slices import WHOLE, SliceCounter
 from featx.sources.table import read_table
+from featx.typing import RowValues
 
 RESERVED = ("path", "id", "label", "split")
 
@@ -32,7 +32,7 @@ SPLITS = {
 """The split that each name means."""
 
 
-def table_columns(place: str, table: pd.DataFrame) -> dict[str, NDArray[Any]]:
+def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
     """Give every column of a table that has no meaning of its own.
 
     Raises
@@ -167,10 +167,10 @@ def _told_split(name: str) -> str:
     return next((SPLITS[word] for word in words if word in SPLITS), "")
 
 
-def plain(column: pd.Series) -> NDArray[Any]:
+def plain(column: pd.Series) -> RowValues:
     """Numbers as they are, all else as text."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
-        values: NDArray[Any] = column.to_numpy()
+        values: RowValues = column.to_numpy()
         return values if values.dtype != object else column.to_numpy(np.float64)
     texts = shared("" if missing(v) else printable(str(v)) for v in column)
     return np.array(texts, dtype=object)

@@ -31,7 +31,7 @@ from featx.tuning.epochs import Classifier, Lesson, learn, predict
 from featx.tuning.options import TuneOptions
 from featx.tuning.sides import InputRows, PictureRows, Positions, batches_of
 from featx.tuning.upper import CutNetwork
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Field:
 class WayResult:
     """Predictions of one way for the test rows, and their metrics."""
 
-    predicted: NDArray[Any]
+    predicted: RowValues
     figures: JsonObject
 
 
 def measured(
-    field: Field, predicted: NDArray[Any], table: NDArray[Any] | None, cost: tuple[float, int]
+    field: Field, predicted: RowValues, table: NDArray[Any] | None, cost: tuple[float, int]
 ) -> WayResult:
     """Measure predictions of the test rows; `cost` is seconds and multiply-adds of an image."""
     samples, codes = field.samples, check_groups(field.samples.groups, len(field.samples))
@@ -95,7 +95,7 @@ def measured(
     return WayResult(predicted, {**found, "seconds": cost[0], "multiply_adds": cost[1]})
 
 
-def named(field: Field, table: NDArray[Any]) -> NDArray[Any]:
+def named(field: Field, table: NDArray[Any]) -> RowValues:
     """Name the likeliest class of each row."""
     return np.array([field.samples.classes[k] for k in table.argmax(1)])
 
