@@ -259,8 +259,7 @@ def _wrong(data: ReportData) -> NDArray[np.bool_]:
     if data.task == "regression":
         return np.zeros(len(data.ids), dtype=bool)
     both = (data.y_true.reshape(len(data.ids), -1), data.y_pred.reshape(len(data.ids), -1))
-    found: NDArray[np.bool_] = np.not_equal(*both).any(axis=1)
-    return found
+    return np.asarray(np.not_equal(*both).any(axis=1))
 
 
 def _figures(data: ReportData) -> Any:
