@@ -3,6 +3,7 @@
 python -m benchmarks.tuning elpv --device cuda    accuracy on random splits of ELPV and by blocks
 python -m benchmarks.tuning epoch                 an epoch from maps against one from pictures
 python -m benchmarks.tuning rows                  50, 200, 1,000 and all rows of three sets
+python -m benchmarks.tuning memory                peak memory with 100,000 maps of 18 KiB
 
 What is measured is kept after each split or setting; the same command goes on from there.
 """
@@ -10,8 +11,10 @@ What is measured is kept after each split or setting; the same command goes on f
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +179,36 @@ def epoch_cost(out: Path, n_rows: int = 64) -> None:
         print(name, layer, json.dumps(line), flush=True)
 
 
+def memory(folder: Path, out: Path, n_rows: int = 100_000) -> None:
+    """Measure the peak memory of `featx tune` by the number of pictures, one process each."""
+    import pandas as pd
+    from sklearn.datasets import load_digits
+
+    digits, kept = load_digits(), _kept(out)
+    rng = np.random.default_rng(0)
+    for n in (n_rows // 10, n_rows):
+        data = []
+        for k in range(n):  # no two are equal
+            pixels = digits.images[k % len(digits.images)] * 15 + rng.integers(0, 15, (8, 8))
+            file = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+            data.append(file.getvalue())
+        labels = digits.target[np.arange(n) % len(digits.target)].astype(str)
+        source = folder / f"many-{n}.parquet"
+        pd.DataFrame({"image": data, "label": labels}).to_parquet(source)
+        command = [sys.executable, "-m", "featx", "tune", str(source), str(source) + ".safetensors"]
+        command += ["--backbone", LITE0, "--layer", CUT, "--input-size", "144", "--epochs", "1"]
+        start = time.perf_counter()
+        pid = os.posix_spawn(sys.executable, [*command, "--force", "--json"], os.environ)
+        _, status, used = os.wait4(pid, 0)
+        line = {"status": status, "peak_mb": used.ru_maxrss / 1000}
+        line |= {"maps_mb": (folder / f"{source.name}.maps.h5").stat().st_size / 1e6}
+        line |= {"seconds": time.perf_counter() - start}
+        kept.setdefault("memory", {})[str(n)] = line
+        out.write_text(json.dumps(kept, indent=1))
+        print(n, json.dumps(line), flush=True)
+
+
 def photographs(folder: Path, each: int = 40, side: int = 64) -> Path:
     """Write parts of scikit-image's and scikit-learn's photographs: which one is a part of?
 
@@ -295,7 +328,7 @@ def _kept(out: Path) -> dict[str, Any]:
 def main() -> None:
     """Run one part, and keep its figures beside those of the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("elpv", "epoch", "rows"))
+    parser.add_argument("part", choices=("elpv", "epoch", "rows", "memory"))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--device", default="cpu", help="of elpv: where the layers are trained")
@@ -309,6 +342,8 @@ def main() -> None:
         elpv(asked.folder, asked.repeats, asked.blocks, asked.out, asked.device)
     elif asked.part == "epoch":
         epoch_cost(asked.out)
+    elif asked.part == "memory":
+        memory(asked.folder, asked.out)
     else:
         by_rows(asked.folder, asked.out)
 
