@@ -69,13 +69,13 @@ class SourceOptions:
 
     Parameters
     ----------
-    portion
+    slice_
         The part of it that is wanted.
     missing
         Texts that mean that a field is missing, beside the empty one.
     """
 
-    portion: Slice = WHOLE
+    slice_: Slice = WHOLE
     missing: tuple[str, ...] = ()
 
 
@@ -110,13 +110,13 @@ class Manifest:
     refused
         ``id -> reason`` of entries that are not readable images; they count as failed.
     dealt
-        Which portion of the source the items are; None if they are all of it.
+        Which slice of the source the items are; None if they are all of it.
     pages
         Page of its file that each item is, from 0, int32 of shape (n,); None if all are first.
     ignored_by_extension
         How many files were passed over that have each extension, in lower case; ``hidden`` and
         ``other`` stand for names that begin with a dot or have no extension. Of a source that is
-        dealt out, the first portion counts them all.
+        dealt out, the first slice counts them all.
     notes
         What was assumed in reading the source, and what looks like a mistake in it.
     """
@@ -151,7 +151,7 @@ class Manifest:
         from featx.columns import first_duplicate
 
         if rows := first_duplicate(self.ids):
-            # Of a portion the rows have other numbers than in the source.
+            # Of a slice the rows have other numbers than in the source.
             where = "twice" if self.dealt else f"in rows {rows[0] + 1} and {rows[1] + 1}"
             raise SourceError(
                 f"{self.name}: id {self.ids[rows[0]]!r} stands {where}; ids must be unique: "

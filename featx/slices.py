@@ -1,8 +1,8 @@
 """Which part of a source is whose, when several commands share it: ``--shard K/N``.
 
 Names are dealt out by a hash of the name, so that a new one moves no other; containers (tars,
-Parquet files) in turn, in the order of their names, so that each portion gets as many as any other.
-Every portion notes how many names there were and a digest of them all: portions of one listing make
+Parquet files) in turn, in the order of their names, so that each slice gets as many as any other.
+Every slice notes how many names there were and a digest of them all: slices of one listing make
 the whole, with nothing twice, and those of different listings can be told apart.
 """
 
@@ -17,12 +17,12 @@ from featx.errors import FeatxError
 from featx.typing import JsonObject
 
 _RING = 1 << 64
-_MOST = 1_000_000  # portions
+_MOST = 1_000_000  # slices
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Portion `number`, from 1, of the `total` that a source is dealt out in.
+    """Slice `number`, from 1, of the `total` that a source is dealt out in.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Slice:
 
     @property
     def is_whole(self) -> bool:
-        """True if there is one portion, which holds everything."""
+        """True if there is one slice, which holds everything."""
         return self.total == 1
 
     @property
@@ -86,9 +86,9 @@ class SliceRecord:
     Parameters
     ----------
     held
-        Numbers of the portions, ascending.
+        Numbers of the slices, ascending.
     of
-        How many portions there are.
+        How many slices there are.
     names
         Names that were dealt out: images, rows or files.
     listing
@@ -120,13 +120,13 @@ class SliceRecord:
         return dealt if held and 1 <= held[0] <= held[-1] <= dealt.of <= _MOST else None
 
     @property
-    def portion(self) -> Slice:
-        """The one portion that is held; the whole where there are several."""
+    def slice_(self) -> Slice:
+        """The one slice that is held; the whole where there are several."""
         return Slice(self.held[0], self.of) if len(self.held) == 1 else WHOLE
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the portions that are not held."""
+        """Numbers of the slices that are not held."""
         return sorted(set(range(1, self.of + 1)) - set(self.held))
 
     def __str__(self) -> str:
@@ -135,15 +135,15 @@ class SliceRecord:
         return f"shards {listed(self.held)} of {self.of}"
 
 
-def keeps(portion: Slice, held: SliceRecord | None) -> bool:
-    """Tell whether a run of `portion` keeps every row of a cache that holds `held`.
+def keeps(slice_: Slice, held: SliceRecord | None) -> bool:
+    """Tell whether a run of `slice` keeps every row of a cache that holds `held`.
 
-    The whole keeps what any portion holds, and a portion what is its own; another one would drop
+    The whole keeps what any slice holds, and a slice what is its own; another one would drop
     rows as if their images were gone. None is a cache of the whole.
     """
-    if portion.is_whole:
+    if slice_.is_whole:
         return True
-    return held is not None and held.portion == portion
+    return held is not None and held.slice_ == slice_
 
 
 def listed(things: Sequence[object], most: int = 12) -> str:
@@ -160,34 +160,34 @@ def listed(things: Sequence[object], most: int = 12) -> str:
 
 @dataclass
 class SliceCounter:
-    """Names on their way to portions; one is looked at after the other, and none is kept."""
+    """Names on their way to slices; one is looked at after the other, and none is kept."""
 
-    portion: Slice = WHOLE
+    slice_: Slice = WHOLE
     names: int = 0
     _sum: int = field(default=0, repr=False)
 
     def takes(self, name: str) -> bool:
-        """Count a name, and tell whether it is the portion's."""
+        """Count a name, and tell whether it is the slice's."""
         self.names += 1
-        if self.portion.is_whole:
+        if self.slice_.is_whole:
             return True
         value = self._count(name)
-        return value % self.portion.total == self.portion.number - 1
+        return value % self.slice_.total == self.slice_.number - 1
 
     def takes_of(self, names: Iterable[str]) -> set[str]:
-        """Deal files out in turn, in the order of their names, and give those of the portion."""
+        """Deal files out in turn, in the order of their names, and give those of the slice."""
         ordered = sorted(names)
         self.names += len(ordered)
-        if self.portion.is_whole:
+        if self.slice_.is_whole:
             return set(ordered)
         for name in ordered:
             self._count(name)
-        return set(ordered[self.portion.number - 1 :: self.portion.total])
+        return set(ordered[self.slice_.number - 1 :: self.slice_.total])
 
     def takes_rows(self, name: str, n_rows: int) -> range:
-        """Cut the rows called `name` into stretches, one for each portion, and give its own."""
+        """Cut the rows called `name` into stretches, one for each slice, and give its own."""
         self.names += n_rows
-        number, total = self.portion.number, self.portion.total
+        number, total = self.slice_.number, self.slice_.total
         self._count(f"{name} {n_rows}")
         return range(n_rows * (number - 1) // total, n_rows * number // total)
 
@@ -200,7 +200,7 @@ class SliceCounter:
     @property
     def dealt(self) -> SliceRecord | None:
         """The slices that this is one of; None if it is the whole."""
-        if self.portion.is_whole:
+        if self.slice_.is_whole:
             return None
-        number, total = self.portion.number, self.portion.total
+        number, total = self.slice_.number, self.slice_.total
         return SliceRecord((number,), total, self.names, f"{self._sum:016x}")

@@ -40,8 +40,8 @@ from featx.spec import ExtractSpec
 SHARD_ROWS = 512
 SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 30.0
-_OWNER = "portion"
-"""Name of the note that says of which portion of a source the shards beside it are."""
+_OWNER = "portion"  # as runs before named it, which may be continued
+"""Name of the note that says of which slice of a source the shards beside it are."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def parts_folder(cache: Path) -> Path:
     return cache.with_name(f"{cache.name}.parts")
 
 
-def require_own_shards(cache: Path, portion: Slice) -> None:
-    """Refuse shards that a stopped run of another portion left: publishing would remove them.
+def require_own_shards(cache: Path, slice_: Slice) -> None:
+    """Refuse shards that a stopped run of another slice left: publishing would remove them.
 
     Raises
     ------
@@ -70,10 +70,10 @@ def require_own_shards(cache: Path, portion: Slice) -> None:
     parts = parts_folder(cache)
     owner = _owner(parts)
     held = None if owner.is_whole else SliceRecord((owner.number,), owner.total, 0, "")
-    if not keeps(portion, held) and any(parts.glob("*/[!.]*.h5")):
+    if not keeps(slice_, held) and any(parts.glob("*/[!.]*.h5")):
         raise CacheMismatchError(
             f"{parts} holds unfinished rows of {held or 'the whole source'}, and a run of shard "
-            f"{portion} would drop them; write to another file, or pass --force"
+            f"{slice_} would drop them; write to another file, or pass --force"
         )
 
 
@@ -97,7 +97,7 @@ class ShardWriter:
     rows: list[Row] = field(default_factory=list)
     written: int = 0
     seconds: float = 0.0
-    portion: Slice = WHOLE
+    slice_: Slice = WHOLE
     _since: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _writing: threading.Lock = field(default_factory=threading.Lock)
@@ -109,7 +109,7 @@ class ShardWriter:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of this fingerprint, created with notes of its spec and of the portion."""
+        """The folder of this fingerprint, created with notes of its spec and of the slice."""
         folder = self.parts / self.spec.fingerprint
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,8 @@ class ShardWriter:
             raise CacheError(f"cannot create {folder}: {error.strerror}") from None
         if not (folder / "spec.json").exists():
             write_bytes(folder / "spec.json", self.spec.to_json().encode())
-        if _owner(self.parts) != self.portion:
-            write_bytes(self.parts / _OWNER, str(self.portion).encode())
+        if _owner(self.parts) != self.slice_:
+            write_bytes(self.parts / _OWNER, str(self.slice_).encode())
         return folder
 
     def add(self, rows: Sequence[Row]) -> None:

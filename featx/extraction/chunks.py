@@ -212,7 +212,7 @@ class Worker:
         self._runner = Runner(run.reader, run.plan, shape, run.package_key())
         parts = parts_folder(assignment.cache)
         self._shards = ShardWriter(
-            parts, lambda: run.spec(self._runner.precision), portion=run.options.portion
+            parts, lambda: run.spec(self._runner.precision), slice_=run.options.slice_
         )
         self._outcome = Outcome(np.zeros(len(run.manifest), KEY_DTYPE))
         self._item_of: dict[str, int] | None = None

@@ -102,7 +102,7 @@ def _predict(run: Run, old: ExtractSpec | None) -> ExtractResult | None:
         failures=failed,
         plan=run.expected,
         dry_run=True,
-        shard=run.options.portion.shown,
+        shard=run.options.slice_.shown,
         warnings=run.warnings,
     )
 

@@ -241,20 +241,20 @@ def _embed(run: Run, known: KnownRows, outcome: Outcome) -> NetworkState:
 
 
 def _say_of_shard(run: Run, old: ExtractSpec | None) -> None:
-    portion, precision = run.options.portion, run.plan.precision
-    if portion.is_whole:
+    slice_, precision = run.options.slice_, run.plan.precision
+    if slice_.is_whole:
         return
     if run.options.precision == "auto" and old is None and precision != "fp32":
         log.warning(
             "shard %s decides about %s on its own pictures; pass --precision, so that all "
             "shards have the same and can be merged",
-            portion,
+            slice_,
             precision,
         )
     if not len(run.manifest) and run.manifest.dealt is not None:
         log.warning(
             "shard %s holds nothing: %s has %d to deal out",
-            portion,
+            slice_,
             run.manifest.name,
             run.manifest.dealt.names,
         )

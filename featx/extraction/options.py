@@ -180,7 +180,7 @@ class ExtractOptions:
         return tuple(host.strip() for text in given for host in text.split(",") if host.strip())
 
     @property
-    def portion(self) -> Slice:
+    def slice_(self) -> Slice:
         """The part of the source that is asked for."""
         return Slice.of(self.shard)
 

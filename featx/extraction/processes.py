@@ -245,7 +245,7 @@ def _embed_here(
     shards = ShardWriter(
         parts_folder(run.cache),
         lambda: spec_of_run(run, runner, known),
-        portion=run.options.portion,
+        slice_=run.options.slice_,
     )
     proof = proof_items(outcome)
     prove = lambda: require_alike(run, known, runner, proof)  # noqa: E731

@@ -49,7 +49,7 @@ def publish_run(
     _keep_unread(run, outcome, known, in_place)
     failed = run.failures(outcome)
     rows = np.flatnonzero(outcome.content != b"")
-    # A portion of nothing is a cache of no rows: the others have theirs.
+    # A slice of nothing is a cache of no rows: the others have theirs.
     if not len(rows) and (failed or run.manifest.dealt is None):
         name, reason = next(iter(failed.items()))
         error = ExtractError(
@@ -182,6 +182,6 @@ def _result(
         difference=changes,
         failures=failed,
         plan=run.expected,
-        shard=run.options.portion.shown,
+        shard=run.options.slice_.shown,
         warnings=run.warnings,
     )

@@ -83,14 +83,14 @@ class Run:
         require_target(self.cache, self.source)
         old = self._spec_in_place()
         if not self.options.force:
-            require_own_shards(self.cache, self.options.portion)
+            require_own_shards(self.cache, self.options.slice_)
         self.list_images()
         return old
 
     def list_images(self) -> None:
         """List the images of the source, and correct their labels."""
         self.manifest = load_manifest(
-            self.source, self.options.portion, missing=self.options.missing_texts
+            self.source, self.options.slice_, missing=self.options.missing_texts
         )
         for said in self.manifest.notes:
             self.warn(**said)
@@ -176,10 +176,10 @@ class Run:
 
     def _require_kept(self, held: SliceRecord | None) -> None:
         """Refuse a run that would drop the rows of another shard."""
-        if not keeps(self.options.portion, held):
+        if not keeps(self.options.slice_, held):
             raise CacheMismatchError(
                 f"cache {self.cache} holds {held or 'the whole source'}, and a run of shard "
-                f"{self.options.portion} would drop rows of it; write to another file, or pass "
+                f"{self.options.slice_} would drop rows of it; write to another file, or pass "
                 "--force to replace it"
             )
 
@@ -293,7 +293,7 @@ class Run:
         return {**self.manifest.refused, **found}
 
     def dealt_alike(self) -> bool:
-        """True if the cache in place says of its portion what is to be said of it now."""
+        """True if the cache in place says of its slice what is to be said of it now."""
         with open_cache(self.cache) as found:
             return SliceRecord.from_dict(found.provenance.get("shard")) == self.manifest.dealt
 

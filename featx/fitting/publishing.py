@@ -365,8 +365,8 @@ def extract_command(cache: Cache) -> str:
     if corrections := known.get("labels"):
         words += ["--labels", str(corrections.get("file"))]
     dealt = SliceRecord.from_dict(known.get("shard"))
-    if dealt is not None and not dealt.portion.is_whole:
-        words += ["--shard", str(dealt.portion)]
+    if dealt is not None and not dealt.slice_.is_whole:
+        words += ["--shard", str(dealt.slice_)]
     return shlex.join(words)
 
 

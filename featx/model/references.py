@@ -203,9 +203,9 @@ def image_reader(cache: Cache) -> Callable[[int], bytes]:
     from featx.sources.load import read_again
 
     dealt = SliceRecord.from_dict(cache.provenance.get("shard"))
-    portion = WHOLE if dealt is None else dealt.portion
+    slice_ = WHOLE if dealt is None else dealt.slice_
     source, missing = str(cache.provenance.get("source")), cache.provenance.get("missing") or ()
-    return read_again(source, cache.ids, cache.paths, portion, missing)
+    return read_again(source, cache.ids, cache.paths, slice_, missing)
 
 
 def _resized(

@@ -46,7 +46,7 @@ class ContainerContents(Generic[T]):
 
 
 def deal_files(containers: Sequence[Container], dealing: SliceCounter) -> list[Container]:
-    """Give the containers of a portion; the others are not opened."""
+    """Give the containers of a slice; the others are not opened."""
     mine = dealing.takes_of(container.name for container in containers)
     return [container for container in containers if container.name in mine]
 

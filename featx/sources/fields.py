@@ -148,7 +148,7 @@ def named_splits(
     names, counts
         Of the files that hold the items, and how many each holds.
     among
-        Names of all files of the source, of which some may be another portion's.
+        Names of all files of the source, of which some may be another slice's.
 
     Returns
     -------

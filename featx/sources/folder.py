@@ -23,7 +23,7 @@ from featx.sources.places import ReadFiles
 
 @dataclass
 class FirstFolders:
-    """The folders on the first level of a source, whosever portion their images are.
+    """The folders on the first level of a source, whosever slice their images are.
 
     ``deep`` are those with folders of images in them, ``shallow`` those with images of their own.
     """
@@ -153,7 +153,7 @@ _BLOCK = 8192  # names that are Python objects at one time
 
 @dataclass
 class FoundFiles:
-    """The images of a folder that are a portion's, sorted by id.
+    """The images of a folder that are a slice's, sorted by id.
 
     ``stamps`` is int64, shape (n, 2): size in bytes and state (`Stamp`). ``odd`` are the paths that
     differ from the id, as the file system spells them. ``anyones`` is the number of images in the
@@ -221,19 +221,19 @@ def folder_manifest(root: Path, found: FoundFiles, dealing: SliceCounter) -> Man
         split=split,
         stamps=found.stamps,
         refused=found.refused,
-        ignored_by_extension=dict(own_ignored(found.ignored, dealing.portion)),
+        ignored_by_extension=dict(own_ignored(found.ignored, dealing.slice_)),
         dealt=dealing.dealt,
         notes=found.folders.notes(),
     )
 
 
-def own_ignored(ignored: Counter[str], portion: Slice) -> Counter[str]:
-    """Count files that are not images once, for the first portion, and not for each."""
-    return ignored if portion.number == 1 else Counter()
+def own_ignored(ignored: Counter[str], slice_: Slice) -> Counter[str]:
+    """Count files that are not images once, for the first slice, and not for each."""
+    return ignored if slice_.number == 1 else Counter()
 
 
 def scan_folder(root: Path, dealing: SliceCounter) -> FoundFiles:
-    """List the images below `root` that are the portion's; the names of others are not kept.
+    """List the images below `root` that are the slice's; the names of others are not kept.
 
     Links to files and folders are followed, wherever they lead; one that leads back to a folder on
     the way to it, or above one, is refused and named.

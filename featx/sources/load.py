@@ -50,7 +50,7 @@ def from_file(place: str, options: SourceOptions) -> Manifest:
     SourceError
         If it is none of them.
     """
-    lower, dealing = place.lower(), SliceCounter(options.portion)
+    lower, dealing = place.lower(), SliceCounter(options.slice_)
     if lower.endswith(TABLES):
         return from_table(place, read_table(place, dealing), dealing, options.missing)
     if lower.endswith(PARQUET):
@@ -76,7 +76,7 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
     """
     if is_saved(root):
         return from_saved(root, options)
-    dealing = SliceCounter(options.portion)
+    dealing = SliceCounter(options.slice_)
     found = scan_folder(root, dealing)
     if found.anyones:
         return folder_manifest(root, found, dealing)
@@ -105,7 +105,7 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
     base = url.rstrip("/") + "/"
     extensions = image_extensions()
     images, ignored, containers = Listing(), PassedOver(), []
-    dealing = SliceCounter(options.portion)
+    dealing = SliceCounter(options.slice_)
     folders = FirstFolders()
     for name, stamp in list_remote(url):
         hidden = any(part.startswith(".") for part in name.split("/"))
@@ -135,7 +135,7 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         labels=labels,
         split=split,
         stamps=stamps if np.any(stamps) else None,
-        ignored_by_extension=dict(own_ignored(ignored, options.portion)),
+        ignored_by_extension=dict(own_ignored(ignored, options.slice_)),
         dealt=dealing.dealt,
         notes=folders.notes(),
     )
@@ -157,7 +157,7 @@ def from_pattern(text: str, options: SourceOptions) -> Manifest:
         if made is not None:
             return made
     if _all_images(places):
-        return from_list(places, options.portion)
+        return from_list(places, options.slice_)
     raise SourceError(
         f"{text} matches files that are neither all tars, all Parquet nor all images, the first "
         f"{places[0]}"
@@ -177,7 +177,7 @@ def _containers(
     ignored: Counter[str],
 ) -> Manifest | None:
     """Items of containers of one kind; None if there are no containers."""
-    ignored = +own_ignored(ignored, options.portion)
+    ignored = +own_ignored(ignored, options.slice_)
     tars = [container for container in containers if container.name.lower().endswith(TARS)]
     others = [container for container in containers if not container.name.lower().endswith(TARS)]
     if tars and others:
@@ -220,7 +220,7 @@ def read_again(
     source: str,
     ids: Sequence[str],
     paths: Sequence[str],
-    portion: Slice = WHOLE,
+    slice_: Slice = WHOLE,
     missing: Sequence[str] = (),
 ) -> Callable[[int], bytes]:
     """Give what reads the image of a row.
@@ -236,7 +236,7 @@ def read_again(
         What the cache calls its source.
     ids, paths
         Of the rows of the cache.
-    portion
+    slice_
         Of the source, which the cache holds; no other is listed.
     missing
         Texts that mean that a field of its table is empty.
@@ -252,7 +252,7 @@ def read_again(
     def listed() -> tuple[Manifest, dict[str, int]]:
         if not follow and is_url(source):
             raise SourceError(f"{source} was not fetched; {_ASK}")
-        manifest = load_manifest(source, portion, missing=missing)
+        manifest = load_manifest(source, slice_, missing=missing)
         return manifest, {name: item for item, name in enumerate(manifest.ids)}
 
     def read(row: int) -> bytes:
@@ -277,9 +277,9 @@ def _is_own_file(path: str) -> bool:
 
 
 def load_manifest(
-    source: Source, portion: Slice = WHOLE, *, missing: str | Sequence[str] = ()
+    source: Source, slice_: Slice = WHOLE, *, missing: str | Sequence[str] = ()
 ) -> Manifest:
-    """List the images of a source, or a portion of them, in a stable order.
+    """List the images of a source, or a slice of them, in a stable order.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def load_manifest(
         `datasets` saved, a folder of such files, a pattern (``train-{000..099}.tar``, ``*.tar``),
         any of them behind a URL, a list of paths, pictures of Pillow or arrays, or the name of a
         built-in set (``elpv``, ``digits``). ``docs/sources.md`` describes each.
-    portion
+    slice_
         Tars and Parquet files with images are dealt out as whole files, and those of others are not
         opened; a saved data set in stretches of rows; everything else by a hash of each id.
     missing
@@ -313,15 +313,15 @@ def load_manifest(
     from featx.sources.remote import is_url
 
     if not isinstance(source, (str, os.PathLike)):
-        return from_list(source, portion)
+        return from_list(source, slice_)
     text, path = os.fspath(source), Path(source)
-    options = SourceOptions(portion, (missing,) if isinstance(missing, str) else tuple(missing))
+    options = SourceOptions(slice_, (missing,) if isinstance(missing, str) else tuple(missing))
     if text in BUILT_IN:
         if path.exists():
             raise SourceError(f"{text!r} is a built-in set and also a path here; write ./{text}")
-        return deal_items(BUILT_IN[text](), portion)
+        return deal_items(BUILT_IN[text](), slice_)
     if text.startswith("file://"):
-        return load_manifest(text.removeprefix("file://"), portion, missing=missing)
+        return load_manifest(text.removeprefix("file://"), slice_, missing=missing)
     if is_url(text):
         return from_pattern(text, options) if is_pattern(text) else from_url(text, options)
     mode = _mode_of(path)

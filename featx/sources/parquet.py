@@ -132,21 +132,21 @@ def from_parquet(
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
-    """Take the rows of the Parquet files of a portion, in their order.
+    """Take the rows of the Parquet files of a slice, in their order.
 
     An id is that of the column ``id``, else the file and the row in it.
 
     Raises
     ------
     SourceError
-        If no file has a column of images, or there is no row; a portion may have none.
+        If no file has a column of images, or there is no row; a slice may have none.
     """
-    dealing = SliceCounter(options.portion)
+    dealing = SliceCounter(options.slice_)
     found = gather(deal_files(containers, dealing), _look)
     kept = tuple(container for container, _ in found.pairs)
     files = [file for _, file in found.pairs]
     counts = [sum(file.group_rows) for file in files]
-    if not sum(counts) and options.portion.is_whole:
+    if not sum(counts) and options.slice_.is_whole:
         raise SourceError(f"{name} has no rows")
     classes = {column: names for file in files for column, names in file.classes.items()}
     try:

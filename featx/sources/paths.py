@@ -84,11 +84,11 @@ class ReadSome:
         return self.read(int(self.items[item]))
 
 
-def deal_items(whole: Manifest, portion: Slice) -> Manifest:
-    """Give the items of a portion, by a hash of each id."""
-    if portion.is_whole:
+def deal_items(whole: Manifest, slice_: Slice) -> Manifest:
+    """Give the items of a slice, by a hash of each id."""
+    if slice_.is_whole:
         return whole
-    dealing = SliceCounter(portion)
+    dealing = SliceCounter(slice_)
     items = np.flatnonzero([dealing.takes(name) for name in whole.ids])
     picked: list[int] = items.tolist()
 
@@ -114,16 +114,16 @@ LIST = "list of paths"
 """The name of a source that was a list."""
 
 
-def from_list(source: Sequence[Any], portion: Slice) -> Manifest:
-    """Take paths, URLs or pictures, in the order given, those of a portion by a hash of each id."""
+def from_list(source: Sequence[Any], slice_: Slice) -> Manifest:
+    """Take paths, URLs or pictures, in the order given, those of a slice by a hash of each id."""
     if any(is_picture(entry) for entry in source):
-        return deal_items(from_pictures(source), portion)
+        return deal_items(from_pictures(source), slice_)
     paths = [os.fspath(p) for p in source]
     if not paths:
         raise SourceError("the list of paths is empty")
     shown = Text.of(map(printable, paths))
     odd = {k: path for k, path in enumerate(paths) if printable(path) != path}
-    return deal_items(Manifest(LIST, shown, shown, ReadFiles(shown, odd)), portion)
+    return deal_items(Manifest(LIST, shown, shown, ReadFiles(shown, odd)), slice_)
 
 
 def from_table(
@@ -134,7 +134,7 @@ def from_table(
     Parameters
     ----------
     read
-        The rows of the portion that was dealt out.
+        The rows of the slice that was dealt out.
     missing
         Texts that mean that a field is empty.
 

@@ -87,7 +87,7 @@ def is_saved(folder: Path) -> bool:
 def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     """Take the rows of a saved data set; the splits of a `DatasetDict` become the split.
 
-    A portion has a stretch of the rows of each split.
+    A slice has a stretch of the rows of each split.
 
     An id is the split, if there are several, and the column ``id`` or else the number of the row.
 
@@ -103,7 +103,7 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
     parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         raise SourceError(f"{folder} has no rows")
-    dealing = SliceCounter(options.portion)
+    dealing = SliceCounter(options.slice_)
     spans = [dealing.takes_rows(name, len(part)) for name, part in parts.items()]
     containers: list[Container] = []
     images: list[str] = []

@@ -186,7 +186,7 @@ _BLOCK_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a portion of a table.
+    """The rows of a slice of a table.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class Table:
 
 
 def read_table(place: str, dealing: SliceCounter) -> Table:
-    """Read the rows of a portion from a table, here or behind a URL.
+    """Read the rows of a slice from a table, here or behind a URL.
 
     Raises
     ------
@@ -270,11 +270,11 @@ def _text_blocks(place: str, data: bytes | None, dialect: Dialect) -> Iterator[p
 
 
 def _mine(block: Any, names: Sequence[str], dealing: SliceCounter) -> NDArray[np.bool_]:
-    """Tell which rows are the portion's, by the name that becomes the id."""
+    """Tell which rows are the slice's, by the name that becomes the id."""
     n_rows = len(block)
     key = next((name for name in ("id", "path") if name in names), None)
-    if dealing.portion.is_whole or key is None:
+    if dealing.slice_.is_whole or key is None:
         dealing.names += n_rows
-        return np.full(n_rows, dealing.portion.is_whole)
+        return np.full(n_rows, dealing.slice_.is_whole)
     values = block[key].to_pylist() if isinstance(block, pa.RecordBatch) else block[key]
     return np.fromiter((dealing.takes(printable(str(v))) for v in values), bool, n_rows)

@@ -74,7 +74,7 @@ def from_tars(
     options: SourceOptions,
     ignored: Counter[str] | None = None,
 ) -> Manifest:
-    """Take the images of the tars of a portion, in their order.
+    """Take the images of the tars of a slice, in their order.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ def from_tars(
     Raises
     ------
     SourceError
-        If there is no image in any of them; a portion may have none.
+        If there is no image in any of them; a slice may have none.
     """
-    dealing = SliceCounter(options.portion)
+    dealing = SliceCounter(options.slice_)
     found = gather(
         deal_files(containers, dealing),
         lambda container: index_tar(container.place, container.stamp),
@@ -97,7 +97,7 @@ def from_tars(
     for container, index in found.pairs:
         refused |= {f"{container.name}/{key}": why for key, why in index.refused.items()}
     counts = [len(index.table) for _, index in found.pairs]
-    if not sum(counts) and not refused and options.portion.is_whole:
+    if not sum(counts) and not refused and options.slice_.is_whole:
         raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
     notes = without(_notes([index for _, index in found.pairs]), options.missing)

@@ -147,8 +147,8 @@ def source_of(kind: str, photos: Path, place: Path) -> Any:
         files = fsspec.filesystem("memory")
         for path in photos.rglob("*.png"):
             name = path.relative_to(photos).as_posix()
-            files.pipe_file(f"/portions/{name}", path.read_bytes())
-        return "memory://portions"
+            files.pipe_file(f"/slices/{name}", path.read_bytes())
+        return "memory://slices"
     if kind == "pattern":
         return str(tars(place / "s", photos) / "{test,train}-*.tar")
     if kind in ("csv", "parquet table"):
