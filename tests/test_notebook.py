@@ -27,6 +27,7 @@ def executed(name: str, folder: Path) -> Any:
     return notebook
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_notebook_runs(
     tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch

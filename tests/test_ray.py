@@ -43,6 +43,7 @@ def workers_of(cache: Path) -> list[int]:
     return [pid for pid in found if Path(f"/proc/{pid}").exists()]
 
 
+@pytest.mark.slow
 def test_two_ray_workers_give_the_rows_of_one_process(
     tmp_path: Path,
     tiny: dict[str, Any],

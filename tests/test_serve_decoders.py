@@ -166,6 +166,7 @@ def attack(model: Path, n_bombs: int, n_clients: int) -> tuple[list[int], list[i
         service.close()
 
 
+@pytest.mark.slow
 def test_clients_are_answered_while_bombs_arrive(model_folder: Path) -> None:
     answered, refused, n_ended = attack(model_folder / "m.featx", 4, 8)
     assert answered == [200] * 8

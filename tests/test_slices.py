@@ -17,6 +17,7 @@ from featx.evaluation import evaluate
 from featx.evaluation.slices import by_slice, rows_for_slice, slice_names
 
 
+@pytest.mark.slow
 def test_intervals_of_all_slices_hold_together() -> None:
     """Six slices of one accuracy: in 95 % of the draws each interval holds it."""
     rng = np.random.default_rng(0)
