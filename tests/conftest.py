@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A job that a script left to the background ignores Ctrl-C, and so would what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 TINY = '''
 """A network whose vector is a plain function of the pixels, so a misplaced row shows exactly."""
@@ -135,8 +140,38 @@ def service(model_folder: Path) -> Iterator[Service]:
 
 
 @pytest.fixture
-def shell() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `featx` as a user does."""
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Run `featx` as a user does, but inside this process, which has torch already.
+
+    `process` is for what only a process of its own can show: imports, signals, an environment.
+    """
+    from featx.cli import main
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        root, featx = logging.getLogger(), logging.getLogger("featx")
+        handlers, level, on_end = root.handlers[:], featx.level, signal.getsignal(signal.SIGTERM)
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        status: object = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            monkeypatch.setattr(sys, "argv", ["featx", *map(str, arguments)])
+            root.handlers.clear()  # pytest's own: main sets up the one that a user has
+            try:
+                main()
+            except SystemExit as end:
+                status = end.code
+            finally:
+                root.handlers[:] = handlers
+                featx.setLevel(level)
+                signal.signal(signal.SIGTERM, on_end)
+        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(sys.argv, int(status or 0), *texts)  # type: ignore[call-overload]
+
+    return run
+
+
+@pytest.fixture
+def process() -> Shell:
+    """Run `featx` in a process of its own."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Shell
 from PIL import Image
 from test_auditing import copies, plain_patches
-from typer.testing import CliRunner
 
 import featx
 from featx.auditing import sketch_of
-from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
 from featx.fitting.findings import COLUMNS, write_table
 from featx.fitting.looks import PictureLooks, copies_of
@@ -254,15 +253,15 @@ def test_numbers_and_several_labels(tmp_path: Path) -> None:
     assert "20" in {f["id"] for f in featx.audit(cache).findings if f["kind"] == "label"}
 
 
-def test_the_command_prints_counts_and_json(planted: Path) -> None:
-    done = CliRunner().invoke(app, ["audit", str(planted / "c.h5"), "--json"])
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.output.splitlines()[-1])
+def test_the_command_prints_counts_and_json(planted: Path, shell: Shell) -> None:
+    done = shell("audit", str(planted / "c.h5"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
     keys = "rows conflicts near_duplicates label_issues outliers error_rate out"
     assert set(keys.split()) <= set(told)
-    done = CliRunner().invoke(app, ["audit", str(planted / "c.h5")])
-    assert "conflict" in done.output
-    assert "temple/copy.png" in done.output
+    done = shell("audit", str(planted / "c.h5"))
+    assert "conflict" in done.stdout
+    assert "temple/copy.png" in done.stdout
 
 
 def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, Any]) -> None:
@@ -294,7 +293,7 @@ def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, 
     assert len(only) == 21
 
 
-def test_searches_that_cannot_be(planted: Path) -> None:
+def test_searches_that_cannot_be(planted: Path, shell: Shell) -> None:
     cache = planted / "c.h5"
     with pytest.raises(FeatxError, match="nothing to search for"):
         featx.search(cache)
@@ -306,8 +305,8 @@ def test_searches_that_cannot_be(planted: Path) -> None:
         featx.search(cache, np.zeros(3))
     with pytest.raises(CacheError, match="which a cache may not run"):
         featx.search(cache, planted / "photos/flower/10.png")
-    done = CliRunner().invoke(app, ["search", str(cache), "--id", "flower/10.png", "--json", "-k2"])
-    told = json.loads(done.output.splitlines()[-1])
+    done = shell("search", str(cache), "--id", "flower/10.png", "--json", "-k2")
+    told = json.loads(done.stdout.splitlines()[-1])
     assert [len(m["matches"]) for m in told] == [2]
     assert set(told[0]["matches"][0]) == {"id", "label", "similarity"}
 

@@ -9,21 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import Result
 from coloured import save_coloured
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
-from featx.cli import app
 from featx.cli.app import say_failures
 
-Shell = Callable[..., Result]
 CODE = ("--batch-size", "8", "--threads", "1")
 
 
@@ -38,20 +34,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
     return found
 
 
-@pytest.fixture
-def shell() -> Shell:
-    """Run a command in this process: loading torch for each would take minutes in all."""
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def last_line(done: Result) -> dict[str, Any]:
+def last_line(done: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
 def test_fit_says_what_the_library_says(shell: Shell, folder: Path) -> None:
     done = shell("fit", folder / "c.h5", "--head", "svm", "--out", folder / "s.featx", "--json")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     found = last_line(done)
     keys = {"head", "chosen", "test", "baseline", "warnings", "n_train", "n_test", "cv", "classes"}
     keys |= {"confusion", "per_class", "model", "cache", "fingerprint", "tap", "excluded"}
@@ -68,7 +58,7 @@ def test_fit_says_what_the_library_says(shell: Shell, folder: Path) -> None:
 
 def test_fit_prints_a_table_with_the_baseline(shell: Shell, folder: Path) -> None:
     done = shell("fit", folder / "c.h5", "--head", "logreg")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     line = next(row for row in done.stdout.splitlines() if row.split()[0] == "accuracy")
     assert line.split()[-1] == "0.5000"
     assert "warning (few-test-rows)" in done.stdout
@@ -100,7 +90,7 @@ def test_results_show_the_table_and_give_metrics_as_attributes(folder: Path, she
 
 def test_evaluate_leaves_out_the_training_rows(shell: Shell, folder: Path) -> None:
     done = shell("evaluate", folder / "m.featx", folder / "c.h5", "--json")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     found = last_line(done)
     assert {"head", "chosen", "test", "baseline", "warnings", "n_train", "n_test"} <= set(found)
     assert found["excluded"] == {"seen in training": 30}
@@ -113,7 +103,7 @@ def test_predict_with_a_broken_image_ends_with_3(
     (folder / "new" / "broken.png").write_bytes(b"no picture")
     flags = ("--backbone", tiny["backbone"], *CODE, "--out", folder / "p.csv", "--json")
     done = shell("predict", folder / "m.featx", folder / "new", *flags)
-    assert done.exit_code == 3, done.stderr
+    assert done.returncode == 3, done.stderr
     found = last_line(done)
     assert (found["predicted"], found["failed"]) == (20, 1)
     assert found["out"] == str(folder / "p.csv")
@@ -140,12 +130,12 @@ def test_stopped_prediction_goes_on_where_it_was(
     (source / "zzz.png").write_bytes(b"no picture")
     flags = ("--backbone", tiny["backbone"], *CODE, "--out", target)
     done = shell("predict", folder / "m.featx", source, *flags, "--on-error", "fail")
-    assert done.exit_code == 1
+    assert done.returncode == 1
     assert not target.exists()
     assert [p for p in folder.iterdir() if p.name.startswith(".stopped.csv")]
     (source / "zzz.png").unlink()
     done = shell("predict", folder / "m.featx", source, *flags)
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(target)) == 40
     assert not [p for p in folder.iterdir() if p.name.startswith(".stopped.csv")]
 
@@ -154,7 +144,7 @@ def test_compare_writes_the_table(shell: Shell, folder: Path) -> None:
     table = folder / "board.csv"
     flags = ("--heads", "svm,ridge", "--folds", "3", "--out", table, "--json")
     done = shell("compare", folder / "c.h5", *flags)
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     found = last_line(done)
     assert [row["head"] for row in found["rows"]] == list(pd.read_csv(table)["head"])
     assert {"value", "low", "high"} == set(found["selected"]["score"])
@@ -204,7 +194,7 @@ def test_known_errors_are_one_line_and_status_1(
 ) -> None:
     monkeypatch.chdir(folder)
     done = shell(*arguments)
-    assert done.exit_code == 1
+    assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("featx: ")
@@ -240,6 +230,6 @@ def test_a_model_of_a_cache_whose_name_is_no_utf8(folder: Path, shell: Shell) ->
     shutil.copy(folder / "c.h5", odd + ".h5")
     files = ("--out", odd + ".featx", "--report", odd + ".html")
     done = shell("fit", odd + ".h5", "--head", "ridge", *files)
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     assert featx.load_model(odd + ".featx").figures["cache"] == odd + ".h5"
     assert Path(odd + ".html").stat().st_size

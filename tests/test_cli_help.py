@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
 from featx.backbones import POOLS
@@ -30,17 +30,20 @@ def help_of(command: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
-def test_version(flag: str) -> None:
-    assert CliRunner().invoke(app, [flag]).stdout == f"featx {featx.__version__}\n"
+def test_version(flag: str, shell: Shell) -> None:
+    assert shell(flag).stdout == f"featx {featx.__version__}\n"
 
 
-def test_completion_can_be_installed() -> None:
-    assert "--install-completion" in CliRunner().invoke(app, ["-h"]).stdout
+def test_completion_can_be_installed(shell: Shell) -> None:
+    assert "--install-completion" in shell("-h").stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_two_examples_that_parse(command: str) -> None:
-    page = CliRunner().invoke(app, [command, "-h"], env={"COLUMNS": "200"}).stdout
+def test_every_command_has_help_and_two_examples_that_parse(
+    command: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    page = shell(command, "-h").stdout
     assert len(EXAMPLES[command]) == 2
     for line in EXAMPLES[command]:
         assert line in page
@@ -52,8 +55,8 @@ def test_every_command_has_help_and_two_examples_that_parse(command: str) -> Non
         assert parameter.help, f"{command} {parameter.name}"
 
 
-def test_options_stand_in_panels() -> None:
-    page = CliRunner().invoke(app, ["extract", "-h"]).stdout
+def test_options_stand_in_panels(shell: Shell) -> None:
+    page = shell("extract", "-h").stdout
     titles = re.findall(r"─ (\w+) ─", page)
     assert {"Arguments", "Options", *PANELS} == set(titles)
     text = page[page.index("─ Cluster ─") :]
@@ -80,7 +83,7 @@ def test_closed_sets_are_listed(command: str, name: str, values: Any) -> None:
 
 
 def test_quiet_leaves_nothing_but_the_result(
-    photos: Path, tmp_path: Path, tiny_flags: list[str], shell: Any
+    photos: Path, tmp_path: Path, tiny_flags: list[str], shell: Shell
 ) -> None:
     found = shell("extract", photos, tmp_path / "c.h5", *tiny_flags, "--quiet", "--batch-size", "4")
     assert found.returncode == 0

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from coloured import save_coloured
+from conftest import Shell
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import StackingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from typer.testing import CliRunner
 
 from featx import evaluate, fit, load_model, open_cache
-from featx.cli import app
 from featx.errors import FitError, ModelError
 from featx.evaluation.decisions import decision_lines
 from featx.extraction.extraction import extract
@@ -215,11 +214,11 @@ def test_damaged_thresholds_are_refused(folder: Path) -> None:
             load_model(folder / "e.featx")
 
 
-def test_the_shell_says_it(folder: Path) -> None:
+def test_the_shell_says_it(folder: Path, shell: Shell) -> None:
     cache = str(folder / "c.h5")
     for flags in (["--precision-at", "0.65"], ["--cost", "1:5"], ["--abstain", "0.35"]):
-        done = CliRunner().invoke(app, ["fit", cache, "--head", "logreg", *flags])
-        assert done.exit_code == 0, done.output
+        done = shell("fit", cache, "--head", "logreg", *flags)
+        assert done.returncode == 0, done.stderr
         assert "out-of-fold predictions of 120 training rows" in done.stdout
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coloured import save_coloured
+from conftest import Shell
 from PIL import Image, ImageEnhance
 
 import featx
@@ -140,7 +141,7 @@ def test_an_old_model_asks_for_its_cache(folder: Path, tmp_path: Path) -> None:
         featx.drift(tmp_path / "old.featx", np.zeros((30, 48), np.float32))
 
 
-def test_the_command_says_the_same(folder: Path, tiny: dict[str, Any], shell: Any) -> None:
+def test_the_command_says_the_same(folder: Path, tiny: dict[str, Any], shell: Shell) -> None:
     arguments = ("drift", folder / "m.featx", folder / "dark", "--backbone", tiny["backbone"])
     done = shell(*arguments, "--json")
     assert done.returncode == 0, done.stderr

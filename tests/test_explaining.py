@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from coloured import save_coloured
+from conftest import Shell
 from PIL import Image
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
@@ -289,7 +290,7 @@ def test_neighbours_are_of_the_label_and_of_others(made: Any, network: str) -> N
 
 
 def test_the_command_draws_and_says_the_same(
-    made: Any, network: str, tmp_path: Path, shell: Any
+    made: Any, network: str, tmp_path: Path, shell: Shell
 ) -> None:
     model, png = made(), tmp_path / "why.png"
     arguments = ("explain", model.path, one(model), "--backbone", network, "--out", png)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import skimage
 import torch
 from coloured import save_coloured
+from conftest import Shell
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.ensemble import RandomForestClassifier
@@ -359,7 +359,7 @@ def test_the_extra_is_named(model: Model, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_shell_prints_the_ten_lines(
-    model: Model, folder: Path, tmp_path: Path, shell: Callable[..., Any]
+    model: Model, folder: Path, tmp_path: Path, shell: Shell
 ) -> None:
     done = shell("export", folder / "plain-logreg.featx", tmp_path / "m.onnx")
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture, save_pictures, slow_network
+from conftest import Shell, picture, save_pictures, slow_network
 from PIL import Image
 from test_cache import flip
 
@@ -387,7 +387,7 @@ def test_shell_and_library_agree(
     tmp_path: Path,
     tiny: Options,
     tiny_flags: list[str],
-    shell: Callable[..., subprocess.CompletedProcess[str]],
+    shell: Shell,
 ) -> None:
     (photos / "cat" / "bad.png").write_bytes(b"")
     done = shell("extract", photos, tmp_path / "s.h5", *tiny_flags, "--json")
@@ -422,9 +422,7 @@ def test_every_tap_is_printed_with_its_width(photos: Path, tmp_path: Path, tiny:
     assert "; features: grid 3, flatten 48\n" in extract_text(two.to_dict())
 
 
-def test_errors_are_one_line_and_status_one(
-    photos: Path, tmp_path: Path, shell: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_errors_are_one_line_and_status_one(photos: Path, tmp_path: Path, shell: Shell) -> None:
     cache = tmp_path / "c.h5"
     for arguments, message in (
         (("extract", tmp_path / "gone", cache), "no such folder"),

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Shell
 from PIL import Image
-from typer.testing import CliRunner
 
 import featx
 from featx.backbones import list_backbones, load_backbone
 from featx.backbones.from_timm import build
 from featx.backbones.listing import RECOMMENDED, published, top1_of, write_table
-from featx.cli import app
 from featx.cli.listings import doctor_text
 from featx.doctor import diagnose
 from featx.heads import HEADS
 
 
-def said(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words))
-    assert done.exit_code == 0, done.output
-    return done.stdout
+@pytest.fixture
+def said(shell: Shell) -> Callable[..., str]:
+    """What a command prints; it must succeed."""
+
+    def run(*words: object) -> str:
+        done = shell(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_a_dozen_networks_come_first_with_their_reasons() -> None:
+def test_a_dozen_networks_come_first_with_their_reasons(said: Callable[..., str]) -> None:
     lines = said("backbones").splitlines()
     names = [line.split()[0] for line in lines[1:13]]
     assert names == list(RECOMMENDED)
@@ -42,7 +48,7 @@ def test_a_dozen_networks_come_first_with_their_reasons() -> None:
     assert [row["name"] for row in rows[:12]] == list(RECOMMENDED)
 
 
-def test_networks_are_sorted_and_filtered() -> None:
+def test_networks_are_sorted_and_filtered(shell: Shell) -> None:
     best = list_backbones("timm:resnet*", sort="top1")
     figures = [row.top1 for row in best if row.top1 is not None]
     assert len(figures) > 20
@@ -51,8 +57,8 @@ def test_networks_are_sorted_and_filtered() -> None:
     small = list_backbones("torchvision:", sort="macs")
     assert small[0].macs == min(row.macs for row in small if row.macs)
     assert all(row.local for row in list_backbones(here=True))
-    done = CliRunner().invoke(app, ["backbones", "--sort", "colour"])
-    assert done.exit_code != 0
+    done = shell("backbones", "--sort", "colour")
+    assert done.returncode != 0
 
 
 def test_published_figures_belong_to_the_default_weights_and_a_size() -> None:
@@ -78,7 +84,7 @@ def test_the_table_of_figures_is_made_from_timms(
     assert lines[1:] == ["a.y,224,70.25", "b.x,288,81.5"]
 
 
-def test_layers_show_maps_channels_first_with_their_size() -> None:
+def test_layers_show_maps_channels_first_with_their_size(said: Callable[..., str]) -> None:
     rows = {row.name: row for row in load_backbone("resnet18", weights="random").describe()}
     assert rows["layer3"].map == (256, 14, 14)
     assert rows["layer3"].map_bytes == 256 * 14 * 14 * 2
@@ -90,7 +96,7 @@ def test_layers_show_maps_channels_first_with_their_size() -> None:
     assert swin["features.3"].shape == (28, 28, 192)
 
 
-def test_heads_are_listed_with_when_to_use_each() -> None:
+def test_heads_are_listed_with_when_to_use_each(said: Callable[..., str]) -> None:
     text = said("heads")
     for name, head in HEADS.items():
         assert re.search(rf"^  {name} +{re.escape(head.when)}$", text, re.MULTILINE)
@@ -117,7 +123,9 @@ def test_doctor_says_missing_and_sizes_in_words_and_nothing_twice() -> None:
     assert text.count(found["cpu"]["name"]) == 1
 
 
-def test_info_fits_a_screen_and_names_failed_and_equal_images(tmp_path: Path, tiny: Any) -> None:
+def test_info_fits_a_screen_and_names_failed_and_equal_images(
+    tmp_path: Path, tiny: Any, said: Callable[..., str]
+) -> None:
     (tmp_path / "img").mkdir()
     for k in range(4):
         pixels = np.full((8, 8, 3), 40 * k, np.uint8)
@@ -139,7 +147,7 @@ def test_info_fits_a_screen_and_names_failed_and_equal_images(tmp_path: Path, ti
     assert "weights_digest" in whole
 
 
-def test_info_says_what_was_taken_of_a_checkpoint(tmp_path: Path) -> None:
+def test_info_says_what_was_taken_of_a_checkpoint(tmp_path: Path, said: Callable[..., str]) -> None:
     state = build("test_resnet").state_dict()
     torch.save({"student": state, "epoch": 3}, tmp_path / "one.pth")
     (tmp_path / "img").mkdir()
@@ -152,7 +160,9 @@ def test_info_says_what_was_taken_of_a_checkpoint(tmp_path: Path) -> None:
     assert re.search(r"weights +not weights: epoch", text)
 
 
-def test_info_of_vectors_that_something_else_computed(tmp_path: Path) -> None:
+def test_info_of_vectors_that_something_else_computed(
+    tmp_path: Path, said: Callable[..., str]
+) -> None:
     featx.write_cache(tmp_path / "v.h5", np.eye(3, dtype=np.float32), ids=["a", "b", "c"])
     text = said("info", str(tmp_path / "v.h5"))
     assert "3 rows" in text

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from conftest import Shell
 from test_cache import make_cache, make_rows
 
 from featx.cache import merge, open_cache, split
@@ -21,7 +21,6 @@ from featx.cache.lock import WriterLock
 from featx.errors import CacheError, CacheFormatError, CacheLockedError, NoSpaceError
 
 N, PART = 300, 110
-Shell = Callable[..., Any]
 
 
 def described(n: int) -> dict[str, Any]:

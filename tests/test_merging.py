@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import Shell
 from test_cache import SPEC, make_rows
 from test_merge import contents
 
@@ -22,8 +23,6 @@ from featx.cache.rows import CacheRows, ManyRows
 from featx.cache.staging import ShardWriter, parts_folder, remove_parts
 from featx.errors import CacheError, CacheFormatError, CacheMismatchError
 from featx.slices import SliceRecord
-
-Shell = Callable[..., Any]
 
 
 def make(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from conftest import picture
+from conftest import Shell, picture
 from PIL import Image
 
 from featx import load_model
@@ -134,7 +134,9 @@ def test_wrong_options_are_named(tmp_path: Path, photos: Path, tiny: dict[str, A
             extract(photos, tmp_path / "c.h5", **tiny, **options)
 
 
-def test_the_shell_takes_bits_and_bands(tmp_path: Path, tiny_flags: list[str], shell: Any) -> None:
+def test_the_shell_takes_bits_and_bands(
+    tmp_path: Path, tiny_flags: list[str], shell: Shell
+) -> None:
     source = save_deep(tmp_path / "deep", 2)
     done = shell("extract", source, tmp_path / "c.h5", *tiny_flags, "--bits", 12, "--bands", "1",
                  "--json")  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture, save_pictures
+from conftest import Shell, picture, save_pictures
 
 from featx.errors import SourceError
 from featx.extraction.extraction import extract
@@ -41,7 +41,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_files_are_counted_by_extension(
-    mixed: Path, tmp_path: Path, tiny_flags: list[str], shell: Any
+    mixed: Path, tmp_path: Path, tiny_flags: list[str], shell: Shell
 ) -> None:
     found = load_manifest(mixed)
     kinds = {".dcm": 3, ".txt": 1, "hidden": 2, "other": 1}

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from coloured import save_coloured
+from conftest import Shell
 from PIL import Image
-from typer.testing import CliRunner
 
 import featx
 from featx.auditing import unit_rows
-from featx.cli import app
 from featx.errors import ModelError, OptionError
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS, read_archive, write_archive
@@ -154,14 +153,12 @@ def test_a_picture_that_fails_is_a_row(
 
 
 def test_the_shell_prints_a_table_or_writes_it(
-    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], shell: Shell
 ) -> None:
     red, blue = pictures(folder)
     flags = ["--backbone", tiny["backbone"]]
-    done = CliRunner().invoke(
-        app, ["predict", str(folder / "m.featx"), str(red), str(blue), *flags]
-    )
-    assert done.exit_code == 0, done.stderr
+    done = shell("predict", str(folder / "m.featx"), str(red), str(blue), *flags)
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "2 predicted, 0 failed, 0 unlike the training images"
     assert next(line for line in lines if "confidence" in line).split() == [
@@ -172,11 +169,8 @@ def test_the_shell_prints_a_table_or_writes_it(
     out = tmp_path / "p.jsonl"
     shutil.copy(red, tmp_path / "one.png")
     more = ["--out", str(out), "--json"]
-    done = CliRunner().invoke(
-        app,
-        ["predict", str(folder / "m.featx"), str(tmp_path / "one.png"), *flags, *more],
-    )
-    assert done.exit_code == 0, done.stderr
+    done = shell("predict", str(folder / "m.featx"), str(tmp_path / "one.png"), *flags, *more)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert {k: found[k] for k in ("predicted", "failed", "unfamiliar")} == {
         "predicted": 1,

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from coloured import save_coloured
+from conftest import Shell
 
 from featx import fit, open_cache
 from featx.extraction.extraction import extract
@@ -23,7 +22,7 @@ N = 2000  # a shard is closed after 512 rows
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
-def test_killed_and_run_again(tmp_path: Path, kept: bool, shell: Callable[..., Any]) -> None:
+def test_killed_and_run_again(tmp_path: Path, kept: bool, shell: Shell) -> None:
     save_coloured(tmp_path / "old", 24)
     save_coloured(tmp_path / "new", N)
     extract(tmp_path / "old", tmp_path / "old.h5", progress=False, input_size=64, **NETWORK)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from coloured import save_coloured
-from typer.testing import CliRunner
+from conftest import Shell
 
 from featx import fit, open_cache
-from featx.cli import app
 from featx.errors import FitError
 from featx.extraction.extraction import extract
 from featx.protocols import PROTOCOLS, run_protocol
@@ -101,19 +100,19 @@ def test_what_cannot_be_is_one_line(folder: Path, options: dict[str, Any], messa
     assert "\n" not in str(caught.value)
 
 
-def test_k_shot_by_the_shell(folder: Path) -> None:
+def test_k_shot_by_the_shell(folder: Path, shell: Shell) -> None:
     line = ["fit", str(folder / "plain.h5"), "--protocol", "k-shot", "--episodes", "5"]
-    done = CliRunner().invoke(app, [*line, "--shots", "1,2", "--shots", "4", "--json"])
-    assert done.exit_code == 0, done.output
+    done = shell(*line, "--shots", "1,2", "--shots", "4", "--json")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert list(found["chosen"]["by_k"]) == ["1", "2", "4"]
     assert found["chosen"]["params"] == {"shots": [1, 2, 4], "episodes": 5}
-    text = CliRunner().invoke(app, [*line, "--shots", "1,2,40"]).stdout
+    text = shell(*line, "--shots", "1,2,40").stdout
     assert "2 rows of each class: " in text
     assert "few-shots" in text
-    odd = CliRunner().invoke(app, [*line, "--shots", "few"])
-    assert odd.exit_code == 2
-    assert "--shots takes whole numbers as 1,2,4; got 'few'" in odd.output
+    odd = shell(*line, "--shots", "few")
+    assert odd.returncode == 2
+    assert "--shots takes whole numbers as 1,2,4; got 'few'" in odd.stderr
 
 
 def test_pictures_read_otherwise_than_the_protocol_asks_are_said(
@@ -146,15 +145,15 @@ def test_razavian_takes_the_views_of_a_cache_that_keeps_them_apart(
     assert same["figure"] == found.test["accuracy"]
 
 
-def test_the_shell_says_the_same(folder: Path) -> None:
+def test_the_shell_says_the_same(folder: Path, shell: Shell) -> None:
     cache = str(folder / "plain.h5")
-    done = CliRunner().invoke(app, ["fit", cache, "--protocol", "dinov2-knn", "--json"])
-    assert done.exit_code == 0, done.output
+    done = shell("fit", cache, "--protocol", "dinov2-knn", "--json")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["test"] == fit(cache, protocol="dinov2-knn").test
-    text = CliRunner().invoke(app, ["fit", cache, "--protocol", "vissl-svm"])
-    assert text.exit_code == 0
+    text = shell("fit", cache, "--protocol", "vissl-svm")
+    assert text.returncode == 0
     assert "mean_average_precision" in text.stdout
-    done = CliRunner().invoke(app, ["fit", cache, "--protocol", "clip", "--head", "svm"])
-    assert done.exit_code == 1
+    done = shell("fit", cache, "--protocol", "clip", "--head", "svm")
+    assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

@@ -10,13 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_pictures, slow_network
+from conftest import Shell, save_pictures, slow_network
 
 from featx.cache import open_cache
 from featx.errors import DeviceError, ExtractError
@@ -48,13 +47,13 @@ def test_two_ray_workers_give_the_rows_of_one_process(
     tmp_path: Path,
     tiny: dict[str, Any],
     tiny_flags: list[str],
-    shell: Callable[..., subprocess.CompletedProcess[str]],
+    process: Shell,
 ) -> None:
     save_pictures(tmp_path / "photos", 300, suffix=".bmp")
     (tmp_path / "photos" / "cat" / "zz.bmp").write_bytes(b"BM")
     one = extract(tmp_path / "photos", tmp_path / "one.h5", **tiny)
     # Relative names mean the same to the workers.
-    done = shell("extract", "photos", "two.h5", *tiny_flags, *ON_RAY, cwd=tmp_path)
+    done = process("extract", "photos", "two.h5", *tiny_flags, *ON_RAY, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("featx: extract: ")]
     assert said == ["failed: cat/zz.bmp: not an image of a known format"]
@@ -70,11 +69,11 @@ def test_two_ray_workers_give_the_rows_of_one_process(
 def test_no_cluster_at_the_address(
     photos: Path,
     environment: dict[str, str],
-    shell: Callable[..., subprocess.CompletedProcess[str]],
+    process: Shell,
 ) -> None:
     address = "auto" if environment else "ray://127.0.0.1:9"
     asked = ("extract", photos, photos.parent / "c.h5", "--engine", "ray", "--address", address)
-    done = shell(*asked, env=os.environ | environment)
+    done = process(*asked, env=os.environ | environment)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -115,13 +114,11 @@ def test_a_local_cluster_gets_several_chances_to_start(
 
 
 @pytest.mark.slow
-def test_something_else_listens_at_the_address(
-    photos: Path, shell: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_something_else_listens_at_the_address(photos: Path, process: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         asked = ("extract", photos, photos.parent / "c.h5", "--engine", "ray")
-        done = shell(*asked, "--address", address)
+        done = process(*asked, "--address", address)
     assert done.returncode == 1
     assert done.stderr.startswith(f"featx: no Ray cluster at {address}: ")
     assert done.stderr.count("\n") == 1
@@ -292,17 +289,17 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, engine: tuple[str, 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_fails_in_a_worker_is_one_line(
-    tmp_path: Path, tiny_flags: list[str], shell: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path, tiny_flags: list[str], process: Shell
 ) -> None:
     save_pictures(tmp_path / "photos", 100, suffix=".bmp")
     for k in range(5):
         (tmp_path / "photos" / f"z{k}.bmp").write_bytes(b"BM")
     asked = ("extract", "photos", "c.h5", *tiny_flags, *ON_RAY)
-    done = shell(*asked, "--on-error", "fail", cwd=tmp_path)
+    done = process(*asked, "--on-error", "fail", cwd=tmp_path)
     assert done.returncode == 1
     assert re.search(r"^featx: z\d\.bmp: .* \(--on-error fail\)$", done.stderr, re.MULTILINE)
-    done = shell(*asked, "--max-failed", "3", cwd=tmp_path)
+    done = process(*asked, "--max-failed", "3", cwd=tmp_path)
     assert done.returncode == 1
     assert "more than 3 images failed" in done.stderr
-    done = shell(*asked, "--max-failed", "5", cwd=tmp_path)
+    done = process(*asked, "--max-failed", "5", cwd=tmp_path)
     assert done.returncode == 3

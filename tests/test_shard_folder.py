@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import Shell
 from test_cache import SPEC, flip, make_cache, make_rows
 from test_merge import described
 
@@ -27,7 +28,6 @@ from featx.cache.verify import verify_file
 from featx.errors import CacheError, CacheFormatError
 
 N, PART = 1200, 500
-Shell = Callable[..., Any]
 
 
 @pytest.fixture

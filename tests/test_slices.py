@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
-from featx.cli import app
 from featx.errors import FitError
 from featx.evaluation import evaluate
 from featx.evaluation.slices import by_slice, rows_for_slice, slice_names
@@ -98,13 +97,13 @@ def test_fit_and_evaluate_measure_the_same_slices(cache: Path, tmp_path: Path) -
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_the_shell_says_the_same(cache: Path) -> None:
+def test_the_shell_says_the_same(cache: Path, shell: Shell) -> None:
     line = ["fit", str(cache), "--head", "logreg", "--slices", "site"]
-    done = CliRunner().invoke(app, line)
-    assert done.exit_code == 0, done.output
+    done = shell(*line)
+    assert done.returncode == 0, done.stderr
     assert sum("by site (intervals of 98.33 %" in row for row in done.stdout.splitlines()) == 1
     assert sum("few-slice-rows" in row for row in done.stdout.splitlines()) == 1
-    told = json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout.splitlines()[-1])
+    told = json.loads(shell(*line, "--json").stdout.splitlines()[-1])
     assert told["slices"]["level"] == pytest.approx(1 - 0.05 / 3)
 
 

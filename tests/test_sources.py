@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import save_pictures
+from conftest import Shell, save_pictures
 from containers import (
     make_old,
     pictures_of,
@@ -489,7 +488,7 @@ def test_predict_over_a_tar(photos: Path, tmp_path: Path, tiny: Options) -> None
 
 
 def test_the_shell_counts_what_failed(
-    photos: Path, tmp_path: Path, tiny_flags: list[str], shell: Callable[..., Any]
+    photos: Path, tmp_path: Path, tiny_flags: list[str], shell: Shell
 ) -> None:
     members = [(f"{k}.png", d) for k, _, d in pictures_of(photos)]
     write_tar(tmp_path / "x.tar", [*members, ("13.png", b"no picture"), ("notes.md", b"")])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import picture, save_pictures
+from conftest import Shell, picture, save_pictures
 from containers import make_old, pictures_of, write_tar
 
 import featx
@@ -28,7 +27,6 @@ from featx.sources.fields import table_columns, table_labels
 from featx.sources.load import load_manifest, read_again
 
 Options = dict[str, Any]
-Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 _opened: list[str] = []
 _listening: list[bool] = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from coloured import save_coloured
+from conftest import Shell
 
 import featx
 import featx.streaming.memory as memory_of_heads
@@ -64,7 +64,7 @@ def test_a_streamed_head_has_a_report(cache: Path, tmp_path: Path) -> None:
     assert "<svg" in page.read_text()
 
 
-def test_the_shell_says_where_features_are(cache: Path, shell: Callable[..., Any]) -> None:
+def test_the_shell_says_where_features_are(cache: Path, shell: Shell) -> None:
     done = shell("fit", cache, "--head", "ridge", "--memory", "stream", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["chosen"]["passes"] == 2

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import picture
+from conftest import Shell, picture
 
 import featx
 from featx.errors import FitError
@@ -42,7 +41,7 @@ def test_a_cache_holds_what_is_written(tmp_path: Path, tiny: Options) -> None:
 
 
 def test_the_shell_takes_missing_and_says_what_it_assumed(
-    tmp_path: Path, tiny_flags: list[str], shell: Callable[..., Any]
+    tmp_path: Path, tiny_flags: list[str], shell: Shell
 ) -> None:
     pictures(tmp_path, 4)
     text = "path;label\n0.png;Möhre\n1.png;möhre \n2.png;NA\n3.png;-\n"

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from coloured import save_coloured
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
-from featx.cli import app
 from featx.errors import CacheError, FeatxError, FitError
 from featx.fitting.rare import require_trainable
 
@@ -94,14 +93,12 @@ def test_a_second_run_reuses_everything(
     assert not featx.train(folder / "photos", folder / "out", **{**how, "seed": 1}).reused
 
 
-def test_the_shell_says_the_same(folder: Path, how: dict[str, Any]) -> None:
+def test_the_shell_says_the_same(folder: Path, how: dict[str, Any], shell: Shell) -> None:
     flags = ["--backbones", how["backbones"], "--folds", "3", "--seed", "1", "--json"]
     flags += ["--weights", "random", "--layer", "flatten", "--input-size", "32"]
     flags += ["--precision", "fp32"]
-    done = CliRunner().invoke(
-        app, ["train", str(folder / "photos"), "--out", str(folder / "shell"), *flags]
-    )
-    assert done.exit_code == 3, done.stderr  # one picture is broken
+    done = shell("train", str(folder / "photos"), "--out", str(folder / "shell"), *flags)
+    assert done.returncode == 3, done.stderr  # one picture is broken
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["files"]["model"] == str(folder / "shell.featx")
     assert found["audit"]["conflicts"] == 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import Shell, picture
 from safetensors import safe_open
 from torch.nn import functional as F
 
@@ -289,7 +289,7 @@ def test_a_class_without_training_rows_is_named(small: dict[str, Any], tmp_path:
 
 
 def test_all_ways_on_the_same_rows_in_the_shell(
-    pictures: Path, small: dict[str, Any], tmp_path: Path, shell: Any
+    pictures: Path, small: dict[str, Any], tmp_path: Path, shell: Shell
 ) -> None:
     flags = [*("--backbone", small["backbone"], "--start", "random", "--layer", "stem")]
     flags += [*("--input-size", 32, "--epochs", 2, "--batch-size", 16, "--lr", 0.01)]

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
-from featx.cli import app
 from featx.errors import FeatxError, FitError, ModelError
 from featx.fitting import growing
 from featx.heads import HEADS
@@ -220,15 +219,15 @@ def test_sums_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             read_sums(broken)
 
 
-def test_the_command_replaces_the_model(tmp_path: Path) -> None:
+def test_the_command_replaces_the_model(tmp_path: Path, shell: Shell) -> None:
     path, _, _ = model_of(tmp_path, "ridge")
     more, names = rows(30, 3, 2)
     cache = written(tmp_path / "new.h5", more, names, start=150)
     page = tmp_path / "r.html"
     line = ["fit", str(cache), "--update", str(path), "--report", str(page), "--json"]
-    ended = CliRunner().invoke(app, line)
-    assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.output.splitlines()[-1])
+    ended = shell(*line)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
     assert (found["trained_on"], found["n_test"], found["model"]) == (180, 30, str(path))
     assert "--update" in page.read_text()
-    assert CliRunner().invoke(app, line).exit_code == 1
+    assert shell(*line).returncode == 1

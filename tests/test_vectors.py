@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from coloured import save_coloured
-from typer.testing import CliRunner
+from conftest import Shell
 
 import featx
 from featx.cache import import_vectors
-from featx.cli import app
 from featx.errors import (
     CacheError,
     CacheMismatchError,
@@ -235,14 +234,12 @@ def test_a_file_that_is_not_clear_is_refused(tmp_path: Path) -> None:
         assert cache.X.shape == (3, 3)
 
 
-def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+def test_the_command_says_what_it_wrote(tmp_path: Path, shell: Shell) -> None:
     X, labels = blobs()
     np.savez(tmp_path / "a.npz", X=X, labels=labels)
-    ended = CliRunner().invoke(
-        app, ["import", str(tmp_path / "a.npz"), str(tmp_path / "a.h5"), "--json"]
-    )
-    assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.output.splitlines()[-1])
+    ended = shell("import", str(tmp_path / "a.npz"), str(tmp_path / "a.h5"), "--json")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
     assert (found["rows"], found["n_features"]) == (N, WIDTH)
     assert found["classes"] == ["class 0", "class 1", "class 2"]
 
@@ -268,13 +265,13 @@ def test_predict_and_search_name_the_same_nearest_row(tmp_path: Path) -> None:
     assert [match.matches[0].id for match in found] == said["nearest"].tolist()
 
 
-def test_predict_takes_the_file_of_a_cache(tmp_path: Path) -> None:
+def test_predict_takes_the_file_of_a_cache(tmp_path: Path, shell: Shell) -> None:
     X, labels = blobs()
     path = featx.write_cache(tmp_path / "v.h5", X, labels=labels)
     featx.fit(path, head="ridge", out=tmp_path / "m.featx", fit_on="all")
     line = ["predict", str(tmp_path / "m.featx"), str(path), "--out", str(tmp_path / "o.csv")]
-    ended = CliRunner().invoke(app, line)
-    assert ended.exit_code == 0, ended.output
+    ended = shell(*line)
+    assert ended.returncode == 0, ended.stderr
     assert pd.read_csv(tmp_path / "o.csv")["label"].tolist() == labels
     model = featx.load_model(tmp_path / "m.featx")
     assert model.predict(path).to_frame()["label"].tolist() == labels
