@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +94,17 @@ def slow_network(
     )
     network = ("--backbone", f"file:{module}:build", "--weights", "random", "--layer", "flatten")
     return [*network, "--input-size", "32", "--precision", "fp32", "--compile", "off"]
+
+
+@contextlib.contextmanager
+def running_server(handler: Callable[..., object]) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A local server, ended without the half second that it would sleep for otherwise."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.server
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import running_server
 
 from featx import fit, load_model
 from featx.backbones.fetch import UrlFile, named_by, obtain
@@ -107,16 +107,9 @@ class Site(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def sites() -> Iterator[list[Any]]:
     """Two servers, whose addresses differ in the port."""
-    servers = []
-    for _ in range(2):
-        handler = type("Own", (Site,), {"files": {}, "moved": {}})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-    yield servers
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    one, other = (type("Own", (Site,), {"files": {}, "moved": {}}) for _ in range(2))
+    with running_server(one) as first, running_server(other) as second:
+        yield [first, second]
 
 
 def address(server: Any) -> str:

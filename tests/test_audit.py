@@ -134,16 +134,16 @@ def test_planted_label_errors_are_ranked_first_and_corrected(tmp_path: Path) -> 
 
 def test_a_review_gives_a_rate_with_an_interval(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    y = np.arange(300) % 2
-    X = rng.normal(size=(300, 8))
+    y = np.arange(160) % 2
+    X = rng.normal(size=(160, 8))
     X[:, 0] += 5 * y
-    wrong = rng.random(300) < 0.1
+    wrong = rng.random(160) < 0.1
     names = np.array(["a", "b"])[np.where(wrong, 1 - y, y)].tolist()
     cache = featx.write_cache(tmp_path / "v.h5", X, labels=names, encoder="e")
     sample, answers = tmp_path / "review.csv", tmp_path / "answers.csv"
-    featx.audit(cache, review=120, review_out=sample)
+    featx.audit(cache, review=80, review_out=sample)
     rows = list(csv.DictReader(sample.read_text().splitlines()))
-    assert len(rows) == 120
+    assert len(rows) == 80
     for row in rows:
         row["answer"] = "ab"[y[int(row["id"])]] if wrong[int(row["id"])] else "ok"
     with answers.open("w", newline="") as file:
@@ -156,7 +156,7 @@ def test_a_review_gives_a_rate_with_an_interval(tmp_path: Path) -> None:
     fixes = pd.read_csv(tmp_path / "fixes.csv", dtype=str)
     assert len(fixes) == sum(wrong[int(row["id"])] for row in rows)
     with pytest.raises(CacheError, match="featx did not write"):
-        featx.audit(cache, review=120, review_out=answers)  # somebody's work
+        featx.audit(cache, review=80, review_out=answers)  # somebody's work
     answered = [dict(row) for row in rows]
 
     def audit_answers() -> Any:

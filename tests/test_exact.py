@@ -44,7 +44,15 @@ def says(code: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("setting", OLDER.values(), ids=OLDER)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(code, id=name, marks=pytest.mark.slow if "one value" in name else ())
+        for name, code in OLDER.items()
+        if name != "older"
+    ]
+    + [pytest.param(OLDER["older"], id="older", marks=pytest.mark.slow)],
+)
 def test_products_are_float32_inside_and_torchs_compiler_can_ask_by_the_older_api(
     setting: str,
 ) -> None:

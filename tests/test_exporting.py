@@ -527,7 +527,7 @@ def test_another_rate_of_false_alarms_is_in_the_graph(model: Model, tmp_path: Pa
     assert any("holds no vectors of its training" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("head", ["logreg", "svm"])
+@pytest.mark.parametrize("head", ["logreg", pytest.param("svm", marks=pytest.mark.slow)])
 def test_the_map_is_that_of_explain(folder: Path, model: Model, tmp_path: Path, head: str) -> None:
     found = saved(folder, "plain", head)
     done = found.export(tmp_path / "m.onnx", map=True)

@@ -134,7 +134,7 @@ def test_preparation_joins_the_grid_and_fixed_parameters_leave_it():
         get_head("svm").with_preparation(["standrad"])
 
 
-@pytest.mark.parametrize("n_samples", [600, 12_000])
+@pytest.mark.parametrize("n_samples", [600, pytest.param(12_000, marks=pytest.mark.slow)])
 def test_stochastic_gradients_come_near_the_optimum(n_samples: int) -> None:
     """Features as a network's pooling gives them: many, correlated, far from zero."""
     rng = np.random.default_rng(0)

@@ -247,7 +247,7 @@ def kill_everywhere(step: str, source: Path, target: Path, old: int, moments: in
     return kills
 
 
-@pytest.mark.parametrize("old", [0, 12])
+@pytest.mark.parametrize("old", [pytest.param(0, marks=pytest.mark.slow), 12])
 def test_a_split_that_is_killed_leaves_the_old_or_the_new(
     file: Path, tmp_path: Path, old: int
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_split_that_is_killed_leaves_the_old_or_the_new(
     assert kill_everywhere("split", file, tmp_path / "t" / "f", old, 6) >= 3
 
 
-@pytest.mark.parametrize("old", [0, 12])
+@pytest.mark.parametrize("old", [0, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_merge_that_is_killed_leaves_the_old_or_the_new(
     file: Path, tmp_path: Path, old: int
 ) -> None:

@@ -25,7 +25,10 @@ def rows():
     return X.astype(np.float32), y, split
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+CHEAP = [pytest.param(n, marks=pytest.mark.slow) if n == "vissl-low-shot" else n for n in PROTOCOLS]
+
+
+@pytest.mark.parametrize("name", CHEAP)
 def test_each_protocol_beats_chance_and_gives_an_interval(rows, name):
     X, y, split = rows
     found = run_protocol(name, X, y, split)
@@ -35,7 +38,7 @@ def test_each_protocol_beats_chance_and_gives_an_interval(rows, name):
     assert found["n_test"] == 60
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", CHEAP)
 def test_test_labels_decide_no_choice(rows, name):
     X, y, split = rows
     other = y.copy()

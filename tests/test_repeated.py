@@ -91,7 +91,10 @@ def ends_of(name):
 CLASSIFIERS = [n for n, head in HEADS.items() if head.task == "classification" and not head.parts]
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "ridge" else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS],
+)
 def test_shuffled_labels_score_the_baseline(name):
     # Pictures come in threes that share a label, as neighbours do: there are 60 of them to tell.
     rng = np.random.default_rng(0)

@@ -197,6 +197,7 @@ def test_compiling_repays_later_where_it_takes_longer() -> None:
     assert slowness() > 0
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_bf16_that_was_asked_for_is_compiled_and_its_package_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog

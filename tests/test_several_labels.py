@@ -129,10 +129,10 @@ def test_what_several_labels_do_not_allow(
 
 
 def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:
-    nested = featx.fit(folder / "mixed.h5", "logreg", nested=True)
+    nested = featx.fit(folder / "mixed.h5", "logreg", nested=True, folds=3)
     assert nested.n_test == 119
     assert nested.test["micro_f1"]["value"] > 0.85
-    repeated = featx.fit(folder / "mixed.h5", "logreg", repeats=2)
+    repeated = featx.fit(folder / "mixed.h5", "logreg", repeats=2, folds=3)
     assert repeated.test["micro_f1"]["low"] < repeated.test["micro_f1"]["value"]
 
 

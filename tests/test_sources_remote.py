@@ -18,6 +18,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from conftest import running_server
 from containers import pictures_of, rows_by_content, write_parquet, write_shards
 
 import featx
@@ -247,14 +248,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path: Path) -> Iterator[tuple[str, type[Handler]]]:
     pytest.importorskip("aiohttp")
     kind = type("Own", (Handler,), {"trouble": {}, "asked": []})
-    address = ("127.0.0.1", 0)
-    made = http.server.ThreadingHTTPServer(address, partial(kind, directory=os.fspath(tmp_path)))
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{made.server_port}", kind
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with running_server(partial(kind, directory=os.fspath(tmp_path))) as made:
+        yield f"http://127.0.0.1:{made.server_port}", kind
 
 
 def test_http(

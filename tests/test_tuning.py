@@ -97,7 +97,11 @@ def entries(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "layer"), [("resnet18", "layer3"), ("timm:resnet10t", "layer2")]
+    ("backbone", "layer"),
+    [
+        pytest.param("resnet18", "layer3", marks=pytest.mark.slow),
+        ("timm:resnet10t", "layer2"),
+    ],
 )
 def test_losses_are_those_of_training_on_pictures(backbone: str, layer: str) -> None:
     options = TuneOptions(epochs=10, batch_size=8, lr=1e-3, validation=0, progress=False, seed=3)

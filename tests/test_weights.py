@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import pickle
 import re
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import running_server
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -327,12 +327,8 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "served"
     folder.mkdir()
     handler = functools.partial(Silent, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
+    with running_server(handler) as running:
         yield f"http://127.0.0.1:{running.server_port}", folder
-        running.shutdown()
-        thread.join()
 
 
 def test_an_address_is_downloaded_once_and_checked(
@@ -380,11 +376,9 @@ class Hub(Silent):
 @pytest.fixture
 def hub(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handler = functools.partial(Hub, directory=str(server[1]))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+    with running_server(handler) as running:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{running.server_port}")
         yield server[1]
-        running.shutdown()
 
 
 def test_weights_of_timm_come_from_the_hub_once(hub: Path, state: dict[str, Tensor]) -> None:

@@ -15,9 +15,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import cross_val_predict
 from sklearn.utils.metaestimators import available_if
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.selection.splits import Folds
+from featx.selection.sweep import limited_threads
 from featx.typing import Estimator
 
 Array = NDArray[Any]
@@ -136,7 +136,7 @@ def _scaled(
     rows = np.arange(len(table))  # all at once: a class may have one row, and nothing is learnt
     cv = [(rows, rows)]
     made = CalibratedClassifierCV(_Identity(probable), method=scale, ensemble=False, cv=cv)
-    with threadpool_limits(1):  # thousands of small products, which threads only slow down
+    with limited_threads(1):  # thousands of small products, which threads only slow down
         made.fit((table - middle) / spread, codes, sample_weight=weights)
     inner = made.calibrated_classifiers_[0]
     made.classes_ = inner.classes = inner.estimator.classes_ = classes

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
@@ -109,14 +108,13 @@ def _out_of_fold(
         run.tell(1)
         return fitted
 
-    def held_out(part: Pipeline, train: Array, held: Array) -> NDArray[np.float64]:
+    def held_out(one: tuple[Pipeline, Array, Array]) -> NDArray[np.float64]:
+        part, train, held = one
         return _values(fit(part, train), X[held], classes)
 
-    with in_threads(run.n_jobs, len(whole)):
-        done = joblib.Parallel()(
-            joblib.delayed(held_out)(part, train, held) for part in parts for train, held in whole
-        )
-        fitted = joblib.Parallel()(joblib.delayed(fit)(part, everything) for part in parts)
+    with in_threads(run.n_jobs, len(whole)) as each:
+        done = each(held_out, [(part, *fold) for part in parts for fold in whole])
+        fitted = each(lambda part: fit(part, everything), parts)
     columns = []
     for k in range(len(parts)):
         some = done[k * len(whole) : (k + 1) * len(whole)]

@@ -8,12 +8,14 @@ support vector machine sees one kernel matrix for every C. What is scored is wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -22,7 +24,7 @@ from scipy.linalg import LinAlgWarning
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from featx.heads import Grid, Head, for_rows
 from featx.selection.candidates import grid_size
@@ -30,6 +32,10 @@ from featx.selection.fold import Array, Device, Fold, Scorer, sweep_fold
 from featx.selection.multilabel import MOST_AGAINST_REST
 from featx.selection.splits import Folds
 from featx.typing import Estimator
+
+Value = TypeVar("Value")
+Found = TypeVar("Found")
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 Step = Callable[[int], Any]
 """Called with the number of fits that have been made since the last call, from any thread."""
@@ -159,18 +165,20 @@ def sweep(
     sweep : scores of shape (n_candidates, n_folds)
     """
     counted = run.counted(scorer)
-    with in_threads(run.n_jobs, len(folds)):
-        done = joblib.Parallel()(
-            joblib.delayed(_score_fold)(pipeline, candidates, data, fold, counted, run.device)
-            for fold in folds
+    with in_threads(run.n_jobs, len(folds)) as each:
+        done = each(
+            lambda fold: _score_fold(pipeline, candidates, data, fold, counted, run.device), folds
         )
     scores, converged = (np.stack(part, axis=1) for part in zip(*done, strict=True))
     return Sweep(scores, converged)
 
 
 @contextlib.contextmanager
-def in_threads(n_jobs: int | None, tasks: int) -> Iterator[None]:
+def in_threads(n_jobs: int | None, tasks: int) -> Iterator[Map]:
     """Share the cores among ``tasks`` threads, so that linear algebra does not oversubscribe them.
+
+    Gives a function that runs another for each of some values, in these threads, and returns what
+    they gave in order. What scikit-learn runs in parallel of its own uses as many.
 
     Warnings that the search answers for itself are silent inside; others come once, at the end.
     """
@@ -178,10 +186,34 @@ def in_threads(n_jobs: int | None, tasks: int) -> Iterator[None]:
     threads = max(1, min(n_jobs if n_jobs and n_jobs > 0 else cores, tasks))
     with (
         answered(),
-        threadpool_limits(max(1, cores // threads)),
+        limited_threads(max(1, cores // threads)),
         joblib.parallel_config(backend="threading", n_jobs=threads),
     ):
-        yield
+        yield functools.partial(_each, threads)
+
+
+def _each(threads: int, function: Callable[[Value], Found], values: Iterable[Value]) -> list[Found]:
+    # joblib.Parallel looks every 10 ms whether a thread has ended: long beside a small fit.
+    pool = ThreadPoolExecutor(threads)
+    try:
+        found = list(pool.map(function, values))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the other fits
+        raise
+    pool.shutdown()
+    return found
+
+
+def limited_threads(most: int) -> contextlib.AbstractContextManager[object]:
+    """Let linear algebra use so many threads at most."""
+    # `threadpool_limits` would look through every library that is loaded each time.
+    limited: contextlib.AbstractContextManager[object] = _libraries().limit(limits=most)
+    return limited
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.errors import FitError
+from featx.selection.sweep import limited_threads
 
 Array = NDArray[Any]
 Rows = NDArray[np.intp]
@@ -77,7 +77,7 @@ class Blocks:
         starts = deque(range(0, self.n_rows, self.step))
         waiting: deque[Future[Found]] = deque()
         # Each thread has a block and one core: reading, copies and products all run side by side.
-        with threadpool_limits(1), ThreadPoolExecutor(self.workers) as pool:
+        with limited_threads(1), ThreadPoolExecutor(self.workers) as pool:
             while starts or waiting:
                 while starts and len(waiting) <= self.workers:
                     waiting.append(pool.submit(self._one, function, starts.popleft()))

@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 import numpy as np
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from featx.selection.sweep import limited_threads
 from featx.streaming.blocks import Array, Blocks, Rows
 from featx.streaming.moments import Floats, Linear, Moments, Scaler, Statistics, scale_of
 
@@ -151,7 +151,7 @@ class DescentProblem:
         key = fold if stretched > _STRETCHED else None
         if key not in self._axes:
             sums, by = (training, scale) if key is not None else (self.statistics.whole, self.scale)
-            with threadpool_limits(1):  # more threads than cores, on a busy machine, cost seconds
+            with limited_threads(1):  # more threads than cores, on a busy machine, cost seconds
                 values, vectors = eigh(
                     _correlations(sums, by), overwrite_a=True, check_finite=False
                 )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featx.errors import FitError
 from featx.heads import Head
 from featx.selection.refit import check_weights
 from featx.selection.splits import Folds
+from featx.selection.sweep import limited_threads
 from featx.streaming.blocks import Array, Blocks, Rows
 from featx.streaming.descent import LOSSES, DescentProblem, Wish, descend
 from featx.streaming.moments import Floats, Linear, Statistics, gather, lda, one_hot, ridge
@@ -106,7 +106,7 @@ class Solver:
         if self.problem is not None:
             found = descend(self.problem, [Wish(C, k) for C in strengths for k in folds])
             return [found[k :: len(folds)] for k in folds]
-        with threadpool_limits(1), ThreadPoolExecutor(self.data.blocks.workers) as pool:
+        with limited_threads(1), ThreadPoolExecutor(self.data.blocks.workers) as pool:
             done = list(pool.map(lambda k: self._closed(k, strengths), [*folds, None]))
         self._whole = done.pop()
         return done
