@@ -135,7 +135,12 @@ def peak(step: Step, cache: Path, listed: Manifest) -> int:
 
 @pytest.mark.parametrize(
     ("step", "most"),
-    [(rerun, 64), (compare, 52), (index, 18), (verify, 10), (find, 1)],
+    [
+        (rerun, 64),
+        (find, 1),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((compare, 52), (index, 18))),
+        pytest.param(verify, 10, marks=pytest.mark.slow),
+    ],
 )
 def test_a_row_takes_few_bytes(caches: dict[int, Path], step: Step, most: int) -> None:
     """Beside the listing, of which `test_sources` says what it takes."""

@@ -64,6 +64,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_workers_are_started_again(
     tmp_path: Path, tiny: dict[str, Any], tiny_flags: list[str]
 ) -> None:

@@ -78,7 +78,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("how", ["stop", "end"])
+@pytest.mark.parametrize("how", ["stop", pytest.param("end", marks=pytest.mark.slow)])
 def test_log_lines_pass_above_a_bar_and_no_dead_bar_is_left(how):
     screen = on_terminal([sys.executable, "-c", TERMINAL, how])
     assert "loading a network ... 00:01" in screen

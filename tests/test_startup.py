@@ -38,9 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
     "command",
     [
         "info c.h5",
-        "verify c.h5",
+        pytest.param("verify c.h5", marks=pytest.mark.slow),
         "fit c.h5 --head svm --out new.featx",
-        "compare c.h5 --heads ridge,knn --folds 3",
+        pytest.param("compare c.h5 --heads ridge,knn --folds 3", marks=pytest.mark.slow),
         "evaluate m.featx c.h5",
     ],
 )

@@ -27,7 +27,7 @@ from featx.exporting.graph import (
     to_onnx,
     whole_model,
 )
-from featx.exporting.int8 import Int8Figures, to_int8
+from featx.exporting.int8 import Int8Figures, int8_pictures, to_int8
 from featx.files import size_text, write_bytes
 from featx.heads.linear import LinearForm
 from featx.model import Model
@@ -209,6 +209,7 @@ def export(
     require_exportable(model)
     require_rate(unfamiliar_at)
     form = map_form(model) if map else None
+    calibration = None if quantise is None else int8_pictures(model, cache)
     options: dict[str, Any] = {"weights": weights, "backbone": backbone}
     options |= {"device": "cpu", "compile": "off", "progress": False}
     chosen = require_same_features(model, {**options, "precision": "fp32"})
@@ -234,7 +235,9 @@ def export(
     as_trained = apart[outputs[0]]
     if model.spec.precision != "fp32":
         as_trained = difference(labelled(model, pictures, options)[0], given[outputs[0]])
-    data, figures = (data, None) if quantise is None else to_int8(model, data, cache)
+    figures = None
+    if calibration is not None:
+        data, figures = to_int8(model, data, calibration)
     write_bytes(target, data)
     preprocess = Preprocess.from_dict(model.spec.preprocess)
     return ExportResult(

@@ -85,26 +85,38 @@ class Int8Figures:
         )
 
 
-def to_int8(
-    model: Model, data: bytes, cache: str | os.PathLike[str] | None
-) -> tuple[bytes, Int8Figures]:
-    """Quantise the network of an exported graph: signed 8 bits, weights by channel (QDQ).
-
-    The scales of the activations are those of pictures of training rows. Normalisation, the last
-    pooling, head and thresholds stay in float32.
+@dataclass(frozen=True)
+class Int8Pictures:
+    """The pictures that calibrate a graph, and others with their labels that judge it.
 
     Parameters
     ----------
-    data
-        The graph in float32.
+    calibration, compared
+        Each as the graph takes it.
+    y
+        Labels of `compared`, shape (n,).
+    held_out
+        Whether the model had not seen `compared`.
+    """
+
+    calibration: list[Pixels]
+    compared: list[Pixels]
+    y: NDArray[np.str_]
+    held_out: bool
+
+
+def int8_pictures(model: Model, cache: str | os.PathLike[str] | None) -> Int8Pictures:
+    """Read the pictures that int8 needs, before anything dear is done.
+
+    Parameters
+    ----------
     cache
         Of the training; None: the one that the model names.
 
     Raises
     ------
     ModelError
-        If there are too few pictures to calibrate and compare, or 8 bits change the features or the
-        answers too much.
+        If there are too few pictures to calibrate and compare.
     """
     if model.task != "classification":
         raise ModelError(f"{model.name} is a {model.task}, and int8 is measured by one label a row")
@@ -124,10 +136,33 @@ def to_int8(
             f"int8 needs the pictures of {_FEWEST} training rows, and of {_FEWEST} others to "
             f"compare; of {place}, {len(pixels)} and {len(compared)} can be read"
         )
-    made = _quantised(data, list(pixels.values()))
     y = np.array([truth[row] for row in compared])
-    figures = _compared(data, made, np.stack(list(compared.values())), y, model.classes)
-    found = Int8Figures(len(pixels), len(y), held_out, *figures)
+    return Int8Pictures(list(pixels.values()), list(compared.values()), y, held_out)
+
+
+def to_int8(model: Model, data: bytes, pictures: Int8Pictures) -> tuple[bytes, Int8Figures]:
+    """Quantise the network of an exported graph: signed 8 bits, weights by channel (QDQ).
+
+    The scales of the activations are those of pictures of training rows. Normalisation, the last
+    pooling, head and thresholds stay in float32.
+
+    Parameters
+    ----------
+    data
+        The graph in float32.
+    pictures
+        From `int8_pictures`.
+
+    Raises
+    ------
+    ModelError
+        If 8 bits change the features or the answers too much.
+    """
+    made = _quantised(data, pictures.calibration)
+    compared = np.stack(pictures.compared)
+    figures = _compared(data, made, compared, pictures.y, model.classes)
+    n, n_compared = len(pictures.calibration), len(pictures.compared)
+    found = Int8Figures(n, n_compared, pictures.held_out, *figures)
     _require_harmless(model, found)
     return made, found
 
