@@ -14,9 +14,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featx.arguments import require_types, several
 from featx.errors import SourceError
-from featx.images import is_picture
 from featx.items import Manifest
-from featx.sources.paths import from_pictures, is_path
+from featx.sources.paths import from_pictures, is_path, refuse_one_array
 
 if TYPE_CHECKING:
     from featx.extraction.arrays import Network
@@ -149,11 +148,7 @@ def _as_manifest(X: Any) -> Manifest:
     """Paths, pictures or arrays as items, each known by its number."""
     if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
         raise SourceError(f"expected a sequence of images, got the single {_shown(X)}")
-    if is_picture(X) and np.ndim(X) == 3 and np.shape(X)[2] in (3, 4):
-        raise SourceError(
-            f"expected a sequence of images, got one array of shape {np.shape(X)}; give [X] if it "
-            "is a single picture"
-        )
+    refuse_one_array(X)
     images = list(np.ravel(X)) if _is_table_of_paths(X) else list(X)
     if not images:
         raise SourceError("expected at least one image, got none")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from conftest import picture, save_pictures
 from PIL import Image
 
@@ -223,3 +224,21 @@ def test_what_is_no_picture_is_refused_by_place() -> None:
     assert not is_picture("a.png")
     assert not is_picture(np.array(["a.png"]))
     assert not is_picture(5)
+
+
+@pytest.mark.parametrize("entry", [None, b"a.png", io.BytesIO(b""), torch.zeros(3, 4, 4)])
+def test_an_entry_of_another_type_is_refused_by_place_where_all_others_are_paths(
+    entry: object,
+) -> None:
+    name = type(entry).__name__
+    with pytest.raises(SourceError, match=f"entry 1 of the list is of type {name}"):
+        load_manifest(["a.png", entry])  # type: ignore[list-item]
+
+
+def test_one_array_of_colours_is_not_taken_as_a_stack_of_grey_rows() -> None:
+    one = np.asarray(picture(0))
+    with pytest.raises(SourceError, match=r"one array of shape \(36, 40, 3\); give \[X\]"):
+        load_manifest(one)  # type: ignore[arg-type]
+    assert len(load_manifest([one])) == 1
+    assert len(load_manifest(np.stack([one, one]))) == 2  # type: ignore[arg-type]
+    assert len(load_manifest(np.stack([one[..., 0]] * 5))) == 5  # type: ignore[arg-type]

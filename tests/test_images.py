@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -426,3 +427,54 @@ def test_a_deep_png_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[
         with pytest.raises(ImageError):
             decode(data)
     assert capfd.readouterr() == ("", "")
+
+
+def _grey_png(bits: int, clear: int | None) -> bytes:
+    """A row of all grey levels of a depth, one of which may be transparent."""
+    levels = range(2**bits)
+    row = int("".join(f"{level:0{bits}b}" for level in levels), 2).to_bytes(2**bits * bits // 8)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2**bits, 1, bits, 0, 0, 0, 0))]
+    if clear is not None:
+        chunks.append((b"tRNS", struct.pack(">H", clear)))
+    chunks += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_clear_level_of_few_bits_is_refused_for_it_would_stay_as_it_is(bits: int) -> None:
+    levels = np.rint(np.linspace(0, 255, 2**bits)).astype(np.uint8)
+    assert decode(_grey_png(bits, None))[0, :, 0].tolist() == levels.tolist()
+    with pytest.raises(ImageError, match=f"a grey PNG of {bits} bits in which one level is tr"):
+        decode(_grey_png(bits, 1))
+
+
+def test_a_clear_level_of_eight_bits_is_white() -> None:
+    assert decode(_grey_png(8, 7))[0, [6, 7, 8], 0].tolist() == [6, 255, 8]
+
+
+def _deep_jpeg2000(bits: int, bands: int, form: str) -> bytes:
+    samples = np.full((8, 8, bands), 2**bits - 1, np.uint16)
+    return bytes(
+        imagecodecs.jpeg2k_encode(
+            samples.squeeze(), level=0, reversible=True, bitspersample=bits, codecformat=form
+        )
+    )
+
+
+@pytest.mark.parametrize("form", ["jp2", "j2k"])
+@pytest.mark.parametrize(("bits", "bands"), [(9, 1), (9, 3), (12, 3), (16, 2), (16, 3), (16, 4)])
+def test_deep_colours_of_jpeg2000_are_refused_for_white_would_become_black(
+    bits: int, bands: int, form: str
+) -> None:
+    with pytest.raises(ImageError, match=f"of {bands} components with {bits} bits each"):
+        decode(_deep_jpeg2000(bits, bands, form))
+
+
+@pytest.mark.parametrize("form", ["jp2", "j2k"])
+@pytest.mark.parametrize("bits", [10, 12, 15, 16])
+def test_white_of_deep_grey_jpeg2000_is_white(bits: int, form: str) -> None:
+    assert decode(_deep_jpeg2000(bits, 1, form)).min() == 255

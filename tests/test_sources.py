@@ -561,3 +561,24 @@ def test_an_item_takes_tens_of_bytes(tmp_path: Path) -> None:
     assert len(found) == n
     # What is sent to another process is what is held, but for 8 bytes a label.
     assert len(pickle.dumps(found)) / n < 60
+
+
+@pytest.mark.parametrize("way", ["/", "../", "./", "../../"])
+def test_the_way_that_names_in_a_tar_begin_with_is_neither_a_class_nor_hidden(
+    tmp_path: Path, photos: Path, way: str
+) -> None:
+    (_, _, one), (_, _, two), *_ = pictures_of(photos)
+    write_tar(tmp_path / "x.tar", [(f"{way}cat/1.png", one), (f"{way}dog/2.png", two)])
+    found = load_manifest(tmp_path / "x.tar")
+    assert found.labels == ["cat", "dog"]
+    assert found.ignored == 0
+    assert [found.read(item)[0] for item in range(2)] == [one, two]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path, photos: Path) -> None:
+    (_, _, one), (_, _, two), *_ = pictures_of(photos)
+    mark = b"\xef\xbb\xbf"
+    write_tar(tmp_path / "c.tar", [("1.png", one), ("1.cls", mark + b"owl")])
+    write_tar(tmp_path / "j.tar", [("2.png", two), ("2.json", mark + b'{"label": "owl"}')])
+    assert load_manifest(tmp_path / "c.tar").labels == ["owl"]
+    assert load_manifest(tmp_path / "j.tar").labels == ["owl"]

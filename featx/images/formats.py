@@ -109,6 +109,11 @@ def check_png(data: bytes) -> None:
         end = at + 12 + _u32(data, at)
         if kind == b"eXIf":
             check_tags(data[at + 8 : end - 4])
+        elif kind == b"tRNS" and data[25] == 0 and data[24] in (2, 4):
+            # Pillow would look for that level among those that it has scaled to 8 bits.
+            raise ImageError(
+                f"a grey PNG of {data[24]} bits in which one level is transparent; save it with 8"
+            )
         at = end
     raise ImageError(f"more than {_MOST_CHUNKS} chunks in one PNG")
 
@@ -168,10 +173,23 @@ def check_jpeg2000(data: bytes) -> None:
             f"a JPEG 2000 picture of {pixels} pixels, {n_tiles} tiles and {_u16(data, at + 40)} "
             f"components; at most {MOST_JPEG2000}, {_MOST_TILES} and 4 are read"
         )
+    _check_depth(data, at)
     for area, precinct, layers in _coding_styles(data, at):
         too_fine = pixels > area * _MOST_CODE_BLOCKS or precinct < _LEAST_PRECINCT
         if layers > _MOST_LAYERS or (too_fine and pixels > _SMALL):
             raise ImageError("a JPEG 2000 picture of very many blocks or layers")
+
+
+def _check_depth(data: bytes, at: int) -> None:
+    """Refuse the depths whose brightest samples Pillow makes black while it scales them."""
+    n_components = _u16(data, at + 40)
+    bits = max(((size & 0x7F) + 1 for size in data[at + 42 :: 3][:n_components]), default=0)
+    deep_grey = n_components == 1 and 10 <= bits <= 16
+    if bits > 8 and not deep_grey:
+        raise ImageError(
+            f"a JPEG 2000 picture of {n_components} components with {bits} bits each; of more than "
+            "8 bits only grey of 10 to 16 is read: save it as PNG or TIFF"
+        )
 
 
 def _find_codestream(data: bytes) -> int:

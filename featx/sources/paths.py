@@ -53,18 +53,37 @@ def from_pictures(source: Iterable[Any], ids: Sequence[str] | None = None) -> Ma
         If an entry is none of these.
     """
     entries = list(source)
-    for k, entry in enumerate(entries):
-        if not is_path(entry) and not is_picture(entry):
-            raise SourceError(
-                f"entry {k} of the list is of type {type(entry).__name__}; give paths, pictures of "
-                "Pillow, or arrays"
-            )
+    _require_readable(entries)
     shown = [
         printable(os.fspath(entry)) if is_path(entry) else f"image {k}"
         for k, entry in enumerate(entries)
     ]
     own = [shown[k] if is_path(entry) else str(k) for k, entry in enumerate(entries)]
     return Manifest(PICTURES, own if ids is None else ids, shown, ReadPictures(entries))
+
+
+def refuse_one_array(source: Any) -> None:
+    """Refuse an array that is one picture of colours, for its rows would be taken as pictures.
+
+    Raises
+    ------
+    SourceError
+        If its shape is (height, width, 3 or 4).
+    """
+    if is_picture(source) and np.ndim(source) == 3 and np.shape(source)[2] in (3, 4):
+        raise SourceError(
+            f"expected a sequence of images, got one array of shape {np.shape(source)}; give [X] "
+            "if it is a single picture"
+        )
+
+
+def _require_readable(entries: Sequence[object]) -> None:
+    for k, entry in enumerate(entries):
+        if not is_path(entry) and not is_picture(entry):
+            raise SourceError(
+                f"entry {k} of the list is of type {type(entry).__name__}; give paths, pictures of "
+                "Pillow, or arrays"
+            )
 
 
 def is_path(value: object) -> bool:
@@ -116,8 +135,10 @@ LIST = "list of paths"
 
 def from_list(source: Sequence[Any], slice_: Slice) -> Manifest:
     """Take paths, URLs or pictures, in the order given, those of a slice by a hash of each id."""
+    refuse_one_array(source)
     if any(is_picture(entry) for entry in source):
         return deal_items(from_pictures(source), slice_)
+    _require_readable(source)
     paths = [os.fspath(p) for p in source]
     if not paths:
         raise SourceError("the list of paths is empty")

@@ -107,7 +107,8 @@ def from_tars(
         [s.name for s in kept], counts, (s.name for s in containers)
     )
     if labels is None:
-        keys = [key for _, i in found.pairs for key in Text(i.table["name"])]
+        # Behind the way that a name may begin with: /data/cat/1.png, ../cat/1.png.
+        keys = [key.lstrip("./") for _, i in found.pairs for key in Text(i.table["name"])]
         labels, laid_out = labels_and_split(keys, FirstFolders().of(keys))
         split = split or laid_out
     return Manifest(

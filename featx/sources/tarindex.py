@@ -41,7 +41,8 @@ _MAX_GLOBAL = 1000  # PAX records that hold for all members; each member gets a 
 _EXTENDED = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names, PAX records
 _MAX_PICTURE = 1 << 30
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
-_VERSION = "3"  # raised with what an index holds
+_THIS_OR_ABOVE = (".", "..")  # a way that a name goes, not a hidden folder
+_VERSION = "4"  # raised with what an index holds
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
@@ -225,7 +226,7 @@ class _Pass:
         is_image = os.path.splitext(base)[1].lower() in self.extensions  # noqa: PTH122
         if member.isdir():
             return
-        if any(part.startswith(".") for part in name.split("/")):
+        if any(part.startswith(".") and part not in _THIS_OR_ABOVE for part in name.split("/")):
             self.ignored.take(name, hidden=True)
         elif is_image or kind in NOTES:
             if middle and not is_image and (name in self.seen or self._reason_against(member)):
@@ -249,7 +250,7 @@ class _Pass:
 
     def _text(self, member: tarfile.TarInfo) -> str:
         self.file.seek(member.offset_data)
-        return self.file.read(member.size).decode("utf-8", "replace").strip()
+        return self.file.read(member.size).decode("utf-8-sig", "replace").strip()
 
     def _reason_against(self, member: tarfile.TarInfo) -> str | None:
         if member.issym() or member.islnk():
