@@ -264,6 +264,21 @@ def test_the_command_prints_counts_and_json(planted: Path, shell: Shell) -> None
     assert "temple/copy.png" in done.stdout
 
 
+def test_a_split_of_the_source_keeps_no_row_from_being_judged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = rng.normal(size=(200, 8))
+    X[:, 0] += 6 * y
+    names = np.array(["a", "b"])[y]
+    for row in (3, 180):  # one of each part
+        names[row] = "ab"[1 - y[row]]
+    parts = ["train"] * 150 + ["test"] * 50
+    cache = featx.write_cache(tmp_path / "v.h5", X, labels=names.tolist(), split=parts, encoder="e")
+    found = featx.audit(cache)
+    assert found.warnings == []
+    assert {f["id"] for f in found.findings if f["kind"] == "label"} == {"3", "180"}
+
+
 def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, Any]) -> None:
     cache, photos = planted / "c.h5", planted / "photos"
     path = photos / "flower/10.png"

@@ -20,7 +20,7 @@ from featx.auditing import (
 )
 from featx.cache.cache import Cache, opened
 from featx.errors import FitError
-from featx.fitting.columns import load_samples, require_vectors
+from featx.fitting.columns import require_vectors
 from featx.fitting.findings import (
     Audit,
     Finding,
@@ -28,16 +28,13 @@ from featx.fitting.findings import (
     copy_findings,
     finding,
 )
+from featx.fitting.judging import judge_labels
 from featx.fitting.looks import Near, PictureLooks, copies_of, likely_copies, look_at
 from featx.fitting.options import FitOptions
-from featx.fitting.samples import Samples, require_seed
-from featx.fitting.streamed import measurement
-from featx.heads import LARGE_ROWS, Head, get_head, over_taps
-from featx.labels import conflicting_rows, look_like_measurements
+from featx.fitting.samples import require_seed
+from featx.labels import conflicting_rows
 from featx.model import Model
-from featx.progress import Progress
-from featx.selection.checks import FEW_ROWS, Warn, check_groups, warn
-from featx.selection.trials import overheard
+from featx.selection.checks import FEW_ROWS, Warn, warn
 from featx.targets import require_writable
 
 _NEIGHBOURS = 8
@@ -45,7 +42,6 @@ MOST_PICTURES = 20_000
 """Pictures that `featx train` reads again."""
 FEW_PICTURES, FEW_ROWS_COMPARED = 400, 20_000
 """Pictures that `featx.fit` reads again, and rows up to which it compares features."""
-_STRENGTHS = (3e-4, 3e-3, 3e-2, 0.3)
 _MOST_ROWS = 200_000
 """Rows up to which all pairs are compared."""
 
@@ -189,14 +185,6 @@ def audit_fitted(
     return auditor.run(None)
 
 
-def _audit_head(name: str) -> Head:
-    """Give the head; logistic regression also on signed powers, which rank labels better."""
-    head = get_head(name)
-    if head.name != "logreg":
-        return head
-    return head.with_grid({"clf__C": _STRENGTHS}).with_preparation(("standard", "signed-power"))
-
-
 class _Auditor:
     """One audit: its rows, and what was seen of them."""
 
@@ -290,7 +278,14 @@ class _Auditor:
             text = f"label errors cannot be looked for: {self.cache.path} has {what}"
             self.warnings.append(warn("no-labels", text))
             return []
-        rows, issues = self._issues() if self.tested is None else self._measured(self.tested)
+        if self.tested is None:
+            judged = judge_labels(
+                self.cache, self.head, self.options, self.labels, progress=self.progress
+            )
+            self.warnings += judged.warnings
+            rows, issues = judged.samples.rows, judged.issues
+        else:
+            rows, issues = self._measured(self.tested)
         if issues is None:
             return []
         ids = [self.cache.ids[int(row)] for row in rows]
@@ -316,65 +311,6 @@ class _Auditor:
             return rows, None
         y = np.array(tested["y"])
         return rows, label_issues(y, np.array(given), model.classes, task=model.task)
-
-    def _issues(self) -> tuple[NDArray[np.int64], LabelIssues | None]:
-        options = self.options
-        name = self.head
-        known = [str(label) for label in self.labels if label is not None]
-        if look_like_measurements(known):
-            name = "ridge-reg" if get_head(name).task != "regression" else name
-        head = _audit_head(name)
-        samples = load_samples(self.cache, options.columns, head)
-        try:
-            samples, few = self._frequent(samples)
-            if samples.task == "classification" and len(np.unique(samples.y)) < 2:
-                return samples.rows, None
-            plan = measurement(over_taps(head, samples.widths), samples, options, few=few)
-            fits = options.folds * plan.fits_of_search
-            with (
-                Progress(fits, "looking for label errors", unit="fits", show=self.progress) as show,
-                overheard(self.warnings),
-            ):
-                plan.step = show.step
-                proper = head.name == "logreg" and samples.task == "classification"
-                scores = plan.held_out("neg_log_loss" if proper else None, LARGE_ROWS)
-        except FitError as error:
-            self.warnings.append(
-                warn("no-label-check", f"label errors were not looked for: {error}")
-            )
-            return samples.rows, None
-        given = scores.predicted if samples.task == "regression" else scores.probabilities
-        if given is None:
-            raise FitError(f"head {name} gives no probabilities; use logreg or svm")
-        return samples.rows, label_issues(samples.y, given, samples.classes, task=samples.task)
-
-    def _frequent(self, samples: Samples) -> tuple[Samples, bool]:
-        """Leave out classes that are too small for the folds, and say so.
-
-        Returns
-        -------
-        samples : of the other classes
-        few : whether all classes are so small that there have to be fewer folds
-        """
-        if samples.task != "classification":
-            return samples, False
-        codes, folds = check_groups(samples.groups, len(samples)), self.options.folds
-        names = np.unique(samples.y)
-        if codes is None:
-            sizes = np.array([np.count_nonzero(samples.y == name) for name in names])
-            enough = sizes - -(-sizes // folds) >= folds
-        else:
-            sizes = np.array([len(np.unique(codes[samples.y == name])) for name in names])
-            enough = sizes > 2
-        few = bool(enough.sum() < 2)
-        rare = names[sizes < 2] if few else names[~enough]
-        if not len(rare):
-            return samples, few
-        shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        of = "rows" if codes is None else "groups"
-        text = f"classes with too few {of} are not checked for label errors: {shown}"
-        self.warnings.append(warn("small-classes", text))
-        return samples.keep(~np.isin(samples.y, rare), "in a class that is too small"), few
 
     def _outliers(self, near: Near | None, seen: PictureLooks | None) -> list[Finding]:
         found = []
