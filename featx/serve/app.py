@@ -50,12 +50,14 @@ from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
+_HTML, _CSS, _JS = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
 _PAGE = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": ("featx.serve", "page.html", _HTML),
+    "/page.css": ("featx.serve", "page.css", _CSS),
+    "/page.js": ("featx.serve", "page.js", _JS),
+    "/icon.svg": ("featx.serve", "icon.svg", "image/svg+xml"),
 }
+"""Address -> room, file and type of what a page is made of."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def make_app(service: Service) -> ASGIApp:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
-    _add_errors(app)
-    _add_page(app)
+    add_errors(app)
+    add_files(app, _PAGE)
     token = [Depends(_token_check(service.token))]
     _add_pictures(app, service, token)
     _add_facts(app, service, token)
@@ -129,13 +131,15 @@ def make_app(service: Service) -> ASGIApp:
     return Guard(app, service.metrics, service.names)
 
 
-def _add_page(app: FastAPI) -> None:
-    def add(path: str, name: str, kind: str) -> None:
-        data = (files("featx.serve") / name).read_bytes()
+def add_files(app: FastAPI, found: dict[str, tuple[str, str, str]]) -> None:
+    """Add what a page is made of."""
+
+    def add(path: str, room: str, name: str, kind: str) -> None:
+        data = (files(room) / name).read_bytes()
         app.add_api_route(path, lambda: Response(data, media_type=kind), include_in_schema=False)
 
-    for path, (name, kind) in _PAGE.items():
-        add(path, name, kind)
+    for path, (room, name, kind) in found.items():
+        add(path, room, name, kind)
 
 
 _PROBLEMS: dict[int | str, JsonObject] = {
@@ -308,7 +312,9 @@ def _token_check(token: str) -> Callable[..., Awaitable[None]]:
     return check
 
 
-def _add_errors(app: FastAPI) -> None:
+def add_errors(app: FastAPI) -> None:
+    """Answer every error with ``{"error": line}``."""
+
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
         headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}

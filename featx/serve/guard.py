@@ -183,12 +183,14 @@ class Guard:
 
     Parameters
     ----------
+    metrics
+        Where requests are counted; None where nobody counts.
     names
         Under which the server may be reached: another site could otherwise reach it through the
         user's browser, by a name that it controls.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, names: Names) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None, names: Names) -> None:
         self.app, self.metrics, self.names = app, metrics, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,8 +205,9 @@ class Guard:
         else:
             await self.app(scope, exchange.receive, exchange.send)
         path = scope["path"] if scope["path"] in _PATHS else "other"
-        self.metrics.requests.labels(path, str(exchange.status)).inc()
-        self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+        if self.metrics is not None:
+            self.metrics.requests.labels(path, str(exchange.status)).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         hosts = _headers(scope, b"host")

@@ -59,14 +59,14 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """Serve until a signal comes; see `featx.serve.serve`."""
-    listener = _bind(host, port)
+    listener = bind(host, port)
     with listener:
         known = Names(_is_loopback(listener), (*names, *_name_of(host)))
         if not token and not known.local_only:
             log.warning(
                 "anybody who reaches %s can use this server: start it with --token to ask for a "
                 "secret",
-                _address(host, listener),
+                address_of(host, listener),
             )
         chosen = model if isinstance(model, Model) else load_model(model)
         with named_by("" if fetch else chosen.name):
@@ -81,14 +81,19 @@ def run(
                 options=options,
             )
         try:
-            listener.listen(2048)
-            # The signal that ended it is raised again once everything is closed; it may also come
-            # between the address and the first moment that the server listens to signals.
-            with suppress(KeyboardInterrupt):
-                ready(_address(host, listener), service)
-                make_server(make_app(service)).run(sockets=[listener])
+            answer(listener, make_app(service), lambda: ready(address_of(host, listener), service))
         finally:
             service.close()
+
+
+def answer(listener: socket.socket, app: ASGIApp, ready: Callable[[], None]) -> None:
+    """Answer requests until a signal comes."""
+    listener.listen(2048)
+    # The signal that ended it is raised again once everything is closed; it may also come between
+    # the address and the first moment that the server listens to signals.
+    with suppress(KeyboardInterrupt):
+        ready()
+        make_server(app).run(sockets=[listener])
 
 
 def open_service(
@@ -213,7 +218,7 @@ class _PatientProtocol(H11Protocol):
             self.transport.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Take the port before anything is loaded, so that one in use is said at once."""
     try:
         if not 0 <= port <= 65535:
@@ -241,7 +246,7 @@ def _bind(host: str, port: int) -> socket.socket:
 def _name_of(host: str) -> list[str]:
     """Give the host that was asked for, if it is a name: it is one of the server's then."""
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ipaddress_of(host)
     except ValueError:
         return [host] if host else []
     return []
@@ -251,6 +256,6 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def address_of(host: str, listener: socket.socket) -> str:
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

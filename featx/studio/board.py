@@ -1,0 +1,494 @@
+"""The rows of a cache as a person works on them: labels that change, what to look at next, refits."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.auditing import nearest_rows, unit_rows
+from featx.cache.cache import Cache, open_cache
+from featx.errors import FeatxError, FitError
+from featx.evaluation import baseline, evaluate
+from featx.files import write_bytes
+from featx.fitting.columns import require_vectors
+from featx.fitting.judging import Judgement, judge_labels
+from featx.fitting.looks import small_picture
+from featx.fitting.options import FitOptions
+from featx.labels import SEPARATOR
+from featx.model.references import image_reader
+from featx.model.thresholds import score_rows
+from featx.selection.checks import Warn
+from featx.sources.fields import read_corrections
+from featx.typing import JsonObject
+
+log = logging.getLogger("featx")
+
+Order = Literal["all", "suspect", "next", "changed"]
+ORDERS: tuple[Order, ...] = ("suspect", "next", "all", "changed")
+
+_BLOCK = 8192  # rows that are predicted at a time
+_CANDIDATES = 2000  # unlabelled rows that compete for the next places
+_NEXT = 120  # places that are filled
+_CLUSTERS = 40
+_NEIGHBOURS = 12
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a head says that was fitted on the labels as they were.
+
+    Parameters
+    ----------
+    labels
+        Label of each row, None where there was none.
+    predicted
+        Class of each row, None where its features are not finite.
+    confidence, margin
+        Of each row: the highest probability, and how far it lies above the second; shape (n_rows,).
+    quality
+        Of each labelled row: how well its label agrees with heads that had not seen it, from 0
+        (surely wrong) to 1; NaN elsewhere.
+    suspects
+        Rows whose label is likely wrong, the most suspect first.
+    suggested
+        What these heads say instead, by row.
+    metrics, baseline
+        Of the labelled rows, each predicted by a head that had not seen it.
+    seconds
+        That it took.
+    """
+
+    labels: list[str | None]
+    predicted: list[str | None]
+    confidence: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    quality: NDArray[np.float64]
+    suspects: NDArray[np.int64]
+    suggested: dict[int, str]
+    metrics: JsonObject
+    baseline: JsonObject
+    warnings: list[Warn] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Board:
+    """The rows of a cache, the labels that somebody gave them, and the last refit.
+
+    Every change is in the file of labels before it is answered; the cache stays as it is.
+
+    Parameters
+    ----------
+    cache
+        Opened; its rows have one class each, or none.
+    file
+        Table of ``id,label`` that keeps what was said, for ``featx extract --labels``. What it
+        holds already is taken over.
+    head, options
+        As in `featx.audit`.
+
+    Raises
+    ------
+    FeatxError
+        If the cache has no pictures, or its labels are numbers or several a row.
+    SourceError
+        If the file is not such a table.
+    """
+
+    def __init__(self, cache: Cache, file: Path, head: str, options: FitOptions) -> None:
+        self.cache, self.file, self.head, self.options = cache, file, head, options
+        self.tap = options.tap or cache.taps[0]
+        self.given = _single_labels(cache)
+        for tap in self.tap.split(","):
+            require_vectors(cache, tap)
+        self.ids: Sequence[str] = cache.ids
+        self.said: dict[int, str | None] = self._read()
+        self.refit: Refit | None = None
+        self.fitting = False
+        self.problem = ""
+        self.history: list[JsonObject] = []
+        self._lock = threading.RLock()
+        self._next: list[int] | None = None
+        self._reader = functools.cache(lambda: image_reader(cache))
+        self.picture = functools.lru_cache(maxsize=1024)(self._picture)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def _read(self) -> dict[int, str | None]:
+        if not self.file.exists():
+            return {}
+        found = read_corrections(self.file)
+        unknown = [name for name in found.labels if name not in set(self.ids)]
+        if unknown:
+            raise FeatxError(
+                f"labels {self.file} names {len(unknown)} ids that {self.cache.path} does not "
+                f"have, first {unknown[0]!r}; name another file with --labels"
+            )
+        rows = self.cache.rows(list(found.labels)) if found.labels else []
+        return {int(row): label for row, label in zip(rows, found.labels.values(), strict=True)}
+
+    def label(self, row: int) -> str | None:
+        """Give the label of a row: what was said last, else the cache's."""
+        return self.said[row] if row in self.said else self.given[row]
+
+    @property
+    def labels(self) -> list[str | None]:
+        """Label of each row."""
+        with self._lock:
+            found = list(self.given)
+            for row, label in self.said.items():
+                found[row] = label
+            return found
+
+    @property
+    def changed(self) -> list[int]:
+        """Rows whose label is another than the cache's, the last first."""
+        with self._lock:
+            return [row for row, label in reversed(self.said.items()) if label != self.given[row]]
+
+    def say(self, rows: Sequence[int], labels: Sequence[str | None]) -> None:
+        """Give rows their labels, None for no label; it is on disk when this returns.
+
+        Raises
+        ------
+        FeatxError
+            If there is no such row, or what is said is not one class.
+        OSError
+            If the file cannot be written; nothing is changed then.
+        """
+        for row, label in zip(rows, labels, strict=True):
+            if not 0 <= row < len(self):
+                raise FeatxError(f"there is no row {row}; the cache has {len(self)}")
+            _require_class(label)
+        with self._lock:
+            before = dict(self.said)
+            for row, label in zip(rows, labels, strict=True):
+                self.said.pop(row, None)  # so that the last is the last
+                self.said[row] = label
+            try:
+                self._write()
+            except OSError:
+                self.said = before
+                raise
+
+    def take_back(self, rows: Sequence[int]) -> None:
+        """Forget what was said of some rows: they have the cache's labels again."""
+        with self._lock:
+            before = dict(self.said)
+            for row in rows:
+                self.said.pop(row, None)
+            try:
+                self._write()
+            except OSError:
+                self.said = before
+                raise
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("id", "label"))
+        for row in sorted(self.said):
+            writer.writerow((self.ids[row], self.said[row] or ""))
+        write_bytes(self.file, text.getvalue().encode())
+
+    def start_refit(self) -> None:
+        """Fit in a thread of its own; `refit`, or `problem`, is there when `fitting` ends."""
+        with self._lock:
+            if self.fitting:
+                return
+            self.fitting, self.problem = True, ""
+        threading.Thread(target=self._refit, daemon=True).start()
+
+    def _refit(self) -> None:
+        problem = ""
+        try:
+            self.fit()
+        except FeatxError as error:
+            problem = " ".join(str(error).split())
+        except Exception:
+            log.exception("the refit failed")
+            problem = "the refit failed; the log of featx studio says why"
+        with self._lock:
+            self.fitting, self.problem = False, problem
+
+    def fit(self) -> Refit:
+        """Fit the head on the labels as they are, and judge each by heads that had not seen it.
+
+        Raises
+        ------
+        FitError
+            If two classes with two pictures each are not there yet.
+        """
+        start, labels = time.monotonic(), self.labels
+        counts = Counter(label for label in labels if label is not None)
+        if sum(n > 1 for n in counts.values()) < 2:
+            raise FitError("a head needs two classes with two pictures each: label a few more")
+        with _relabelled(self.cache.path, labels) as cache:
+            judged = judge_labels(cache, self.head, self.options, labels, progress=False)
+            if judged.plan is None or judged.scores is None or judged.issues is None:
+                raise FitError(judged.warnings[-1]["message"])
+            found = self._judged(judged, labels, cache)
+        found = Refit(**{**vars(found), "seconds": time.monotonic() - start})
+        figure = found.metrics["accuracy"]
+        with self._lock:
+            self.refit, self._next = found, None
+            self.history.append({"labelled": sum(counts.values()), "accuracy": figure})
+        return found
+
+    def _judged(self, judged: Judgement, labels: list[str | None], cache: Cache) -> Refit:
+        samples, plan = judged.samples, judged.plan
+        scores, issues = judged.scores, judged.issues
+        assert plan is not None
+        assert scores is not None
+        assert issues is not None
+        head = plan.search(np.arange(len(samples)), self.options.seed).estimator
+        n = len(labels)
+        predicted: list[str | None] = [None] * n
+        confidence, margin = np.zeros(n), np.zeros(n)
+        X = cache.tap(self.tap)
+        for first in range(0, n, _BLOCK):
+            some = np.asarray(X[first : first + _BLOCK], np.float32)
+            finite = np.flatnonzero(np.isfinite(some).all(axis=1))
+            if not len(finite):
+                continue
+            said = score_rows(head, some[finite], samples.classes)
+            assert said.probabilities is not None
+            two = np.sort(said.probabilities, axis=1)[:, -2:]
+            confidence[first + finite], margin[first + finite] = two[:, 1], two[:, 1] - two[:, 0]
+            for at, name in zip(finite, said.predicted, strict=True):
+                predicted[first + int(at)] = str(name)
+        quality = np.full(n, np.nan)
+        quality[samples.rows] = issues.quality
+        how = {"seed": self.options.seed, "groups": samples.groups}
+        return Refit(
+            labels=labels,
+            predicted=predicted,
+            confidence=confidence,
+            margin=margin,
+            quality=quality,
+            suspects=samples.rows[issues.ranked],
+            suggested={
+                int(samples.rows[k]): str(issues.suggested[k]) for k in issues.ranked.tolist()
+            },
+            metrics=evaluate(
+                samples.y,
+                scores.predicted,
+                probabilities=scores.probabilities,
+                classes=samples.classes,
+                **how,
+            ),
+            baseline=baseline(samples.y, samples.y, classes=samples.classes, **how),
+            warnings=judged.warnings,
+        )
+
+    def rows(self, order: Order, label: str | None = None, find: str = "") -> list[int]:
+        """Give rows in an order.
+
+        Parameters
+        ----------
+        order
+            ``suspect``: labels that are likely wrong and of which nothing was said since; ``next``:
+            rows without a label, those that tell most first; ``changed``; or ``all``.
+        label
+            Only rows of this label; those without one for an empty text.
+        find
+            Only rows whose id holds this text, whatever its capitals.
+        """
+        with self._lock:
+            if order == "suspect":
+                fit = self.refit
+                found = [] if fit is None else [r for r in fit.suspects.tolist() if self._open(r)]
+            elif order == "next":
+                found = [row for row in self._next_rows() if self.label(row) is None]
+            else:
+                found = self.changed if order == "changed" else list(range(len(self)))
+            if label is not None:
+                found = [row for row in found if (self.label(row) or "") == label]
+        if find:
+            wanted = find.casefold()
+            found = [row for row in found if wanted in self.ids[row].casefold()]
+        return found
+
+    def _open(self, row: int) -> bool:
+        """True if nobody has said anything of a suspect since it was one."""
+        assert self.refit is not None
+        return row not in self.said or self.said[row] == self.refit.labels[row] != self.given[row]
+
+    def _next_rows(self) -> list[int]:
+        if self._next is None:
+            self._next = self._rank_next()
+        return self._next
+
+    def _rank_next(self) -> list[int]:
+        """Choose which rows without a label to label next.
+
+        Before a head is there, one row of each cluster, the largest first: typical rows serve best
+        where there are few labels (Hacohen, Dekel and Weinshall 2022,
+        https://arxiv.org/abs/2202.02794). Then rows whose two best classes lie close together, each
+        far from those before it.
+        """
+        blank = np.array([row for row in range(len(self)) if self.label(row) is None], np.int64)
+        rng = np.random.default_rng(self.options.seed)
+        fit = self.refit
+        if fit is None:
+            some = np.sort(rng.permutation(blank)[:_CANDIDATES])
+        else:
+            some = blank[np.argsort(fit.margin[blank], kind="stable")][:_CANDIDATES]
+        X = np.asarray(self.cache.tap(self.tap)[np.sort(some)], np.float32)
+        X = X[np.argsort(np.argsort(some))]  # in the order of `some`
+        finite = np.isfinite(X).all(axis=1)
+        some, X = some[finite], unit_rows(X[finite])
+        if len(some) < 3:
+            return some.tolist()
+        return _typical(some, X, self.options.seed) if fit is None else _apart(some, X, fit.margin)
+
+    def neighbours(self, row: int) -> list[int]:
+        """Give the rows whose features are nearest to those of a row."""
+        X = np.asarray(self.cache.tap(self.tap)[[row]], np.float32)
+        k = min(_NEIGHBOURS, len(self) - 1)
+        if k < 1 or not np.isfinite(X).all():
+            return []
+        found, _ = nearest_rows(self.cache.tap(self.tap), X, k, exclude=np.array([row]))
+        return [int(other) for other in found[0]]
+
+    def _picture(self, row: int, side: int) -> bytes | None:
+        return small_picture(self.cache, row, self._reader(), side)
+
+    def describe(self, row: int) -> JsonObject:
+        """Give what is known of a row, JSON-ready."""
+        fit, label = self.refit, self.label(row)
+        found: JsonObject = {
+            "row": row,
+            "id": self.ids[row],
+            "label": label,
+            "given": self.given[row],
+            "said": row in self.said,
+        }
+        if fit is not None:
+            quality = float(fit.quality[row])
+            found |= {
+                "predicted": fit.predicted[row],
+                "confidence": round(float(fit.confidence[row]), 4),
+                "quality": round(quality, 4) if quality == quality else None,
+                "suggested": fit.suggested.get(row),
+            }
+        return found
+
+    def summary(self) -> JsonObject:
+        """Give what stands above the rows, JSON-ready."""
+        labels, fit = self.labels, self.refit
+        counts = Counter(label for label in labels if label is not None)
+        since = 0
+        if fit is not None:
+            since = sum(a != b for a, b in zip(labels, fit.labels, strict=True))
+        return {
+            "cache": str(self.cache.path),
+            "file": str(self.file),
+            "rows": len(self),
+            "classes": [{"name": name, "count": counts[name]} for name in sorted(counts)],
+            "unlabelled": len(labels) - sum(counts.values()),
+            "changed": len(self.changed),
+            "command": self.command,
+            "head": self.head,
+            "fitting": self.fitting,
+            "problem": self.problem,
+            "history": self.history,
+            "fit": None
+            if fit is None
+            else {
+                "accuracy": fit.metrics["accuracy"],
+                "baseline": fit.baseline["accuracy"],
+                "labelled": sum(label is not None for label in fit.labels),
+                "suspects": len(self.rows("suspect")),
+                "since": since,
+                "seconds": round(fit.seconds, 1),
+                "warnings": fit.warnings,
+            },
+        }
+
+    @property
+    def command(self) -> str:
+        """The command that puts the labels into the cache."""
+        ran = str(self.cache.provenance.get("command") or "")
+        where = f'--labels "{self.file}"'
+        if " extract " in ran and " --labels " not in ran:
+            return f"featx extract {ran.partition(' extract ')[2]} {where}"
+        source = self.cache.provenance.get("source") or "SOURCE"
+        return f'featx extract "{source}" "{self.cache.path}" {where}'
+
+
+def _relabelled(path: Path, labels: Sequence[str | None]) -> Cache:
+    """Open a cache whose rows have other labels and no split; the file stays as it is."""
+    found = open_cache(path)
+    found.classes = sorted({label for label in labels if label is not None})
+    codes = {name: k for k, name in enumerate(found.classes)}
+    found.y = np.array([-1 if v is None else codes[v] for v in labels], np.int32)
+    found.split = None
+    return found
+
+
+def _single_labels(cache: Cache) -> list[str | None]:
+    labels = cache.labels
+    if cache.spec.is_external:
+        raise FeatxError(
+            f"{cache.path} holds vectors that something else computed, and no pictures to look at"
+        )
+    if labels is None:
+        return [None] * len(cache)
+    if isinstance(labels, np.ndarray) or (cache.y is not None and cache.y.ndim == 2):
+        kind = "numbers" if isinstance(labels, np.ndarray) else "several names a row"
+        raise FeatxError(
+            f"labels of {cache.path} are {kind}; featx studio is for one class a picture: correct "
+            "them in the table itself"
+        )
+    return list(labels)
+
+
+def _require_class(label: str | None) -> None:
+    if label is None:
+        return
+    if not label or label != label.strip() or not label.isprintable():
+        raise FeatxError(f"{label!r} is no class: a class is printable text without outer spaces")
+    if SEPARATOR in label:
+        raise FeatxError(f"{label!r} has a {SEPARATOR!r}, which parts several labels")
+
+
+def _typical(rows: NDArray[np.int64], X: NDArray[np.float32], seed: int) -> list[int]:
+    from sklearn.cluster import KMeans
+
+    k = min(_CLUSTERS, max(2, len(rows) // 5))
+    found = KMeans(k, n_init=1, random_state=seed).fit(X)
+    sizes = np.bincount(found.labels_, minlength=k)
+    distances = ((X - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
+    places = [np.flatnonzero(found.labels_ == c) for c in np.argsort(-sizes, kind="stable")]
+    ranked = [at[np.argsort(distances[at], kind="stable")] for at in places if len(at)]
+    rounds = max(map(len, ranked))
+    picked = [at[r] for r in range(rounds) for at in ranked if r < len(at)]
+    return [int(rows[at]) for at in picked[:_NEXT]]
+
+
+def _apart(
+    rows: NDArray[np.int64], X: NDArray[np.float32], margin: NDArray[np.float64]
+) -> list[int]:
+    unsure = 1 - margin[rows]
+    farness = np.ones(len(rows))
+    left = np.ones(len(rows), bool)
+    picked: list[int] = []
+    for _ in range(min(_NEXT, len(rows))):
+        at = int(np.argmax(np.where(left, unsure * farness, -1.0)))
+        picked.append(int(rows[at]))
+        left[at] = False
+        farness = np.minimum(farness, np.clip(1 - X @ X[at], 0, 1))
+    return picked
