@@ -34,6 +34,7 @@ FLOORS = (
     ("fitting",),
     ("tuning",),
     ("serve", "doctor", "transformer"),
+    ("studio",),
     ("cli",),
     ("__main__",),
 )

@@ -1,9 +1,9 @@
-"""Commands about caches: extract, info, verify, split, merge, import, audit, search."""
+"""Commands about caches: extract, info, verify, split, merge, import, audit, studio, search."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -44,6 +44,9 @@ from featx.cli.panels import (
     Threads,
 )
 from featx.preprocess import VIEW_SETS, Interpolation
+
+if TYPE_CHECKING:
+    from featx.studio.board import Board
 
 
 @command
@@ -298,6 +301,33 @@ def audit(
 
     found = run(cache, **options)
     show(found.to_dict(), as_json, audit_text(found))
+
+
+@command
+def studio(
+    cache: CacheFile,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table that keeps what you say; default: CACHE.labels.csv beside it."),
+    ] = None,
+    head: Annotated[
+        str, typer.Option(help="Head that is refitted; it must give probabilities.")
+    ] = "logreg",
+    tap: Annotated[str | None, typer.Option(help="Tap whose features are used.")] = None,
+    groups: Groups = None,
+    folds: OuterFolds = 5,
+    seed: Annotated[int, typer.Option(help="Random seed of folds.")] = 0,
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8001,
+) -> None:
+    """Show the pictures of CACHE as a page: look, fix labels, label next, refit."""
+    options = {k: v for k, v in locals().items() if k != "cache"}
+    from featx.studio import studio as run
+
+    def ready(address: str, board: Board) -> None:
+        print(f"{len(board)} pictures; labels are kept in {board.file}")
+        print(f"{address}  (this machine only; Ctrl-C ends it)", flush=True)
+
+    run(cache, ready=ready, **options)
 
 
 @command

@@ -39,6 +39,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "info": ("featx info photos.h5", "featx info photos.h5 --all"),
     "audit": ("featx audit photos.h5", "featx audit photos.h5 --json"),
+    "studio": (
+        "featx studio photos.h5",
+        "featx studio photos.h5 --labels mine.csv --head svm --port 0",
+    ),
     "search": ("featx search photos.h5 one.jpg", "featx search photos.h5 one.jpg two.jpg --json"),
     "verify": ("featx verify photos.h5", "featx verify parts/ --json"),
     "split": ("featx split photos.h5 parts/", "featx split photos.h5 parts/ --rows 100000"),

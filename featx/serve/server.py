@@ -246,7 +246,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _name_of(host: str) -> list[str]:
     """Give the host that was asked for, if it is a name: it is one of the server's then."""
     try:
-        ipaddress.ipaddress_of(host)
+        ipaddress.ip_address(host)
     except ValueError:
         return [host] if host else []
     return []
@@ -257,5 +257,6 @@ def _is_loopback(listener: socket.socket) -> bool:
 
 
 def address_of(host: str, listener: socket.socket) -> str:
+    """Give the address that a browser takes."""
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featx.arguments import typed
 from featx.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from featx.studio.board import Board
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 

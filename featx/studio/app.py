@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -60,7 +60,11 @@ def run(
         board = Board(file, target, head, options)
         secret = secrets.token_urlsafe(16)
         address = f"{address_of(_HOST, listener)}/?token={secret}"
-        answer(listener, make_app(board, secret, listener.getsockname()[1]), lambda: ready(address, board))
+        answer(
+            listener,
+            make_app(board, secret, listener.getsockname()[1]),
+            lambda: ready(address, board),
+        )
 
 
 def make_app(board: Board, secret: str, port: int = 0) -> ASGIApp:
@@ -100,7 +104,7 @@ def _secret_check(secret: str, cookie: str) -> Callable[[Request], Awaitable[Non
     return check
 
 
-def _add_rows(app: FastAPI, board: Board, known: list[object]) -> None:
+def _add_rows(app: FastAPI, board: Board, known: Sequence[Any]) -> None:
     """Add what shows rows."""
 
     @app.get("/v1/rows", dependencies=known)
@@ -129,7 +133,7 @@ def _add_rows(app: FastAPI, board: Board, known: list[object]) -> None:
         return Response(data, media_type="image/jpeg")
 
 
-def _add_work(app: FastAPI, board: Board, known: list[object]) -> None:
+def _add_work(app: FastAPI, board: Board, known: Sequence[Any]) -> None:
     """Add what changes labels and fits."""
 
     @app.get("/v1/board", dependencies=known)

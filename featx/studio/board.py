@@ -1,4 +1,4 @@
-"""The rows of a cache as a person works on them: labels that change, what to look at next, refits."""
+"""The rows of a cache as a person works on them: labels that change, and what to look at."""
 
 from __future__ import annotations
 
@@ -7,30 +7,24 @@ import functools
 import io
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featx.auditing import nearest_rows, unit_rows
-from featx.cache.cache import Cache, open_cache
-from featx.errors import FeatxError, FitError
-from featx.evaluation import baseline, evaluate
+from featx.auditing import nearest_rows
+from featx.cache.cache import Cache
+from featx.errors import FeatxError
 from featx.files import write_bytes
 from featx.fitting.columns import require_vectors
-from featx.fitting.judging import Judgement, judge_labels
 from featx.fitting.looks import small_picture
 from featx.fitting.options import FitOptions
 from featx.labels import SEPARATOR
 from featx.model.references import image_reader
-from featx.model.thresholds import score_rows
-from featx.selection.checks import Warn
 from featx.sources.fields import read_corrections
+from featx.studio.refit import Refit, rank_next, refit_labels
 from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
@@ -38,49 +32,7 @@ log = logging.getLogger("featx")
 Order = Literal["all", "suspect", "next", "changed"]
 ORDERS: tuple[Order, ...] = ("suspect", "next", "all", "changed")
 
-_BLOCK = 8192  # rows that are predicted at a time
-_CANDIDATES = 2000  # unlabelled rows that compete for the next places
-_NEXT = 120  # places that are filled
-_CLUSTERS = 40
 _NEIGHBOURS = 12
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What a head says that was fitted on the labels as they were.
-
-    Parameters
-    ----------
-    labels
-        Label of each row, None where there was none.
-    predicted
-        Class of each row, None where its features are not finite.
-    confidence, margin
-        Of each row: the highest probability, and how far it lies above the second; shape (n_rows,).
-    quality
-        Of each labelled row: how well its label agrees with heads that had not seen it, from 0
-        (surely wrong) to 1; NaN elsewhere.
-    suspects
-        Rows whose label is likely wrong, the most suspect first.
-    suggested
-        What these heads say instead, by row.
-    metrics, baseline
-        Of the labelled rows, each predicted by a head that had not seen it.
-    seconds
-        That it took.
-    """
-
-    labels: list[str | None]
-    predicted: list[str | None]
-    confidence: NDArray[np.float64]
-    margin: NDArray[np.float64]
-    quality: NDArray[np.float64]
-    suspects: NDArray[np.int64]
-    suggested: dict[int, str]
-    metrics: JsonObject
-    baseline: JsonObject
-    warnings: list[Warn] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 class Board:
@@ -136,8 +88,8 @@ class Board:
                 f"labels {self.file} names {len(unknown)} ids that {self.cache.path} does not "
                 f"have, first {unknown[0]!r}; name another file with --labels"
             )
-        rows = self.cache.rows(list(found.labels)) if found.labels else []
-        return {int(row): label for row, label in zip(rows, found.labels.values(), strict=True)}
+        rows = self.cache.rows(list(found.labels)).tolist()
+        return dict(zip(rows, found.labels.values(), strict=True))
 
     def label(self, row: int) -> str | None:
         """Give the label of a row: what was said last, else the cache's."""
@@ -224,74 +176,14 @@ class Board:
             self.fitting, self.problem = False, problem
 
     def fit(self) -> Refit:
-        """Fit the head on the labels as they are, and judge each by heads that had not seen it.
-
-        Raises
-        ------
-        FitError
-            If two classes with two pictures each are not there yet.
-        """
-        start, labels = time.monotonic(), self.labels
-        counts = Counter(label for label in labels if label is not None)
-        if sum(n > 1 for n in counts.values()) < 2:
-            raise FitError("a head needs two classes with two pictures each: label a few more")
-        with _relabelled(self.cache.path, labels) as cache:
-            judged = judge_labels(cache, self.head, self.options, labels, progress=False)
-            if judged.plan is None or judged.scores is None or judged.issues is None:
-                raise FitError(judged.warnings[-1]["message"])
-            found = self._judged(judged, labels, cache)
-        found = Refit(**{**vars(found), "seconds": time.monotonic() - start})
-        figure = found.metrics["accuracy"]
+        """Fit the head on the labels as they are; see `featx.studio.refit.refit_labels`."""
+        labels = self.labels
+        found = refit_labels(self.cache.path, labels, self.head, self.options)
+        n = sum(label is not None for label in labels)
         with self._lock:
             self.refit, self._next = found, None
-            self.history.append({"labelled": sum(counts.values()), "accuracy": figure})
+            self.history.append({"labelled": n, "accuracy": found.metrics["accuracy"]})
         return found
-
-    def _judged(self, judged: Judgement, labels: list[str | None], cache: Cache) -> Refit:
-        samples, plan = judged.samples, judged.plan
-        scores, issues = judged.scores, judged.issues
-        assert plan is not None
-        assert scores is not None
-        assert issues is not None
-        head = plan.search(np.arange(len(samples)), self.options.seed).estimator
-        n = len(labels)
-        predicted: list[str | None] = [None] * n
-        confidence, margin = np.zeros(n), np.zeros(n)
-        X = cache.tap(self.tap)
-        for first in range(0, n, _BLOCK):
-            some = np.asarray(X[first : first + _BLOCK], np.float32)
-            finite = np.flatnonzero(np.isfinite(some).all(axis=1))
-            if not len(finite):
-                continue
-            said = score_rows(head, some[finite], samples.classes)
-            assert said.probabilities is not None
-            two = np.sort(said.probabilities, axis=1)[:, -2:]
-            confidence[first + finite], margin[first + finite] = two[:, 1], two[:, 1] - two[:, 0]
-            for at, name in zip(finite, said.predicted, strict=True):
-                predicted[first + int(at)] = str(name)
-        quality = np.full(n, np.nan)
-        quality[samples.rows] = issues.quality
-        how = {"seed": self.options.seed, "groups": samples.groups}
-        return Refit(
-            labels=labels,
-            predicted=predicted,
-            confidence=confidence,
-            margin=margin,
-            quality=quality,
-            suspects=samples.rows[issues.ranked],
-            suggested={
-                int(samples.rows[k]): str(issues.suggested[k]) for k in issues.ranked.tolist()
-            },
-            metrics=evaluate(
-                samples.y,
-                scores.predicted,
-                probabilities=scores.probabilities,
-                classes=samples.classes,
-                **how,
-            ),
-            baseline=baseline(samples.y, samples.y, classes=samples.classes, **how),
-            warnings=judged.warnings,
-        )
 
     def rows(self, order: Order, label: str | None = None, find: str = "") -> list[int]:
         """Give rows in an order.
@@ -328,31 +220,10 @@ class Board:
 
     def _next_rows(self) -> list[int]:
         if self._next is None:
-            self._next = self._rank_next()
+            blank = [row for row, label in enumerate(self.labels) if label is None]
+            X = self.cache.tap(self.tap)
+            self._next = rank_next(X, blank, self.refit, self.options.seed)
         return self._next
-
-    def _rank_next(self) -> list[int]:
-        """Choose which rows without a label to label next.
-
-        Before a head is there, one row of each cluster, the largest first: typical rows serve best
-        where there are few labels (Hacohen, Dekel and Weinshall 2022,
-        https://arxiv.org/abs/2202.02794). Then rows whose two best classes lie close together, each
-        far from those before it.
-        """
-        blank = np.array([row for row in range(len(self)) if self.label(row) is None], np.int64)
-        rng = np.random.default_rng(self.options.seed)
-        fit = self.refit
-        if fit is None:
-            some = np.sort(rng.permutation(blank)[:_CANDIDATES])
-        else:
-            some = blank[np.argsort(fit.margin[blank], kind="stable")][:_CANDIDATES]
-        X = np.asarray(self.cache.tap(self.tap)[np.sort(some)], np.float32)
-        X = X[np.argsort(np.argsort(some))]  # in the order of `some`
-        finite = np.isfinite(X).all(axis=1)
-        some, X = some[finite], unit_rows(X[finite])
-        if len(some) < 3:
-            return some.tolist()
-        return _typical(some, X, self.options.seed) if fit is None else _apart(some, X, fit.margin)
 
     def neighbours(self, row: int) -> list[int]:
         """Give the rows whose features are nearest to those of a row."""
@@ -429,16 +300,6 @@ class Board:
         return f'featx extract "{source}" "{self.cache.path}" {where}'
 
 
-def _relabelled(path: Path, labels: Sequence[str | None]) -> Cache:
-    """Open a cache whose rows have other labels and no split; the file stays as it is."""
-    found = open_cache(path)
-    found.classes = sorted({label for label in labels if label is not None})
-    codes = {name: k for k, name in enumerate(found.classes)}
-    found.y = np.array([-1 if v is None else codes[v] for v in labels], np.int32)
-    found.split = None
-    return found
-
-
 def _single_labels(cache: Cache) -> list[str | None]:
     labels = cache.labels
     if cache.spec.is_external:
@@ -463,32 +324,3 @@ def _require_class(label: str | None) -> None:
         raise FeatxError(f"{label!r} is no class: a class is printable text without outer spaces")
     if SEPARATOR in label:
         raise FeatxError(f"{label!r} has a {SEPARATOR!r}, which parts several labels")
-
-
-def _typical(rows: NDArray[np.int64], X: NDArray[np.float32], seed: int) -> list[int]:
-    from sklearn.cluster import KMeans
-
-    k = min(_CLUSTERS, max(2, len(rows) // 5))
-    found = KMeans(k, n_init=1, random_state=seed).fit(X)
-    sizes = np.bincount(found.labels_, minlength=k)
-    distances = ((X - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
-    places = [np.flatnonzero(found.labels_ == c) for c in np.argsort(-sizes, kind="stable")]
-    ranked = [at[np.argsort(distances[at], kind="stable")] for at in places if len(at)]
-    rounds = max(map(len, ranked))
-    picked = [at[r] for r in range(rounds) for at in ranked if r < len(at)]
-    return [int(rows[at]) for at in picked[:_NEXT]]
-
-
-def _apart(
-    rows: NDArray[np.int64], X: NDArray[np.float32], margin: NDArray[np.float64]
-) -> list[int]:
-    unsure = 1 - margin[rows]
-    farness = np.ones(len(rows))
-    left = np.ones(len(rows), bool)
-    picked: list[int] = []
-    for _ in range(min(_NEXT, len(rows))):
-        at = int(np.argmax(np.where(left, unsure * farness, -1.0)))
-        picked.append(int(rows[at]))
-        left[at] = False
-        farness = np.minimum(farness, np.clip(1 - X @ X[at], 0, 1))
-    return picked
