@@ -7,13 +7,14 @@ import http.server
 import io
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -197,3 +198,36 @@ def process() -> Shell:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser, where one is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium is installed (apt install chromium)")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab in which nothing may fail, and which asks this machine only."""
+    context = browser.new_context(
+        accept_downloads=True, viewport={"width": 1100, "height": 900}, reduced_motion="reduce"
+    )
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    odd: list[str] = []
+    opened.on("console", lambda m: odd.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: odd.append(str(error)))
+    opened.on(
+        "request",
+        lambda r: None if "127.0.0.1" in r.url or r.url[:4] == "blob" else odd.append(r.url),
+    )
+    yield opened
+    context.close()
+    assert not [text for text in odd if "401" not in text]

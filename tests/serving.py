@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from coloured import save_coloured
+from starlette.types import ASGIApp
 
 from featx import fit
 from featx.extraction.extraction import extract
@@ -30,11 +31,16 @@ def make_model(folder: Path, **options: Any) -> Path:
     return folder / "m.featx"
 
 
-@contextmanager
-def serving(service: Service) -> Iterator[str]:
+def serving(service: Service) -> AbstractContextManager[str]:
     """Run a server in a thread; gives its address."""
+    return serving_app(make_app(service))
+
+
+@contextmanager
+def serving_app(app: ASGIApp) -> Iterator[str]:
+    """Run any app in a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = make_server(make_app(service))
+    server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -193,11 +193,14 @@ class Corrections:
         Its name.
     sha256
         Of its bytes, in hexadecimal.
+    columns
+        Names of all its columns.
     """
 
     labels: dict[str, str | None]
     file: str
     sha256: str
+    columns: tuple[str, ...] = ()
 
 
 def read_corrections(path: Path) -> Corrections:
@@ -223,7 +226,8 @@ def read_corrections(path: Path) -> Corrections:
         if name in labels:
             raise SourceError(f"labels {path}: id {name!r} stands in it twice")
         labels[name] = SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
-    return Corrections(labels, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Corrections(labels, str(path), digest, tuple(map(str, frame.columns)))
 
 
 def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:

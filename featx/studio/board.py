@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import logging
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -82,6 +83,11 @@ class Board:
         if not self.file.exists():
             return {}
         found = read_corrections(self.file)
+        if others := [name for name in found.columns if name not in ("id", "label")]:
+            raise FeatxError(
+                f"labels {self.file} is written anew with every change, and the columns "
+                f"{', '.join(others)} would be lost; name another file with --labels"
+            )
         unknown = [name for name in found.labels if name not in set(self.ids)]
         if unknown:
             raise FeatxError(
@@ -191,7 +197,7 @@ class Board:
         Parameters
         ----------
         order
-            ``suspect``: labels that are likely wrong and of which nothing was said since; ``next``:
+            ``suspect``: labels that are likely wrong and of which nobody said anything; ``next``:
             rows without a label, those that tell most first; ``changed``; or ``all``.
         label
             Only rows of this label; those without one for an empty text.
@@ -201,7 +207,9 @@ class Board:
         with self._lock:
             if order == "suspect":
                 fit = self.refit
-                found = [] if fit is None else [r for r in fit.suspects.tolist() if self._open(r)]
+                found = (
+                    [] if fit is None else [r for r in fit.suspects.tolist() if r not in self.said]
+                )
             elif order == "next":
                 found = [row for row in self._next_rows() if self.label(row) is None]
             else:
@@ -212,11 +220,6 @@ class Board:
             wanted = find.casefold()
             found = [row for row in found if wanted in self.ids[row].casefold()]
         return found
-
-    def _open(self, row: int) -> bool:
-        """True if nobody has said anything of a suspect since it was one."""
-        assert self.refit is not None
-        return row not in self.said or self.said[row] == self.refit.labels[row] != self.given[row]
 
     def _next_rows(self) -> list[int]:
         if self._next is None:
@@ -292,12 +295,12 @@ class Board:
     @property
     def command(self) -> str:
         """The command that puts the labels into the cache."""
-        ran = str(self.cache.provenance.get("command") or "")
-        where = f'--labels "{self.file}"'
-        if " extract " in ran and " --labels " not in ran:
-            return f"featx extract {ran.partition(' extract ')[2]} {where}"
-        source = self.cache.provenance.get("source") or "SOURCE"
-        return f'featx extract "{source}" "{self.cache.path}" {where}'
+        ran = str(self.cache.provenance.get("command") or "").partition(" extract ")[2]
+        source = str(self.cache.provenance.get("source") or "SOURCE")
+        plain = " " not in f"{source}{self.cache.path}"  # quotes of the shell are not recorded
+        if not ran or not plain or "--labels" in ran:
+            ran = shlex.join([source, str(self.cache.path)])
+        return f"featx extract {ran} {shlex.join(['--labels', str(self.file)])}"
 
 
 def _single_labels(cache: Cache) -> list[str | None]:

@@ -2,8 +2,8 @@
 const PAGE = 60;
 const by = (id) => document.getElementById(id);
 const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const percent = (x) => `${(100 * x).toFixed(1)} %`;
-const state = { order: "all", rows: [], total: 0, at: -1, chosen: new Set(), classes: [], board: null, past: [], asked: 0 };
+const percent = (x) => `${(100 * x).toFixed(1)}\u202f%`;
+const state = { order: "", rows: [], total: 0, at: -1, chosen: new Set(), classes: [], board: null, past: [], asked: 0 };
 
 function make(tag, text = "", kind = "") {
   const found = document.createElement(tag);
@@ -58,16 +58,17 @@ async function refresh() {
   }));
   by("fit-notes").textContent = fit ? `By ${board.head}; always the commonest class would be right in ${percent(fit.baseline.value)}. ${fit.warnings.map((w) => w.message).join(" ")}` : "";
   const asked = by("label").value;
-  by("label").replaceChildren(new Option("any", "any"), new Option(`none (${board.unlabelled})`, ""), ...board.classes.map((c) => new Option(`${c.name} (${c.count})`, `=${c.name}`)));
+  by("label").replaceChildren(new Option("any", "any"), new Option(`none (${board.unlabelled})`, "="), ...board.classes.map((c) => new Option(`${c.name} (${c.count})`, `=${c.name}`)));
   by("label").value = [...by("label").options].some((o) => o.value === asked) ? asked : "any";
   say();
   if (board.problem) complain(new Error(board.problem));
   if (board.fitting) setTimeout(() => refresh().catch(complain), 700);
-  else if (before && before.fitting && !board.problem) { complain(); if (state.order !== "all") await load(); else await reload(); }
+  else if (before && before.fitting && !board.problem) { complain(); if (state.order === "all") await reload(); else if (state.order) await load(); }
 }
 
 function say() {
   const { board, order, total } = state;
+  if (!board || !order) return;
   const fit = board.fit;
   const what = {
     suspect: fit ? `${count(total, "label looks", "labels look")} wrong to heads that had not seen the picture, the most suspect first.` : "Refit, and labels that look wrong stand here.",
@@ -164,7 +165,7 @@ function show() {
   by("name").textContent = row.id;
   const facts = [["In the cache", row.given ?? "no label"]];
   if (row.predicted != null) facts.push(["The head says", `${row.predicted}, ${percent(row.confidence)}`]);
-  if (row.quality != null) facts.push(["Label agrees", row.quality.toPrecision(2)]);
+  if (row.quality != null) facts.push(["Fits its label", percent(row.quality)]);
   by("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
   by("ask").textContent = state.chosen.size > 1 ? `Label of ${state.chosen.size} pictures` : "Its label";
   by("classes").replaceChildren(...state.classes.map((name, k) => {
@@ -245,6 +246,12 @@ function step(by_) {
   if (at + 8 > state.rows.length && state.rows.length < state.total) load(true).catch(complain);
 }
 
+function close() {
+  by("side").hidden = true;
+  state.chosen.clear();
+  document.querySelectorAll(".tile.on").forEach((t) => t.classList.remove("on"));
+}
+
 function columns() {
   return getComputedStyle(by("grid")).gridTemplateColumns.split(" ").length;
 }
@@ -261,7 +268,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "0") give(null);
   else if (key === "k") give(row.label);
   else if (key === "y" && (row.suggested ?? row.predicted)) give(row.suggested ?? row.predicted);
-  else if (key === "Escape") by("side").hidden = true;
+  else if (key === "Escape") close();
   else return;
   event.preventDefault();
 });
@@ -277,6 +284,7 @@ by("label").addEventListener("change", () => load().catch(complain));
 let typing;
 by("find").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(() => load().catch(complain), 250); });
 by("more").addEventListener("click", () => load(true).catch(complain));
+by("close").addEventListener("click", close);
 by("undo").addEventListener("click", undo);
 by("keep").addEventListener("click", () => give(state.rows[state.at]?.label ?? null));
 by("none").addEventListener("click", () => give(null));
@@ -290,4 +298,4 @@ by("fit").addEventListener("click", async () => {
 });
 by("picture").addEventListener("error", () => { by("picture").hidden = true; by("unseen").hidden = false; });
 
-refresh().then(() => order(state.board.unlabelled ? "next" : "all")).catch(complain);
+refresh().then(() => { if (!state.order) order(state.board.unlabelled ? "next" : "all"); }).catch(complain);
