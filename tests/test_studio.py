@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from serving import serving_app
 
 import featx
 from featx.cache.lock import WriterLock
-from featx.errors import CacheLockedError, FeatxError, SourceError
+from featx.errors import CacheLockedError, FeatxError, FitError, SourceError
 from featx.fitting.options import FitOptions
 from featx.studio import studio
 from featx.studio.app import make_app
@@ -212,6 +213,21 @@ def test_first_one_of_each_kind_then_those_in_doubt_far_from_each_other() -> Non
     assert 7 not in found
 
 
+def test_a_cache_that_was_written_anew_is_noticed(
+    folder: Path, file: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    shutil.copy(folder / "c.h5", tmp_path / "c.h5")
+    with featx.open_cache(tmp_path / "c.h5") as cache:
+        board = Board(cache, file, "logreg", OPTIONS)
+        table = pd.read_csv(folder / "table.csv", keep_default_na=False).iloc[1:]
+        table["path"] = [str(folder / path) for path in table["path"]]
+        table.to_csv(tmp_path / "t.csv", index=False)
+        featx.extract(tmp_path / "t.csv", tmp_path / "c.h5", **tiny)
+        with pytest.raises(FitError, match=r"c\.h5 was written anew, with other rows"):
+            board.fit()
+        assert board.refit is None
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -254,6 +270,19 @@ def test_what_is_no_table_of_this_cache_is_refused(
         file.write_text("id,label,note\nred/000.png,red,mine\n")
         with pytest.raises(FeatxError, match="the columns note would be lost"):
             Board(cache, file, "logreg", OPTIONS)
+
+
+def test_what_cannot_be_opened_is_one_line(folder: Path, tmp_path: Path, shell: Any) -> None:
+    for words, message in (
+        ((".",), "index.h5"),
+        ((tmp_path / "no.h5",), "no such cache"),
+        ((folder / "c.h5", "--head", "ridge-reg"), "takes a classifier"),
+        ((folder / "c.h5", "--labels", tmp_path / "no" / "l.csv"), "cannot write"),
+    ):
+        done = shell("studio", *words, "--port", 0)
+        assert done.returncode == 1, done
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_two_studios_do_not_write_one_table(folder: Path, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +14,9 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
-from featx.cache.cache import open_cache
+from featx.cache.cache import Cache, open_cache
 from featx.cache.lock import WriterLock
-from featx.errors import FeatxError
+from featx.errors import FeatxError, FitError
 from featx.files import behind
 from featx.fitting.options import FitOptions
 from featx.heads import get_head
@@ -54,9 +55,23 @@ def run(
     ready: Callable[..., None],
 ) -> None:
     """Answer until a signal comes; see `featx.studio.studio`."""
-    get_head(head)
-    target = behind(cache.with_name(f"{cache.stem}.labels.csv") if labels is None else labels)
-    with bind(_HOST, port) as listener, open_cache(cache) as file, WriterLock(target):
+    if get_head(head).task == "regression":
+        raise FitError(f"head {head} predicts a number; the studio takes a classifier, as logreg")
+    with bind(_HOST, port) as listener, open_cache(cache) as file:
+        whole = cache.resolve()
+        target = behind(whole.with_name(f"{whole.stem}.labels.csv") if labels is None else labels)
+        _answer(listener, file, target, head, options, ready)
+
+
+def _answer(
+    listener: socket.socket,
+    file: Cache,
+    target: Path,
+    head: str,
+    options: FitOptions,
+    ready: Callable[..., None],
+) -> None:
+    with WriterLock(target):
         board = Board(file, target, head, options)
         secret = secrets.token_urlsafe(16)
         address = f"{address_of(_HOST, listener)}/?token={secret}"

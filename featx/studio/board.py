@@ -184,7 +184,7 @@ class Board:
     def fit(self) -> Refit:
         """Fit the head on the labels as they are; see `featx.studio.refit.refit_labels`."""
         labels = self.labels
-        found = refit_labels(self.cache.path, labels, self.head, self.options)
+        found = refit_labels(self.cache, labels, self.head, self.options)
         n = sum(label is not None for label in labels)
         with self._lock:
             self.refit, self._next = found, None

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,26 +65,27 @@ class Refit:
     seconds: float = 0.0
 
 
-def refit_labels(path: Path, labels: list[str | None], head: str, options: FitOptions) -> Refit:
+def refit_labels(known: Cache, labels: list[str | None], head: str, options: FitOptions) -> Refit:
     """Fit a head on some labels of a cache, and judge each by heads that had not seen it.
 
     Parameters
     ----------
-    path
-        Of the cache, whose own labels do not count.
+    known
+        The cache, open; its own labels do not count.
     labels
         Label of each row; None for none.
 
     Raises
     ------
     FitError
-        If two classes with two rows each are not there yet, or the head gives no probabilities.
+        If two classes with two rows each are not there yet, the head gives no probabilities, or the
+        file holds other rows by now.
     """
     start = time.monotonic()
     counts = Counter(label for label in labels if label is not None)
     if sum(n > 1 for n in counts.values()) < 2:
         raise FitError("a head needs two classes with two pictures each: label a few more")
-    with _relabelled(path, labels) as cache:
+    with _relabelled(known, labels) as cache:
         judged = judge_labels(cache, head, options, labels, progress=False)
         if judged.plan is None or judged.scores is None or judged.issues is None:
             raise FitError(judged.warnings[-1]["message"])
@@ -211,9 +211,12 @@ def _apart(
     return picked
 
 
-def _relabelled(path: Path, labels: Sequence[str | None]) -> Cache:
-    """Open a cache whose rows have other labels and no split; the file stays as it is."""
-    found = open_cache(path)
+def _relabelled(known: Cache, labels: Sequence[str | None]) -> Cache:
+    """Open a cache again, its rows with other labels and no split; the file stays as it is."""
+    found = open_cache(known.path)
+    if found.fingerprint != known.fingerprint or list(found.ids) != list(known.ids):
+        found.close()
+        raise FitError(f"{known.path} was written anew, with other rows; start the studio again")
     found.classes = sorted({label for label in labels if label is not None})
     codes = {name: k for k, name in enumerate(found.classes)}
     found.y = np.array([-1 if v is None else codes[v] for v in labels], np.int32)
