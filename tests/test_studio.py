@@ -389,6 +389,7 @@ def test_the_keys_of_the_page_label_keep_and_undo(page: Any, at: str, board: Boa
     page.goto("about:blank")
 
 
+@pytest.mark.slow
 def test_the_shell_shows_it_until_it_is_interrupted(
     folder: Path, file: Path, shell: Callable[..., Any]
 ) -> None:
