@@ -268,6 +268,26 @@ def test_http(
     assert (again.embedded, again.reused) == (0, 12)
 
 
+def test_names_over_http_are_those_of_the_folder(
+    server: tuple[str, type[Handler]], photos: Path, tmp_path: Path, tiny: Options
+) -> None:
+    (photos / "cat").rename(photos / "Käfer")
+    names = ["grün 1.png", "100%.png", "a%20b.png", "#1.png", "q?.png"]
+    for path, name in zip(sorted((photos / "Käfer").iterdir()), names, strict=False):
+        path.rename(path.with_name(name))
+    write_shards(tmp_path / "übrige", photos, 1)
+    here, there = load_manifest(photos), load_manifest(f"{server[0]}/photos")
+    assert list(there.ids) == list(here.ids)
+    assert there.labels == here.labels
+    assert [there.read(k)[0] for k in range(12)] == [here.read(k)[0] for k in range(12)]
+    extract(f"{server[0]}/photos", tmp_path / "c.h5", **tiny)
+    with featx.open_cache(tmp_path / "c.h5") as cache, fetching(True):
+        again = read_again(f"{server[0]}/photos", cache.ids, cache.paths)
+        row = cache.row("Käfer/grün 1.png")
+        assert again(row) == (photos / "Käfer" / "grün 1.png").read_bytes()
+    assert load_manifest(f"{server[0]}/%C3%BCbrige").labels is not None
+
+
 def test_trouble_that_passes_is_tried_again(
     server: tuple[str, type[Handler]], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

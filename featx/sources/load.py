@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featx.columns import Prefixed
+from featx.columns import Prefixed, Text
 from featx.errors import GONE, ImageError, SourceError, UnreachableError, nearest
 from featx.images import image_extensions
 from featx.images.pages import split_page
@@ -31,7 +31,7 @@ from featx.sources.folder import (
 )
 from featx.sources.parquet import from_parquet, holds_images
 from featx.sources.paths import LIST, from_list, from_table
-from featx.sources.patterns import fixed_part, list_remote, matching
+from featx.sources.patterns import fixed_part, list_remote, matching, name_on_disk
 from featx.sources.places import ReadFiles, parent, stamp_of
 from featx.sources.remote import is_url
 from featx.sources.saved import from_saved, is_saved
@@ -107,14 +107,18 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
     images, ignored, containers = Listing(), PassedOver(), []
     dealing = SliceCounter(options.slice_)
     folders = FirstFolders()
-    for name, stamp in list_remote(url):
+    encoded: dict[str, str] = {}
+    for address, stamp in list_remote(url):
+        name = name_on_disk(url, address)
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
             folders.see(name)
             if dealing.takes(name):
                 images.add(name, stamp)
+                if name != address:
+                    encoded[name] = address
         elif not hidden and name.lower().endswith((*TARS, *PARQUET)):
-            containers.append(Container(base + name, name, stamp))
+            containers.append(Container(base + address, name, stamp))
         else:
             ignored.take(name, hidden=hidden)
     ids, stamps = images.sorted()
@@ -125,7 +129,8 @@ def from_url(url: str, options: SourceOptions) -> Manifest:
         raise _nothing(url, ignored)
     for container in containers:
         ignored.take(container.name)
-    places = Prefixed(base, ids)
+    addresses = Text.of(encoded.get(name, name) for name in ids) if encoded else ids
+    places = Prefixed(base, addresses)
     labels, split = labels_and_split(ids, folders)
     return Manifest(
         name=url,

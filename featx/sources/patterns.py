@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from featx.errors import GONE, SourceError, UnreachableError
 from featx.items import Stamp
@@ -35,6 +36,30 @@ def list_remote(url: str) -> Iterator[tuple[str, Stamp]]:
     for name, entry in _walk(files, root):
         require_named(url, [name[cut:]])
         yield name[cut:], stamp_from(entry)
+
+
+def name_on_disk(url: str, name: str) -> str:
+    """Read a name of a listing as its server has it on disk: over HTTP it is percent-encoded.
+
+    Returns
+    -------
+    name : as it was where it stands for no name in UTF-8, or for one with a slash in it
+
+    Examples
+    --------
+    >>> name_on_disk("https://x.org/photos", "K%C3%A4fer/1%20a.jpg")
+    'Käfer/1 a.jpg'
+    >>> name_on_disk("s3://bucket/photos", "K%C3%A4fer/1.jpg")
+    'K%C3%A4fer/1.jpg'
+    """
+    if not url.startswith(("http://", "https://")) or "%" not in name:
+        return name
+    try:
+        found = unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        return name
+    same_folders = found.count("/") == name.count("/")
+    return found if same_folders and "\0" not in found else name
 
 
 def glob_remote(url: str) -> list[str]:
