@@ -308,7 +308,9 @@ def studio(
     cache: CacheFile,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Table that keeps what you say; default: CACHE.labels.csv beside it."),
+        typer.Option(
+            help="Table that keeps what you say; default: NAME.labels.csv beside NAME.h5."
+        ),
     ] = None,
     head: Annotated[
         str, typer.Option(help="Head that is refitted; it must give probabilities.")

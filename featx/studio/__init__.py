@@ -37,7 +37,7 @@ def studio(
     cache
         A file that `featx.extract` wrote, with one class a row, or none.
     labels
-        The table; ``CACHE.labels.csv`` beside the cache when None. What it holds already is taken
+        The table; ``NAME.labels.csv`` beside the cache ``NAME.h5`` when None. What it holds already is taken
         over, so that work goes on where it was.
     head, tap, groups, folds, seed
         As in `featx.audit`.
