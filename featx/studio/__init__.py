@@ -37,8 +37,8 @@ def studio(
     cache
         A file that `featx.extract` wrote, with one class a row, or none.
     labels
-        The table; ``NAME.labels.csv`` beside the cache ``NAME.h5`` when None. What it holds already is taken
-        over, so that work goes on where it was.
+        The table; ``NAME.labels.csv`` beside the cache ``NAME.h5`` when None. What it holds already
+        is taken over, so that work goes on where it was.
     head, tap, groups, folds, seed
         As in `featx.audit`.
     port
