@@ -93,6 +93,23 @@ def test_what_is_said_is_on_disk_at_once_and_taken_over(board: Board, file: Path
     assert again.label(wrong) == "blue"
 
 
+def test_a_class_of_the_cache_is_kept_letter_for_letter(
+    file: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    paths = save_coloured(tmp_path / "photos", 4)
+    odd = [" cat", "dog ", "a,b", 'x"y']
+    pd.DataFrame({"path": map(str, paths), "label": odd}).to_csv(tmp_path / "t.csv", index=False)
+    featx.extract(tmp_path / "t.csv", tmp_path / "c.h5", **tiny)
+    with featx.open_cache(tmp_path / "c.h5") as cache:
+        assert cache.labels is not None
+        board = Board(cache, file, "logreg", OPTIONS)
+        board.say([0, 1, 2, 3], list(board.given))
+        assert sorted(str(v) for v in cache.labels) == sorted(odd)
+        again = Board(cache, file, "logreg", OPTIONS)
+        assert again.said == dict(enumerate(board.given))
+        assert again.changed == []
+
+
 def test_extract_takes_the_table(
     board: Board, folder: Path, file: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:

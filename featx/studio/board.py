@@ -65,6 +65,7 @@ class Board:
         self.given = _single_labels(cache)
         for tap in self.tap.split(","):
             require_vectors(cache, tap)
+        self._classes = frozenset(self.given)
         self.ids: Sequence[str] = cache.ids
         self.said: dict[int, str | None] = self._read()
         self.refit: Refit | None = None
@@ -129,7 +130,8 @@ class Board:
         for row, label in zip(rows, labels, strict=True):
             if not 0 <= row < len(self):
                 raise FeatxError(f"there is no row {row}; the cache has {len(self)}")
-            _require_class(label)
+            if label not in self._classes:  # what the cache has stays as it is written
+                _require_class(label)
         with self._lock:
             before = dict(self.said)
             for row, label in zip(rows, labels, strict=True):
