@@ -317,3 +317,32 @@ def test_an_atlas_shows_the_pictures_that_are_still_there(
         found = atlas_table(cache, tap=None, rows=50, k=2, pictures=True)["picture"]
         assert pd.isna(found[1])
         assert found[0].startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "parquet", "h5"])
+def test_imported_labels_with_bars_are_several_labels(tmp_path: Path, kind: str) -> None:
+    X = np.arange(8, dtype=np.float32).reshape(4, 2)
+    labels = ["dog|cat", "cat", "|", ""]
+    file, table = tmp_path / f"x.{kind}", None
+    if kind == "npz":
+        np.savez(file, X=X, labels=np.array(labels))
+    elif kind == "npy":
+        np.save(file, X)
+        table = tmp_path / "rows.csv"
+        pd.DataFrame({"id": list("abcd"), "label": labels}).to_csv(table, index=False)
+    elif kind == "parquet":
+        pd.DataFrame({"vector": list(X), "label": labels}).to_parquet(file)
+    else:
+        with h5py.File(file, "w") as out:
+            out["X"], out["label"] = X, labels
+    cache = featx.open_cache(import_vectors(file, tmp_path / "x.h5c", table=table))
+    assert cache.classes == ["cat", "dog"]
+    assert cache.y.tolist() == [[1, 1], [1, 0], [0, 0], [-1, -1]]
+    again = featx.write_cache(tmp_path / "again.h5", X, labels=cache.labels)
+    assert featx.open_cache(again).y.tolist() == cache.y.tolist()
+
+
+def test_imported_labels_without_bars_stay_letter_for_letter(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X=np.eye(3), labels=np.array(["01", "1", "1.0"]))
+    cache = featx.open_cache(import_vectors(tmp_path / "x.npz", tmp_path / "c.h5"))
+    assert sorted(cache.classes) == ["01", "1", "1.0"]

@@ -20,7 +20,7 @@ from featx.cache.lock import WriterLock
 from featx.cache.publish import Description
 from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
-from featx.labels import SEPARATOR, Labels, Names, encode_labels
+from featx.labels import SEPARATOR, Labels, Names, encode_labels, split_labels
 from featx.spec import EXTERNAL, ExtractSpec, library_versions, spec_difference
 from featx.typing import JsonObject, RowValues
 
@@ -64,7 +64,7 @@ def write_cache(
         Unique text, shape (n_samples,); ``"0"``, ``"1"``, ... when None.
     labels
         Text or whole numbers for classes (None, NaN or ``""`` where missing), floats for a
-        regression, or a tuple of names for each row that has several.
+        regression. A row with several has a tuple of names, or ``"a|b"``; ``"|"`` has none.
     groups
         Samples of one group stay on one side of every split.
     split
@@ -228,7 +228,7 @@ def as_labels(values: Column, n_rows: int) -> Labels:
     -------
     labels
         Text for classes, None where missing; float64 where all are numbers and one is not whole
-        number type; tuples of names where a row has several.
+        number type; tuples of names where a row has several (also as text, ``a|b``).
 
     Raises
     ------
@@ -249,7 +249,9 @@ def as_labels(values: Column, n_rows: int) -> Labels:
                 f"labels hold {value!r} in row {row}; expected names, whole numbers or, for a "
                 "regression, floats in every row"
             )
-    return [None if _missing(value) else str(value) for value in found]
+    names = [None if _missing(value) else str(value) for value in found]
+    # As `Cache.labels` gives them, and as every table is read: a copy stays the same task.
+    return split_labels(names) or names
 
 
 def _missing(value: object) -> bool:
