@@ -213,3 +213,12 @@ def test_the_interval_of_the_rate_holds_the_truth(rate: float) -> None:
         found = estimate_rate(strata, seed=run)
         held += found["low"] <= wrong.mean() <= found["high"]
     assert 0.93 <= held / 300 <= 0.985
+
+
+def test_a_cosine_similarity_is_never_beyond_one() -> None:
+    X = np.random.default_rng(0).normal(size=(200, 512)).astype(np.float32)
+    rows, similarity = nearest_rows(X, X, k=1)
+    assert (rows[:, 0] == np.arange(200)).all()
+    np.testing.assert_allclose(similarity, 1, atol=1e-6)
+    assert similarity.max() <= 1
+    assert nearest_rows(X, -X, k=200)[1].min() >= -1

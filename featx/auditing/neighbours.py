@@ -120,7 +120,10 @@ def nearest_rows(
                 inside = np.flatnonzero((own >= 0) & (own < len(block)))
                 found[inside, own[inside]] = -np.inf
             _merge(rows[some], similarity[some], found, start)
-    rows[np.isneginf(similarity)] = -1
+    there = ~np.isneginf(similarity)
+    rows[~there] = -1
+    if metric == "cosine":  # rounding passes one, and an angle of it would be NaN
+        similarity[there] = np.clip(similarity[there], -1, 1)
     return rows, similarity
 
 
