@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import make_classification
+
+import featx
 
 
 def save_coloured(folder: Path, n: int) -> list[Path]:
@@ -21,3 +25,21 @@ def save_coloured(folder: Path, n: int) -> list[Path]:
         Image.fromarray(pixels).save(path)
         paths.append(path)
     return paths
+
+
+def fit_coloured(
+    folder: Path, network: dict[str, Any], head: str = "logreg", **options: Any
+) -> Path:
+    """Write 40 of them into folder/photos, their cache c.h5, and a model m.featx of it."""
+    save_coloured(folder / "photos", 40)
+    featx.extract(folder / "photos", folder / "c.h5", **network)
+    featx.fit(folder / "c.h5", head, out=folder / "m.featx", **options)
+    return folder
+
+
+def rows_of_three() -> tuple[Any, Any]:
+    """240 rows of three classes that overlap, far from zero; float32, shape (240, 40)."""
+    X, y = make_classification(
+        240, 40, n_informative=8, n_classes=3, class_sep=0.8, flip_y=0.1, random_state=0
+    )
+    return (X * 3 + 5).astype(np.float32), y

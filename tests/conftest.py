@@ -200,6 +200,14 @@ def process() -> Shell:
     return run
 
 
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of this test's own for what is kept between runs."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FEATX_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser, where one is installed."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from coloured import save_coloured
+from coloured import fit_coloured
 from conftest import Shell
 
 import featx
@@ -25,10 +25,7 @@ CODE = ("--batch-size", "8", "--threads", "1")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    found = tmp_path_factory.mktemp("shell")
-    save_coloured(found / "photos", 40)
-    featx.extract(found / "photos", found / "c.h5", **tiny)
-    featx.fit(found / "c.h5", "svm", out=found / "m.featx", fit_on="train")
+    found = fit_coloured(tmp_path_factory.mktemp("shell"), tiny, "svm", fit_on="train")
     (found / "table.csv").write_text("path\nphotos/none.jpg\n")
     (found / "no.png").write_text("a note")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from coloured import save_coloured
+from coloured import fit_coloured, save_coloured
 
 import featx
 from featx.extraction import records
@@ -18,12 +18,9 @@ from featx.model import prediction
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    found = tmp_path_factory.mktemp("network")
-    save_coloured(found / "photos", 40)
+    found = fit_coloured(tmp_path_factory.mktemp("network"), tiny)
     save_coloured(found / "few", 6)
     (found / "few" / "red" / "broken.png").write_bytes(b"nothing")
-    featx.extract(found / "photos", found / "c.h5", **tiny)
-    featx.fit(found / "c.h5", "logreg", out=found / "m.featx")
     return found
 
 

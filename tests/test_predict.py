@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from coloured import save_coloured
+from coloured import fit_coloured
 from conftest import Shell
 from PIL import Image
 
@@ -26,11 +26,7 @@ NEAR = ["confidence", "unfamiliar", "nearest", "nearest_label"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    found = tmp_path_factory.mktemp("predict")
-    save_coloured(found / "photos", 40)
-    featx.extract(found / "photos", found / "c.h5", **tiny)
-    featx.fit(found / "c.h5", "logreg", out=found / "m.featx")
-    return found
+    return fit_coloured(tmp_path_factory.mktemp("predict"), tiny)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits, make_classification
+from coloured import rows_of_three
+from sklearn.datasets import load_digits
 
 from featx.errors import FitError
 from featx.evaluation import over_repeats
@@ -29,10 +30,7 @@ def measured(name, X, y, plan, groups=None) -> MeasuredHead:
 
 @pytest.fixture(scope="module")
 def rows():
-    X, y = make_classification(
-        240, 40, n_informative=8, n_classes=3, class_sep=0.8, flip_y=0.1, random_state=0
-    )
-    return (X * 3 + 5).astype(np.float32), y
+    return rows_of_three()
 
 
 def test_nested_folds_hold_out_every_row_once_and_repeats_shuffle_again(rows):

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import skops.io
+from coloured import rows_of_three
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -27,10 +27,7 @@ from featx.selection import (
 
 @pytest.fixture(scope="module")
 def rows():
-    X, y = make_classification(
-        240, 40, n_informative=8, n_classes=3, class_sep=0.8, flip_y=0.1, random_state=0
-    )
-    return (X * 3 + 5).astype(np.float32), y
+    return rows_of_three()
 
 
 # Splits

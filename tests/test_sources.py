@@ -36,12 +36,7 @@ from featx.sources.patterns import expand_braces
 Options = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of this test's own for what is kept between runs."""
-    folder = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("FEATX_CACHE_HOME", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def save_set(folder: Path, photos: Path, splits: bool = False) -> Path:

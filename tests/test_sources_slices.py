@@ -51,9 +51,7 @@ def opened() -> Iterator[list[str]]:
         _listening.clear()
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FEATX_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def tars(folder: Path, photos: Path) -> Path:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coloured import save_coloured
+from coloured import fit_coloured
 
-import featx
 from featx.cli.app import process_seconds
 
 PROGRAM = """
@@ -27,11 +26,7 @@ print("LOADED", *[n for n in ("torch", "torchvision", "timm") if n in sys.module
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    found = tmp_path_factory.mktemp("startup")
-    save_coloured(found / "photos", 40)
-    featx.extract(found / "photos", found / "c.h5", **tiny)
-    featx.fit(found / "c.h5", "ridge", found / "m.featx", fit_on="train")
-    return found
+    return fit_coloured(tmp_path_factory.mktemp("startup"), tiny, "ridge", fit_on="train")
 
 
 @pytest.mark.parametrize(
