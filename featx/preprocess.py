@@ -170,8 +170,12 @@ class Preprocess:
         size = self.input_size if input_size is None else (input_size, input_size)
         resized = self.resize_size
         if input_size is not None or crop_pct is not None:
-            share = crop_pct if crop_pct is not None else self.crop_pct
-            resized = (round(size[0] / share), round(size[1] / share))
+            # A share that is named is timm's, which rounds down; one that is kept is of the sizes.
+            resized = (
+                (int(size[0] / crop_pct), int(size[1] / crop_pct))
+                if crop_pct is not None
+                else (round(size[0] / self.crop_pct), round(size[1] / self.crop_pct))
+            )
         given: dict[str, Any] = {
             "resize": resize,
             "interpolation": interpolation,

@@ -447,6 +447,26 @@ def test_errors_are_one_line_and_status_one(photos: Path, tmp_path: Path, shell:
     assert shell("extract", photos, cache, "--no-such-flag").returncode == 2
 
 
+def test_one_picture_is_a_source_and_takes_no_other_rows_away(
+    photos: Path, tmp_path: Path, tiny: Options
+) -> None:
+    one = photos / "cat" / "0000.png"
+    extract(photos, tmp_path / "all.h5", **tiny)
+    done = extract(one, tmp_path / "one.h5", **tiny)
+    assert (done.discovered, done.embedded) == (1, 1)
+    with open_cache(tmp_path / "one.h5") as a, open_cache(tmp_path / "all.h5") as b:
+        assert list(a.ids) == [str(one)]
+        np.testing.assert_array_equal(np.asarray(a.X)[0], np.asarray(b.X)[b.row("cat/0000.png")])
+    assert extract(str(one), tmp_path / "one.h5", **tiny).embedded == 0
+    before = (tmp_path / "all.h5").read_bytes()
+    with pytest.raises(CacheMismatchError, match=r"is one picture, and .* holds 12 rows of others"):
+        extract(one, tmp_path / "all.h5", **tiny)
+    with pytest.raises(CacheMismatchError, match="holds 1 rows of others"):
+        extract(photos / "dog" / "0001.png", tmp_path / "one.h5", **tiny)
+    assert (tmp_path / "all.h5").read_bytes() == before
+    assert extract(one, tmp_path / "all.h5", **tiny, force=True).discovered == 1
+
+
 def test_disk_full_keeps_what_is_done(
     photos: Path, tmp_path: Path, tiny_flags: list[str], tiny: Options
 ) -> None:

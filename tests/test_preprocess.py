@@ -18,6 +18,8 @@ def test_input_size_keeps_the_share_of_the_crop() -> None:
     assert value.input_size == (320, 320)
     assert value.resize_size == (366, 366)
     assert Preprocess().override(crop_pct=1.0).resize_size == (224, 224)
+    assert Preprocess().override(crop_pct=0.95).resize_size == (235, 235)  # timm: floor(224 / 0.95)
+    assert Preprocess().override(crop_pct=0.95, input_size=300).resize_size == (315, 315)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def from_file(place: str, options: SourceOptions) -> Manifest:
-    """Take a table, a Parquet file or a tar.
+    """Take a table, a Parquet file, a tar, or one picture.
 
     Raises
     ------
@@ -60,9 +60,11 @@ def from_file(place: str, options: SourceOptions) -> Manifest:
         return from_parquet(place, _base(place), [_container(place, stamp)], options)
     if lower.endswith((*TARS, *_COMPRESSED)):
         return from_tars(place, _base(place), [_container(place, Stamp())], options)
+    if lower.endswith(tuple(image_extensions())) and not is_url(place):
+        return from_list([place], options.slice_)
     raise SourceError(
-        f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar; "
-        "give the folder that holds the images"
+        f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar nor "
+        "a picture by its name; give the folder that holds the images"
     )
 
 
@@ -292,8 +294,8 @@ def load_manifest(
         A folder (its first level of folders are the classes), a CSV or Parquet table with a
         column ``path``, Parquet with the images in it, tar files, a data set that Hugging Face's
         `datasets` saved, a folder of such files, a pattern (``train-{000..099}.tar``, ``*.tar``),
-        any of them behind a URL, a list of paths, pictures of Pillow or arrays, or the name of a
-        built-in set (``elpv``, ``digits``). ``docs/sources.md`` describes each.
+        any of them behind a URL, one picture, a list of paths, pictures of Pillow or arrays, or the
+        name of a built-in set (``elpv``, ``digits``). ``docs/sources.md`` describes each.
     slice_
         Tars and Parquet files with images are dealt out as whole files, and those of others are not
         opened; a saved data set in stretches of rows; everything else by a hash of each id.
