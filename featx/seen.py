@@ -1,10 +1,12 @@
-"""Pictures that a network was trained on, as short digests of their bytes in one line of text."""
+"""Short digests of what was trained on: pictures of a network as text, rows of a head."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,3 +61,30 @@ def were_seen(contents: Iterable[bytes], text: str) -> NDArray[np.bool_]:
     """Tell which contents are among the pictures that a network was trained on."""
     found: NDArray[np.bool_] = np.isin(short_digests(contents), unpack(text))
     return found
+
+
+SEEN_ROW = np.dtype([("id", "<u8"), ("content", "<u8")])
+"""A training row of a model: the first eight bytes of two SHA-256."""
+
+
+def digest_seen(ids: list[str], contents: NDArray[np.bytes_]) -> tuple[NDArray[Any], str]:
+    """Digest the training rows: one entry each, and the SHA-256 of their sorted names."""
+    names = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+    return short_rows(ids, contents), names
+
+
+def short_rows(ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[Any]:
+    """Digest rows by name and content.
+
+    Returns
+    -------
+    rows : `SEEN_ROW`, shape (len(ids),)
+    """
+    found = np.empty(len(ids), SEEN_ROW)
+    found["id"] = [_short(name.encode()) for name in ids]
+    found["content"] = [_short(bytes(content)) for content in contents]
+    return found
+
+
+def _short(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")

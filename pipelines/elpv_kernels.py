@@ -9,7 +9,8 @@ photograph cannot come to stand on both sides, and one matrix serves every C, fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.svm import SVC
 
 from featx.selection.sweep import in_threads
+from pipelines.elpv_table import figures
 
 Array = NDArray[Any]
 Kernels = dict[float, NDArray[np.float32]]
@@ -125,6 +127,30 @@ def mean_kernels(X: Array, train: Array, gammas: Sequence[float]) -> Kernels:
 def _unit(K: NDArray[np.float32], train: Array) -> NDArray[np.float32]:
     """Scale to a mean of one on the training rows' diagonal, so that a cost means the same."""
     return np.asarray(K / np.diag(K)[train].mean())
+
+
+def worth_of_settings(
+    kernels: Kernels,
+    y: Array,
+    weight: Array,
+    inner: Sequence[tuple[Array, Array]],
+    costs: Sequence[float],
+    ridges: Sequence[float],
+) -> dict[tuple[float, float], float]:
+    """Give the mean accuracy plus AUC over the inner folds, by (width, share of the ridge)."""
+    means: dict[tuple[float, float], float] = {}
+    for gamma, K in kernels.items():
+        of_fold = partial(scores_of, K, y, weight, costs=costs, ridges=ridges)
+        with in_threads(None, len(inner)) as each:
+            folds = each(partial(_apply, of_fold), inner)
+        for i, ridge in enumerate(ridges):
+            measured = [figures(y[b], found[i]) for (_, b), found in zip(inner, folds, strict=True)]
+            means[gamma, ridge] = float(np.mean([m["accuracy"] + m["roc_auc"] for m in measured]))
+    return means
+
+
+def _apply(function: Callable[..., list[Array]], rows: tuple[Array, Array]) -> list[Array]:
+    return function(*rows)
 
 
 def scores_of(

@@ -28,12 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 import featx
 from featx.selection import leak_warnings, make_folds, make_split
-from featx.selection.sweep import in_threads
 from featx.sources.load import load_manifest
 from pipelines.elpv_kernels import (
     Kernels,
@@ -41,6 +39,7 @@ from pipelines.elpv_kernels import (
     mean_kernels,
     prepare,
     scores_of,
+    worth_of_settings,
 )
 from pipelines.elpv_pictures import flattened_files
 from pipelines.elpv_table import SPLITS, as_text, figures, summary
@@ -263,7 +262,8 @@ def settle(kernels: dict[str, Kernels], y: Array, cells: Cells, rows: Array) -> 
     weight = np.where(cells.certain, 1.0, UNSURE)
 
     def worth(shares: dict[str, int]) -> float:
-        means = _settings(_weighed(kernels, shares), y.astype(int), weight, inner)
+        weighed = _weighed(kernels, shares)
+        means = worth_of_settings(weighed, y.astype(int), weight, inner, COSTS, RIDGES)
         return max(means.values())
 
     shares = {next(iter(kernels)): 1}
@@ -357,7 +357,7 @@ def best_scores(
     """Give the setting that the inner folds choose, and its scores of the test rows."""
     train, test = split
     y, weight = truth.astype(int), np.where(cells.certain, 1.0, UNSURE)
-    means = _settings(kernels, y, weight, inner)
+    means = worth_of_settings(kernels, y, weight, inner, COSTS, RIDGES)
     gamma, ridge = max(means, key=lambda setting: means[setting])
     scores = scores_of(kernels[gamma], y, weight, train, test, COSTS, [ridge])[0]
     return {"gamma": gamma, "ridge": ridge}, scores
@@ -376,22 +376,6 @@ def draw(cells: Cells, split: str, seed: int) -> tuple[tuple[Array, Array], list
         strata=cells.strata[train],
     )
     return (train, test), [(train[a], train[b]) for a, b in folds]
-
-
-def _settings(
-    kernels: Kernels, y: Array, weight: Array, inner: Sequence[tuple[Array, Array]]
-) -> dict[tuple[float, float], float]:
-    """Give what each width and blend is worth in the inner folds."""
-    means: dict[tuple[float, float], float] = {}
-    for gamma, K in kernels.items():
-        with in_threads(None, len(inner)):
-            folds = Parallel()(
-                delayed(scores_of)(K, y, weight, a, b, COSTS, RIDGES) for a, b in inner
-            )
-        for i, ridge in enumerate(RIDGES):
-            measured = [figures(y[b], found[i]) for (_, b), found in zip(inner, folds, strict=True)]
-            means[gamma, ridge] = float(np.mean([m["accuracy"] + m["roc_auc"] for m in measured]))
-    return means
 
 
 def _by_cells(y: Array, scores: Array, cells: Cells, test: Array) -> dict[str, dict[str, float]]:

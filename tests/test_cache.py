@@ -19,12 +19,11 @@ import pytest
 
 import featx
 from featx.cache import Cache, ExtractSpec, open_cache, split
-from featx.cache.folder import require_target
 from featx.cache.format import chunk_rows
 from featx.cache.h5file import durable_h5
 from featx.cache.ids import keys_of
 from featx.cache.lock import WriterLock
-from featx.cache.publish import Description, describes, write_cache
+from featx.cache.publish import Description, describes, require_target, write_cache
 from featx.cache.reuse import KnownRows, trusted_stamp
 from featx.cache.staging import Row, ShardWriter, complete_shards, parts_folder
 from featx.errors import (

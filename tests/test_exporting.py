@@ -483,7 +483,13 @@ def test_int8_of_depthwise_convolutions_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_what_int8_needs_is_said(model: Model, folder: Path, tmp_path: Path) -> None:
+def test_what_int8_needs_is_said(
+    model: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_early(*_: object) -> None:
+        raise AssertionError("the graph is built before the pictures are read")
+
+    monkeypatch.setattr("featx.exporting.exporting.whole_model", too_early)
     lost = replace(model, meta={**model.meta, "cache": str(tmp_path / "gone.h5")}, path=None)
     with pytest.raises(ModelError, match=r"is not where it was; name it by --cache"):
         lost.export(tmp_path / "m.onnx", quantise="int8")

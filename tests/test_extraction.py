@@ -461,6 +461,8 @@ def test_one_picture_is_a_source_and_takes_no_other_rows_away(
     before = (tmp_path / "all.h5").read_bytes()
     with pytest.raises(CacheMismatchError, match=r"is one picture, and .* holds 12 rows of others"):
         extract(one, tmp_path / "all.h5", **tiny)
+    with pytest.raises(CacheMismatchError, match="holds 12 rows of others"):
+        extract(one, tmp_path / "all.h5", **tiny, dry_run=True)
     with pytest.raises(CacheMismatchError, match="holds 1 rows of others"):
         extract(photos / "dog" / "0001.png", tmp_path / "one.h5", **tiny)
     assert (tmp_path / "all.h5").read_bytes() == before

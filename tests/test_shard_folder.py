@@ -17,11 +17,11 @@ from test_merge import described
 
 import featx
 from featx.cache import open_cache, split
-from featx.cache.folder import Folder, file_digest, holds_cache, target_path
+from featx.cache.folder import Folder, file_digest, holds_cache
 from featx.cache.format import ID_INDEX, INDEX, create_column
 from featx.cache.h5file import seal
 from featx.cache.ids import find_rows, hash_ids, keys_of, write_id_index
-from featx.cache.publish import Description, describes, write_cache
+from featx.cache.publish import Description, describes, target_path, write_cache
 from featx.cache.reuse import KnownRows
 from featx.cache.staging import ShardWriter, parts_folder
 from featx.cache.verify import verify_file

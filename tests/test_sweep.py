@@ -9,13 +9,14 @@ from sklearn.datasets import make_regression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from threadpoolctl import threadpool_info
 
 from featx.errors import DeviceError, FitError
 from featx.heads import HEADS, get_head
 from featx.runtime.devices import ArrayDevice, array_device
 from featx.selection import make_folds, search
 from featx.selection.fold import DeviceRows
-from featx.selection.sweep import in_threads
+from featx.selection.sweep import in_threads, limited_threads
 
 
 def test_gammas_and_support_vector_regression_share_kernels_without_changing_scores():
@@ -165,3 +166,33 @@ def test_an_rbf_kernel_takes_standardised_roots_where_these_tell_more():
     assert found.chosen["params"]["scale"] == "signed-power-standard"
     others = search(get_head("svm-rbf").with_preparation(["standard", "l2", "signed-power"]), X, y)
     assert found.best_score > others.best_score
+
+
+def threads_of_blas() -> set[int]:
+    found = threadpool_info()
+    return {one["num_threads"] for one in found if one["user_api"] == "blas"}
+
+
+def test_linear_algebra_has_its_share_of_threads_and_gets_the_others_back():
+    with limited_threads(2):
+        assert threads_of_blas() == {2}
+        with in_threads(2, 2) as each:
+            share = max(1, joblib.cpu_count() // 2)
+            assert each(lambda _: threads_of_blas(), range(2)) == [{share}] * 2
+        assert threads_of_blas() == {2}
+
+
+def test_values_come_back_in_order_and_a_failure_starts_no_more():
+    seen = []
+
+    def work(k):
+        seen.append(k)
+        if k == 1:
+            raise KeyboardInterrupt
+        return k * k
+
+    with in_threads(2, 4) as each:
+        assert each(lambda k: k * k, range(5)) == [0, 1, 4, 9, 16]
+    with pytest.raises(KeyboardInterrupt), in_threads(1, 4) as each:
+        each(work, range(50))
+    assert len(seen) < 10

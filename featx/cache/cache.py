@@ -11,12 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.arguments import typed
-from featx.cache.features import Features, Stack, StoredText, as_html, summary
+from featx.cache.features import Features, Stack, StoredText, as_html, stored_column, summary
 from featx.cache.folder import Folder, open_trusted
 from featx.cache.format import (
     ID_INDEX,
@@ -236,7 +235,7 @@ class Cache:
     def columns(self) -> dict[str, RowValues]:
         """Every other column of the source."""
         found = self._file.get("columns", {})
-        return {name: _column(found[name]) for name in found}
+        return {name: stored_column(found[name]) for name in found}
 
     @cached_property
     def failed(self) -> dict[str, str]:
@@ -358,14 +357,6 @@ class Cache:
 
     def _repr_html_(self) -> str:
         return as_html(self)
-
-
-def _column(dataset: h5py.Dataset) -> RowValues:
-    if dataset.dtype.kind in "SO":
-        known: dict[str, str] = {}  # rows with the same text share it
-        texts = (known.setdefault(text, text) for text in StoredText.read(dataset))
-        return np.fromiter(texts, dtype=object, count=len(dataset))
-    return np.asarray(values_of(dataset))
 
 
 @typed

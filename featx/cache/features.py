@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from featx.cache.format import BLOCK_ROWS, values_of
 from featx.errors import CacheFormatError
 from featx.files import size_text
-from featx.typing import JsonObject
+from featx.typing import JsonObject, RowValues
 
 if TYPE_CHECKING:
     from featx.cache.cache import Cache
@@ -223,6 +223,15 @@ def _require_text(
 
 _NAMED = 10  # failed images, and groups of equal ones, that a summary names
 _MOST_COMPARED = 5_000_000  # rows whose digests are compared: 64 bytes each
+
+
+def stored_column(dataset: h5py.Dataset) -> RowValues:
+    """Read a column of the source: text as objects, numbers as they are."""
+    if dataset.dtype.kind in "SO":
+        known: dict[str, str] = {}  # rows with the same text share it
+        texts = (known.setdefault(text, text) for text in StoredText.read(dataset))
+        return np.fromiter(texts, dtype=object, count=len(dataset))
+    return np.asarray(values_of(dataset))
 
 
 def summary(cache: Cache, file: h5py.File, everything: bool = False) -> JsonObject:

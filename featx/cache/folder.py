@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import os
 import re
 import stat
 import threading
@@ -22,9 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from featx.cache.format import ID_INDEX, INDEX, read_text, values_of
 from featx.cache.h5file import open_file, open_index
 from featx.errors import CacheError, CacheFormatError
-from featx.files import behind, sync_folder
 from featx.spec import ExtractSpec
-from featx.targets import require_writable
 
 _PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.h5", re.ASCII)
 
@@ -348,42 +345,6 @@ def cache_files(path: Path) -> list[Path]:
         return [path]
     with Folder(path) as folder:
         return [path / part.name for part in folder.parts]
-
-
-def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
-    """Where a cache is written to: the file behind a link, so that two names of it have one lock.
-
-    A name that ends in a separator is a folder, made if need be.
-
-    Raises
-    ------
-    CacheError
-        If the folder cannot be created.
-    """
-    path, name = behind(Path(cache)), os.fspath(cache)
-    if create and name.endswith(("/", os.sep)) and not path.exists():
-        try:
-            path.mkdir()
-        except OSError as error:
-            raise CacheError(f"cannot create {path}: {error.strerror}") from None
-        sync_folder(path.parent)
-    return path
-
-
-def require_target(path: Path, source: object) -> None:
-    """Refuse a place that a cache cannot be written to, before any work is done for it.
-
-    Raises
-    ------
-    CacheError
-        If it is `source`, or a folder with other things in it, or cannot be written.
-    """
-    if path.is_dir() and not ((path / INDEX).is_file() or not any(path.glob("[!.]*"))):
-        raise CacheError(
-            f"cache {path} is a folder with other things in it; name a file, or a folder that is "
-            "new or empty"
-        )
-    require_writable(path, "cache", source, folder=True)
 
 
 def holds_cache(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from featx.cache.format import (
     CONTENT_DTYPE,
     DIGEST_DTYPE,
     ID_INDEX,
+    INDEX,
     column_dtype,
     row_digest,
     vector_datasets,
@@ -27,7 +29,9 @@ from featx.cache.format import (
 from featx.cache.h5file import open_file
 from featx.cache.writing import FileFacts, write_file, write_folder
 from featx.errors import CacheError
+from featx.files import behind, sync_folder
 from featx.spec import ExtractSpec
+from featx.targets import require_writable
 from featx.typing import JsonObject, RowValues
 
 
@@ -278,3 +282,39 @@ class _Assembled:
     def tag(self, rows: slice) -> str:
         """Name a part as no other: what is in it shows only when it is read."""
         return secrets.token_hex(8)
+
+
+def target_path(cache: str | os.PathLike[str], *, create: bool = True) -> Path:
+    """Where a cache is written to: the file behind a link, so that two names of it have one lock.
+
+    A name that ends in a separator is a folder, made if need be.
+
+    Raises
+    ------
+    CacheError
+        If the folder cannot be created.
+    """
+    path, name = behind(Path(cache)), os.fspath(cache)
+    if create and name.endswith(("/", os.sep)) and not path.exists():
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise CacheError(f"cannot create {path}: {error.strerror}") from None
+        sync_folder(path.parent)
+    return path
+
+
+def require_target(path: Path, source: object) -> None:
+    """Refuse a place that a cache cannot be written to, before any work is done for it.
+
+    Raises
+    ------
+    CacheError
+        If it is `source`, or a folder with other things in it, or cannot be written.
+    """
+    if path.is_dir() and not ((path / INDEX).is_file() or not any(path.glob("[!.]*"))):
+        raise CacheError(
+            f"cache {path} is a folder with other things in it; name a file, or a folder that is "
+            "new or empty"
+        )
+    require_writable(path, "cache", source, folder=True)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.arguments import typed
-from featx.cache.folder import holds_cache, open_trusted, require_target, target_path
+from featx.cache.folder import holds_cache, open_trusted
 from featx.cache.format import CONTENT_DTYPE, DIGEST_DTYPE, column_dtype, row_digest
 from featx.cache.lock import WriterLock
-from featx.cache.publish import Description
+from featx.cache.publish import Description, require_target, target_path
 from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
 from featx.labels import SEPARATOR, Labels, Names, encode_labels, split_labels

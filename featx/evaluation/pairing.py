@@ -200,3 +200,18 @@ def over_repeats(
         low = low if name in ("r2", "quadratic_kappa") else max(0.0, low)
         found[name] = {"value": mean, "low": low, "high": mean + z * error}
     return found
+
+
+def values_of(figures: JsonObject) -> dict[str, float]:
+    """Give the value of each metric that has an interval."""
+    return {k: v["value"] for k, v in figures.items() if isinstance(v, dict) and "low" in v}
+
+
+def over_rounds(several: Sequence[JsonObject]) -> dict[str, dict[str, float]]:
+    """Average values and ends of intervals, of the metrics that every round has.
+
+    For rounds that measure the same rows: more of them make no narrower interval.
+    """
+    names = [n for n in values_of(several[0]) if all(n in one for one in several)]
+    ends = ("value", "low", "high")
+    return {n: {k: float(np.mean([one[n][k] for one in several])) for k in ends} for n in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.cache.cache import open_cache
 from featx.cache.format import row_blocks
 from featx.cache.ids import KEY_DTYPE, KeyTable, keys_of
 from featx.cache.publish import Description, describes
 from featx.cache.reuse import KnownRows, rows_by_id
 from featx.cache.staging import parts_folder
 from featx.columns import pick
-from featx.errors import ImageError, PassingReason
+from featx.errors import CacheMismatchError, ImageError, PassingReason
 from featx.extraction.threads import Outcome, spread
 from featx.images import DecodePolicy, decode
 from featx.images.pages import DeepValues, digest_bytes, look
@@ -25,6 +27,7 @@ from featx.items import Manifest
 from featx.labels import encode_labels
 from featx.preprocess import Preprocess
 from featx.sources.folder import extra_notice
+from featx.sources.paths import LIST
 
 if TYPE_CHECKING:
     from featx.cache.reuse import KnownRows
@@ -298,3 +301,23 @@ def _fail_again(
     n_failed, limit = len(outcome.failed), run.options.max_failed
     stops = run.options.on_error == "fail" or (limit is not None and n_failed > limit)
     return not (n_failed and stops)
+
+
+def require_no_others(run: Run) -> None:
+    """Refuse one picture if the cache in place has rows of others: the user means to add it.
+
+    Raises
+    ------
+    CacheMismatchError
+        With the number of rows that the run would drop.
+    """
+    is_named = isinstance(run.source, (str, os.PathLike))
+    if run.options.force or not is_named or run.manifest.name != LIST:
+        return
+    with open_cache(run.cache) as found:
+        others = len(found) - (run.manifest.ids[0] in set(found.ids))
+    if others:
+        raise CacheMismatchError(
+            f"{run.source} is one picture, and {run.cache} holds {others} rows of others, which "
+            "would go; name another cache, extract the folder that holds all, or pass --force"
+        )

@@ -17,6 +17,7 @@ from featx.extraction.changes import (
     difference,
     kept_rows,
     kept_text,
+    require_no_others,
     say_of_pictures,
     untouched_content,
 )
@@ -49,6 +50,7 @@ def _predict(run: Run, old: ExtractSpec | None) -> ExtractResult | None:
     in_place = old is not None and not run.options.force
     if in_place:
         run.require_match(old)
+        require_no_others(run)
     known = run.known(spec, in_place=in_place)
     content = untouched_content(run.manifest, known)
     known.forget_names()

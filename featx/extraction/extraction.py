@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from featx.arguments import typed
-from featx.cache.cache import open_cache
-from featx.cache.folder import require_target, target_path
 from featx.cache.lock import WriterLock
+from featx.cache.publish import require_target, target_path
 from featx.cache.reuse import KnownRows
 from featx.cache.staging import remove_unfinished
-from featx.errors import CacheMismatchError
-from featx.extraction.changes import say_of_pages, say_of_pictures, unchanged, untouched_content
+from featx.extraction.changes import (
+    require_no_others,
+    say_of_pages,
+    say_of_pictures,
+    unchanged,
+    untouched_content,
+)
 from featx.extraction.dryrun import predict_run
 from featx.extraction.options import DEFAULT_BACKBONE, ExtractOptions, ExtractResult
 from featx.extraction.result import publish_run, result_as_it_is
@@ -30,7 +34,6 @@ from featx.preprocess import Interpolation
 from featx.progress import Progress
 from featx.slices import Slice
 from featx.sources.addresses import allowing
-from featx.sources.paths import LIST
 from featx.spec import ExtractSpec
 
 if TYPE_CHECKING:
@@ -205,28 +208,13 @@ def _execute(run: Run) -> ExtractResult:
         remove_unfinished(run.cache)
         run.require_match(old)
         if old is not None:
-            _require_no_others(run)
+            require_no_others(run)
         in_place = old is not None and not run.options.force
         known = run.known(run.spec(run.plan.precision), in_place=in_place)
         outcome = _reuse(run, known)
         network = _embed(run, known, outcome)
         say_of_pages(outcome.pages_left)
         return publish_run(run, outcome, known, network, run.cache if in_place else None)
-
-
-def _require_no_others(run: Run) -> None:
-    """Refuse one picture where the cache in place has rows of others: somebody means to add it."""
-    if run.options.force or (isinstance(run.source, Sequence) and not isinstance(run.source, str)):
-        return
-    if run.manifest.name != LIST:
-        return
-    with open_cache(run.cache) as found:
-        others = len(found) - (run.manifest.ids[0] in set(found.ids))
-    if others:
-        raise CacheMismatchError(
-            f"{run.source} is one picture, and {run.cache} holds {others} rows of others, which "
-            "would go; name another cache, extract the folder that holds all, or pass --force"
-        )
 
 
 def _reuse(run: Run, known: KnownRows) -> Outcome:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.cache.cache import open_cache
-from featx.cache.folder import holds_cache, require_target
-from featx.cache.publish import Description
+from featx.cache.folder import holds_cache
+from featx.cache.publish import Description, require_target
 from featx.cache.reuse import KnownRows
 from featx.cache.staging import Row, parts_folder, require_own_shards
 from featx.errors import CacheFormatError, CacheMismatchError, ExtractError

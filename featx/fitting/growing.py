@@ -18,9 +18,10 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.fitting.streamed import blocks_of
 from featx.heads import HEADS
-from featx.model.model import Model, digest_seen
+from featx.model.model import Model
 from featx.model.rowsums import MOST_BYTES, RowSums
 from featx.model.thresholds import Scores
+from featx.seen import digest_seen
 from featx.selection import SearchResult, make_folds
 from featx.selection.calibration import calibrated, held_probabilities
 from featx.selection.candidates import scored

@@ -27,7 +27,7 @@ _STRENGTHS = (3e-4, 3e-3, 3e-2, 0.3)
 
 @dataclass(frozen=True)
 class Judgement:
-    """The labelled rows of a cache beside what heads say that had not seen them.
+    """The labelled rows of a cache, and predictions of heads that had not seen them.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class Judgement:
     plan
         Fits and measures; None where nothing could be fitted.
     scores
-        What was predicted for each row by a head that had not seen it.
+        Prediction for each row by a head that had not seen it.
     issues
         The suspected labels; None where they cannot be told.
     warnings
-        What was left out, and why.
+        Rows that were left out, and why.
     """
 
     samples: Samples
@@ -65,12 +65,12 @@ def judge_labels(
     Parameters
     ----------
     labels
-        What stands in the cache, by row: numbers need another head than names.
+        Label of each row: numbers need another head than names.
 
     Raises
     ------
     FitError
-        If there are no labels, or the head gives no probabilities.
+        If the cache lacks labels, or the head cannot give probabilities.
     """
     known = [str(label) for label in labels if label is not None]
     if look_like_measurements(known) and get_head(head).task != "regression":

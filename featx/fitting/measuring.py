@@ -14,12 +14,22 @@ from numpy.typing import NDArray
 
 from featx.errors import FitError
 from featx.evaluation import baseline, evaluate, over_repeats
+from featx.evaluation.pairing import over_rounds, values_of
 from featx.fitting.samples import Samples
 from featx.heads import LARGE_ROWS, Head, option_of
 from featx.model.thresholds import Scores, joined, score_rows
 from featx.selection import SearchResult, SplitPlan, leak_warnings, make_folds, make_split, search
 from featx.selection.candidates import plain_names
-from featx.selection.checks import Warn, check_groups, check_labels, few_samples, warn
+from featx.selection.checks import (
+    Warn,
+    check_groups,
+    check_labels,
+    few_samples,
+    few_test_rows,
+    fewer_folds,
+    has_single,
+    unknown_classes,
+)
 from featx.selection.fold import Device
 from featx.selection.hyperparameters import SearchOptions, search_several
 from featx.selection.sweep import Step, fits_of
@@ -187,7 +197,7 @@ class Measurement:
         if self.codes is not None:  # rows of one group are all right, or wrong, together
             units = len(np.unique(self.codes[np.concatenate([one.test for one in done])]))
         for figures in ("metrics", "baseline"):
-            rounds = [_values(getattr(one, figures)) for one in done]
+            rounds = [values_of(getattr(one, figures)) for one in done]
             getattr(first, figures).update(over_repeats(rounds, share, units))
         return first
 
@@ -233,7 +243,7 @@ class Measurement:
         others = [self._evaluate(everything, other) for other, _ in rounds[1:]]
         if others:
             # The rows are the same in every round, so more rounds make no narrower interval.
-            first.metrics.update(_averaged([first.metrics, *others]))
+            first.metrics.update(over_rounds([first.metrics, *others]))
         return first
 
     def held_out(self, scoring: str | None = None, most_searched: int | None = None) -> Scores:
@@ -319,7 +329,7 @@ class Measurement:
     def _how(self, train: Rows, seed: int, folds: object) -> JsonObject:
         """How these rows are searched, in memory or not."""
         samples = self.samples
-        if folds is None and self.plan.few and _single(samples.y[train]):
+        if folds is None and self.plan.few and has_single(samples.y[train]):
             # No fold leaves a row of each class on both sides.
             folds = [(np.arange(len(train)), np.arange(len(train)))]
         return {
@@ -372,68 +382,21 @@ class Measurement:
                 *self.notes,
                 *notes,
                 *found.warnings,
-                *self._few_labels(train),
-                *self._unseen(train, test),
-                *self._few_tests(test),
-                *self._fewer_folds(),
+                *(few_samples(y[train], self.samples.names) if self.samples.names else ()),
+                *self._unsure(y, train, test),
             ],
             won=self.won,
         )
 
-    def _unseen(self, train: Rows, test: Rows) -> list[Warn]:
-        """Classes that a split of the source keeps from training."""
-        if self.samples.task != "classification":
-            return []
-        y = self.samples.y
-        names = np.setdiff1d(y[test], y[train])
-        if not len(names):
-            return []
-        rows, shown = int(np.isin(y[test], names).sum()), ", ".join(map(str, names[:5]))
-        text = f"{rows} test rows are of classes without a training row ({shown}), and count wrong"
-        return [warn("unknown-classes", text)]
-
-    def _few_labels(self, train: Rows) -> list[Warn]:
-        names = self.samples.names
-        return few_samples(self.samples.y[train], names) if names else []
-
-    def _fewer_folds(self) -> list[Warn]:
-        y, planned = self.samples.y, self.plan.folds
-        if not self.competing or self.samples.task != "classification":
-            return []
-        classes, counts = np.unique(y, return_counts=True)
-        if counts.min() - -(-counts.min() // planned) >= planned:
-            return []
-        name, n = str(classes[counts.argmin()]), int(counts.min())
-        text = (
-            f"class {name!r} has {n} rows, which leaves few folds to choose by and to measure with"
-        )
-        return [warn("fewer-folds", text)]
-
-    def _few_tests(self, test: Rows) -> list[Warn]:
-        if len(test) >= 30:
-            return []
-        return [warn("few-test-rows", f"{len(test)} test rows leave every figure uncertain")]
-
-
-def _single(y: RowValues) -> bool:
-    """Tell whether a class has one row."""
-    return (
-        y.ndim == 1 and y.dtype.kind == "U" and bool(np.unique(y, return_counts=True)[1].min() < 2)
-    )
+    def _unsure(self, y: RowValues, train: Rows, test: Rows) -> list[Warn]:
+        """What makes the figures uncertain, or too low."""
+        notes: list[Warn] = []
+        if self.samples.task == "classification":
+            notes += unknown_classes(y[train], y[test])
+            notes += fewer_folds(y, self.plan.folds) if self.competing else []
+        return [*notes, *few_test_rows(len(test))]
 
 
 def _batches(at: Rows, n: int = 8192) -> Iterator[Rows]:
     for start in range(0, len(at), n):
         yield at[start : start + n]
-
-
-def _values(figures: JsonObject) -> dict[str, float]:
-    """Metrics that have an interval, without it."""
-    return {k: v["value"] for k, v in figures.items() if isinstance(v, dict) and "low" in v}
-
-
-def _averaged(several: list[JsonObject]) -> dict[str, dict[str, float]]:
-    """Average figures and the ends of their intervals, of the metrics that every round has."""
-    names = [n for n in _values(several[0]) if all(n in one for one in several)]
-    ends = ("value", "low", "high")
-    return {n: {k: float(np.mean([one[n][k] for one in several])) for k in ends} for n in names}

@@ -20,9 +20,10 @@ from featx.fitting.publishing import (
 from featx.fitting.samples import Samples
 from featx.labels import joined_labels
 from featx.model.likeness import Likeness, make_likeness
-from featx.model.model import Model, digest_seen
+from featx.model.model import Model
 from featx.model.modelfile import describe_model, save_model
 from featx.reporting import write_report
+from featx.seen import digest_seen
 from featx.selection.checks import warn
 from featx.sources.addresses import fetching
 from featx.sources.remote import is_url

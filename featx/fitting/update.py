@@ -14,8 +14,9 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head, make_norm
 from featx.model.archive import SUMS
-from featx.model.model import Model, digest_seen
+from featx.model.model import Model
 from featx.model.rowsums import RowSums
+from featx.seen import digest_seen
 from featx.selection.candidates import plain_names
 from featx.selection.multilabel import against_rest
 

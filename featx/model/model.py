@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from featx.cache.cache import Cache
 from featx.cache.format import tap_names
 from featx.errors import ModelError
 from featx.model.thresholds import Scores, score_rows
+from featx.seen import short_rows
 from featx.spec import EXTERNAL, ExtractSpec, as_trained, spec_difference
 from featx.typing import Estimator, JsonObject
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from featx.explaining import Explanation
     from featx.exporting import ExportResult
     from featx.model.prediction import Prediction
-
-SEEN = np.dtype([("id", "<u8"), ("content", "<u8")])
 
 
 @dataclass(frozen=True)
@@ -373,7 +371,7 @@ class Model:
         by_name
             Whether a name tells anything; row numbers do not.
         """
-        asked = _seen(ids, contents)
+        asked = short_rows(ids, contents)
         known = np.isin(asked["content"], self.seen["content"])
         return np.asarray(known | np.isin(asked["id"], self.seen["id"]) if by_name else known)
 
@@ -422,20 +420,3 @@ class Model:
     def __repr__(self) -> str:
         what = f"{len(self.classes)} classes" if self.classes else "a number"
         return f"<Model {self.meta['head']} on {self.spec.architecture} {self.tap}: {what}>"
-
-
-def digest_seen(ids: list[str], contents: NDArray[np.bytes_]) -> tuple[NDArray[Any], str]:
-    """Digest the training rows: one entry each, and the SHA-256 of their sorted names."""
-    names = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
-    return _seen(ids, contents), names
-
-
-def _seen(ids: list[str], contents: NDArray[np.bytes_]) -> NDArray[Any]:
-    found = np.empty(len(ids), SEEN)
-    found["id"] = [_short(name.encode()) for name in ids]
-    found["content"] = [_short(bytes(content)) for content in contents]
-    return found
-
-
-def _short(data: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")

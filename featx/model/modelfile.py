@@ -19,9 +19,10 @@ from featx.arguments import typed
 from featx.cache.cache import Cache
 from featx.errors import FeatxError, ModelError, words_of
 from featx.model.archive import FORMAT_VERSION, REPORT, dump, load, read_archive, write_archive
-from featx.model.model import SEEN, Model
+from featx.model.model import Model
 from featx.model.thresholds import check_sets, check_thresholds, has_several
 from featx.preprocess import Preprocess
+from featx.seen import SEEN_ROW
 from featx.spec import ExtractSpec, library_versions, spec_difference
 from featx.typing import Estimator, JsonObject
 
@@ -217,7 +218,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     meta = load(file, "meta.json", members.pop("meta.json"))
     _check_meta(file, meta)
     seen = members.pop("seen.bin")
-    if len(seen) % SEEN.itemsize:
+    if len(seen) % SEEN_ROW.itemsize:
         raise ModelError(f"{file} is damaged: seen.bin is cut off")
     estimator = load_head(members.pop("head.skops"), str(file))
     _check_head(file, estimator, meta)
@@ -226,7 +227,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         spec=_spec(file, meta, members.pop("spec.json")),
         meta=meta,
         figures=load(file, "figures.json", members.pop("figures.json")),
-        seen=np.frombuffer(seen, SEEN),
+        seen=np.frombuffer(seen, SEEN_ROW),
         tested=load(file, "tested.json", members.pop("tested.json", b"{}")),
         kept=load(file, REPORT, members.pop(REPORT, b"{}")),
         members=members,

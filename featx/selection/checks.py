@@ -170,6 +170,47 @@ def few_samples(y: RowValues, names: Sequence[str] = ()) -> list[Warn]:
     return [warn("few-samples", text)]
 
 
+def unknown_classes(y_train: RowValues, y_test: RowValues) -> list[Warn]:
+    """Name the classes that a split keeps from training.
+
+    Examples
+    --------
+    >>> y_train, y_test = np.array(["a", "b"]), np.array(["a", "c", "c"])
+    >>> unknown_classes(y_train, y_test)[0]["message"]
+    '2 test rows are of classes without a training row (c), and count wrong'
+    """
+    names = np.setdiff1d(y_test, y_train)
+    if not len(names):
+        return []
+    rows, shown = int(np.isin(y_test, names).sum()), ", ".join(map(str, names[:5]))
+    text = f"{rows} test rows are of classes without a training row ({shown}), and count wrong"
+    return [warn("unknown-classes", text)]
+
+
+def has_single(y: RowValues) -> bool:
+    """True if a class has one row."""
+    return (
+        y.ndim == 1 and y.dtype.kind == "U" and bool(np.unique(y, return_counts=True)[1].min() < 2)
+    )
+
+
+def fewer_folds(y: RowValues, planned: int) -> list[Warn]:
+    """Warn if the rarest class has too few rows for the planned outer and inner folds."""
+    classes, counts = np.unique(y, return_counts=True)
+    if counts.min() - -(-counts.min() // planned) >= planned:
+        return []
+    name, n = str(classes[counts.argmin()]), int(counts.min())
+    text = f"class {name!r} has {n} rows, which leaves few folds to choose by and to measure with"
+    return [warn("fewer-folds", text)]
+
+
+def few_test_rows(n: int) -> list[Warn]:
+    """Warn of fewer than 30 test rows."""
+    if n >= 30:
+        return []
+    return [warn("few-test-rows", f"{n} test rows leave every figure uncertain")]
+
+
 def leak_warnings(
     train: NDArray[np.intp],
     test: NDArray[np.intp],

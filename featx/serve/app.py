@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -50,14 +51,19 @@ from featx.typing import JsonObject
 
 log = logging.getLogger("featx")
 
-_HTML, _CSS, _JS = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
-_PAGE = {
-    "/": ("featx.serve", "page.html", _HTML),
-    "/page.css": ("featx.serve", "page.css", _CSS),
-    "/page.js": ("featx.serve", "page.js", _JS),
-    "/icon.svg": ("featx.serve", "icon.svg", "image/svg+xml"),
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
-"""Address -> room, file and type of what a page is made of."""
+_PAGE = {
+    "/": ("featx.serve", "page.html"),
+    "/page.css": ("featx.serve", "page.css"),
+    "/page.js": ("featx.serve", "page.js"),
+    "/icon.svg": ("featx.serve", "icon.svg"),
+}
+"""Address -> room and file of each part of the page."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +137,16 @@ def make_app(service: Service) -> ASGIApp:
     return Guard(app, service.metrics, service.names)
 
 
-def add_files(app: FastAPI, found: dict[str, tuple[str, str, str]]) -> None:
-    """Add what a page is made of."""
+def add_files(app: FastAPI, found: dict[str, tuple[str, str]]) -> None:
+    """Serve files of the package: address -> room and file name."""
+    for path, (room, name) in found.items():
+        app.add_api_route(path, partial(file_of, room, name), include_in_schema=False)
 
-    def add(path: str, room: str, name: str, kind: str) -> None:
-        data = (files(room) / name).read_bytes()
-        app.add_api_route(path, lambda: Response(data, media_type=kind), include_in_schema=False)
 
-    for path, (room, name, kind) in found.items():
-        add(path, room, name, kind)
+def file_of(room: str, name: str) -> Response:
+    """Answer with a file of the package, its type by its suffix."""
+    data = (files(room) / name).read_bytes()
+    return Response(data, media_type=_TYPES[name.rpartition(".")[2]])
 
 
 _PROBLEMS: dict[int | str, JsonObject] = {

@@ -90,7 +90,7 @@ def _walk(files: object, folder: str, levels: int | None = None) -> Iterator[_En
     fsspec's own walk passes over a folder that cannot be listed.
     """
     try:
-        entries = ask(files, "ls", folder, detail=True)
+        entries = ask(files, "ls", folder, {"detail": True})
     except Exception as error:
         raise refusal(error, f"{_shown(files, folder)} cannot be listed") from None
     for entry in sorted(entries, key=lambda entry: entry["name"]):
@@ -108,7 +108,7 @@ def _walk(files: object, folder: str, levels: int | None = None) -> Iterator[_En
 def _all_below(files: Any, folder: str) -> Iterator[_Entry]:
     # One folder's names at a time are Python objects, and not all of a bucket's.
     try:
-        found = ask(files, "find", folder, detail=True)
+        found = ask(files, "find", folder, {"detail": True})
     except Exception as error:
         raise refusal(error, f"{_shown(files, folder)} cannot be listed") from None
     yield from sorted(found.items())

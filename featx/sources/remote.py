@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from featx.errors import (
@@ -33,32 +34,43 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 _PASSING_STATUS = (408, 425, 429)
 _GONE_STATUS = (404, 410)
 _ONE_ANSWER = ("cat_file", "info")
+NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
 
 
-def ask(files: object, name: str, *arguments: object, **options: object) -> Any:
+def ask(files: object, name: str, path: str, options: Mapping[str, object] = NO_OPTIONS) -> Any:
     """Call a method of a file system; a failure that may pass is tried again.
 
-    What is one answer is waited for `_SECONDS`, where the file system can be interrupted.
+    Parameters
+    ----------
+    files
+        A file system of fsspec.
+    name
+        Of its method: one answer, as of ``info``, is waited for `_SECONDS`, if the file system can
+        be interrupted.
+    path
+        The first argument of the method.
+    options
+        Its keyword arguments.
     """
     for turn in range(_TRIES - 1):
         try:
-            return _once(files, name, *arguments, **options)
+            return _once(files, name, path, options)
         except Exception as error:
             if not _may_pass(error):
                 raise
             time.sleep(_PAUSE * 4**turn)
-    return _once(files, name, *arguments, **options)
+    return _once(files, name, path, options)
 
 
-def _once(files: Any, name: str, *arguments: Any, **options: Any) -> Any:
+def _once(files: Any, name: str, path: str, options: Mapping[str, Any]) -> Any:
     from fsspec.asyn import sync
 
     bounded = name in _ONE_ANSWER or (name == "ls" and speaks_http(files))
     try:
         if bounded and getattr(files, "async_impl", False) and not files.asynchronous:
             method = getattr(files, f"_{name}")
-            return sync(files.loop, method, *arguments, timeout=_SECONDS, **options)
-        return getattr(files, name)(*arguments, **options)
+            return sync(files.loop, method, path, timeout=_SECONDS, **options)
+        return getattr(files, name)(path, **options)
     except FileNotFoundError as error:
         # Over HTTP fsspec says so of whatever went wrong when it looked at an object.
         if speaks_http(files) and isinstance(error.__cause__, Exception):
@@ -284,11 +296,11 @@ def read_remote(
         If there is no such object.
     """
     files, path = filesystem(url)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"start": start, "end": stop}
     if start is not None and stop is not None and speaks_http(files):
-        options = _held(url, files, stamp)
+        options |= _held(url, files, stamp)
     try:
-        data = ask(files, "cat_file", path, start=start, end=stop, **options)
+        data = ask(files, "cat_file", path, options)
     except Exception as error:
         raise refusal(error, f"{url} cannot be read") from None
     if start is not None and stop is not None and len(data) != stop - start:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,18 +19,17 @@ from featx.errors import FeatxError, FitError
 from featx.files import behind
 from featx.fitting.options import FitOptions
 from featx.heads import get_head
-from featx.serve.app import add_errors, add_files
+from featx.serve.app import add_errors, add_files, file_of
 from featx.serve.guard import Guard, Names, Refusal
 from featx.serve.server import address_of, answer, bind
 from featx.studio.board import Board, Order
 from featx.typing import JsonObject
 
-_HTML, _CSS, _JS = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
 _FILES = {
-    "/page.css": ("featx.serve", "page.css", _CSS),
-    "/icon.svg": ("featx.serve", "icon.svg", "image/svg+xml"),
-    "/studio.css": ("featx.studio", "studio.css", _CSS),
-    "/studio.js": ("featx.studio", "studio.js", _JS),
+    "/page.css": ("featx.serve", "page.css"),
+    "/icon.svg": ("featx.serve", "icon.svg"),
+    "/studio.css": ("featx.studio", "studio.css"),
+    "/studio.js": ("featx.studio", "studio.js"),
 }
 _HOST = "127.0.0.1"
 _SMALL, _LARGE = 224, 900  # longest side of a picture
@@ -39,11 +37,11 @@ _MOST_ROWS = 200
 
 
 class Labels(BaseModel):
-    """What somebody says of some rows."""
+    """A label for some rows, or none."""
 
     rows: list[int] = Field(min_length=1, max_length=10_000)
     label: str | None = Field(default=None, description="Null for no label.")
-    back: bool = Field(default=False, description="Take back what was said of them instead.")
+    reset: bool = Field(default=False, description="Drop the edits of these rows instead.")
 
 
 def run(
@@ -89,7 +87,6 @@ def make_app(board: Board, secret: str, port: int = 0) -> ASGIApp:
     cookie = f"featx-studio-{port}"  # a browser does not part cookies by port
     known = [Depends(_secret_check(secret, cookie))]
     add_files(app, _FILES)  # the same for everybody
-    page = (files("featx.studio") / "studio.html").read_bytes()
 
     @app.get("/")
     def enter(request: Request, token: str = "") -> Response:
@@ -98,7 +95,7 @@ def make_app(board: Board, secret: str, port: int = 0) -> ASGIApp:
             found.set_cookie(cookie, secret, httponly=True, samesite="strict")
             return found
         _require_secret(request, secret, cookie)
-        return Response(page, media_type=_HTML)
+        return file_of("featx.studio", "studio.html")
 
     _add_rows(app, board, known)
     _add_work(app, board, known)
@@ -156,18 +153,18 @@ def _add_work(app: FastAPI, board: Board, known: Sequence[Any]) -> None:
         return board.summary()
 
     @app.put("/v1/labels", dependencies=known)
-    def labels(said: Labels) -> JSONResponse:
+    def labels(asked: Labels) -> JSONResponse:
         try:
-            if said.back:
-                board.take_back(said.rows)
+            if asked.reset:
+                board.reset(asked.rows)
             else:
-                board.say(said.rows, [said.label] * len(said.rows))
+                board.set_label(asked.rows, asked.label)
         except FeatxError as error:
             raise Refusal(422, str(error)) from None
         except OSError as error:
             line = f"{board.file} cannot be written, and nothing was changed: {error}"
             raise Refusal(507, line) from None
-        return JSONResponse({"rows": [board.describe(row) for row in said.rows]})
+        return JSONResponse({"rows": [board.describe(row) for row in asked.rows]})
 
     @app.post("/v1/fit", status_code=202, dependencies=known)
     def fit() -> JsonObject:
@@ -177,4 +174,4 @@ def _add_work(app: FastAPI, board: Board, known: Sequence[Any]) -> None:
 
 def _require_row(board: Board, row: int) -> None:
     if not 0 <= row < len(board):
-        raise Refusal(404, f"there is no row {row}; the cache has {len(board)}")
+        raise Refusal(404, f"row {row} does not exist: rows are 0 to {len(board) - 1}")

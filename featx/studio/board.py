@@ -31,23 +31,21 @@ from featx.typing import JsonObject
 log = logging.getLogger("featx")
 
 Order = Literal["all", "suspect", "next", "changed"]
-ORDERS: tuple[Order, ...] = ("suspect", "next", "all", "changed")
-
 _NEIGHBOURS = 12
 
 
 class Board:
-    """The rows of a cache, the labels that somebody gave them, and the last refit.
+    """The rows of a cache, the labels that a person gave them, and the last refit.
 
-    Every change is in the file of labels before it is answered; the cache stays as it is.
+    Every edit is on disk before it is answered. The cache stays as it is.
 
     Parameters
     ----------
     cache
         Opened; its rows have one class each, or none.
     file
-        Table of ``id,label`` that keeps what was said, for ``featx extract --labels``. What it
-        holds already is taken over.
+        Table of ``id,label`` that keeps the edits, for ``featx extract --labels``. Labels that it
+        holds already are edits too.
     head, options
         As in `featx.audit`.
 
@@ -67,7 +65,7 @@ class Board:
             require_vectors(cache, tap)
         self._classes = frozenset(self.given)
         self.ids: Sequence[str] = cache.ids
-        self.said: dict[int, str | None] = self._read()
+        self.edits: dict[int, str | None] = self._read()
         self.refit: Refit | None = None
         self.fitting = False
         self.problem = ""
@@ -89,7 +87,8 @@ class Board:
                 f"labels {self.file} is written anew with every change, and the columns "
                 f"{', '.join(others)} would be lost; name another file with --labels"
             )
-        unknown = [name for name in found.labels if name not in set(self.ids)]
+        known = set(self.ids)
+        unknown = [name for name in found.labels if name not in known]
         if unknown:
             raise FeatxError(
                 f"labels {self.file} names {len(unknown)} ids that {self.cache.path} does not "
@@ -99,69 +98,64 @@ class Board:
         return dict(zip(rows, found.labels.values(), strict=True))
 
     def label(self, row: int) -> str | None:
-        """Give the label of a row: what was said last, else the cache's."""
-        return self.said[row] if row in self.said else self.given[row]
+        """Give the label of a row: that of its edit, else that of the cache."""
+        return self.edits[row] if row in self.edits else self.given[row]
 
     @property
     def labels(self) -> list[str | None]:
         """Label of each row."""
         with self._lock:
             found = list(self.given)
-            for row, label in self.said.items():
+            for row, label in self.edits.items():
                 found[row] = label
             return found
 
     @property
     def changed(self) -> list[int]:
-        """Rows whose label is another than the cache's, the last first."""
+        """Rows whose label differs from that of the cache, the latest edit first."""
         with self._lock:
-            return [row for row, label in reversed(self.said.items()) if label != self.given[row]]
+            return [row for row, label in reversed(self.edits.items()) if label != self.given[row]]
 
-    def say(self, rows: Sequence[int], labels: Sequence[str | None]) -> None:
-        """Give rows their labels, None for no label; it is on disk when this returns.
+    def set_label(self, rows: Sequence[int], label: str | None) -> None:
+        """Give rows a label, None for no label; the edit is on disk when this returns.
 
         Raises
         ------
         FeatxError
-            If there is no such row, or what is said is not one class.
+            If a row does not exist, or the label is not the name of one class.
         OSError
-            If the file cannot be written; nothing is changed then.
+            If the file cannot be written; the edits are then as before.
         """
-        for row, label in zip(rows, labels, strict=True):
+        for row in rows:
             if not 0 <= row < len(self):
-                raise FeatxError(f"there is no row {row}; the cache has {len(self)}")
-            if label not in self._classes:  # what the cache has stays as it is written
-                _require_class(label)
+                raise FeatxError(f"row {row} does not exist: rows are 0 to {len(self) - 1}")
+        if label not in self._classes:  # classes of the cache stay letter for letter
+            _require_class(label)
         with self._lock:
-            before = dict(self.said)
-            for row, label in zip(rows, labels, strict=True):
-                self.said.pop(row, None)  # so that the last is the last
-                self.said[row] = label
-            try:
-                self._write()
-            except OSError:
-                self.said = before
-                raise
+            self._keep({**self._without(rows), **dict.fromkeys(rows, label)})  # the latest is last
 
-    def take_back(self, rows: Sequence[int]) -> None:
-        """Forget what was said of some rows: they have the cache's labels again."""
+    def reset(self, rows: Sequence[int]) -> None:
+        """Drop the edits of some rows: they have the labels of the cache again.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the edits are then as before.
+        """
         with self._lock:
-            before = dict(self.said)
-            for row in rows:
-                self.said.pop(row, None)
-            try:
-                self._write()
-            except OSError:
-                self.said = before
-                raise
+            self._keep(self._without(rows))
 
-    def _write(self) -> None:
+    def _without(self, rows: Sequence[int]) -> dict[int, str | None]:
+        dropped = set(rows)
+        return {row: label for row, label in self.edits.items() if row not in dropped}
+
+    def _keep(self, edits: dict[int, str | None]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("id", "label"))
-        for row in sorted(self.said):
-            writer.writerow((self.ids[row], self.said[row] or ""))
+        writer.writerows((self.ids[row], edits[row] or "") for row in sorted(edits))
         write_bytes(self.file, text.getvalue().encode())
+        self.edits = edits
 
     def start_refit(self) -> None:
         """Fit in a thread of its own; `refit`, or `problem`, is there when `fitting` ends."""
@@ -178,8 +172,8 @@ class Board:
         except FeatxError as error:
             problem = " ".join(str(error).split())
         except Exception:
-            log.exception("the refit failed")
-            problem = "the refit failed; the log of featx studio says why"
+            log.exception("the refit failed; every label is kept")
+            problem = "the refit failed, and every label is kept; the log says why"
         with self._lock:
             self.fitting, self.problem = False, problem
 
@@ -199,8 +193,8 @@ class Board:
         Parameters
         ----------
         order
-            ``suspect``: labels that are likely wrong and of which nobody said anything; ``next``:
-            rows without a label, those that tell most first; ``changed``; or ``all``.
+            ``suspect``: rows without an edit whose label is likely wrong; ``next``: rows without a
+            label, those that tell most first; ``changed``; or ``all``.
         label
             Only rows of this label; those without one for an empty text.
         find
@@ -210,7 +204,7 @@ class Board:
             if order == "suspect":
                 fit = self.refit
                 found = (
-                    [] if fit is None else [r for r in fit.suspects.tolist() if r not in self.said]
+                    [] if fit is None else [r for r in fit.suspects.tolist() if r not in self.edits]
                 )
             elif order == "next":
                 found = [row for row in self._next_rows() if self.label(row) is None]
@@ -250,7 +244,7 @@ class Board:
             "id": self.ids[row],
             "label": label,
             "given": self.given[row],
-            "said": row in self.said,
+            "edited": row in self.edits,
         }
         if fit is not None:
             quality = float(fit.quality[row])
@@ -326,6 +320,8 @@ def _require_class(label: str | None) -> None:
     if label is None:
         return
     if not label or label != label.strip() or not label.isprintable():
-        raise FeatxError(f"{label!r} is no class: a class is printable text without outer spaces")
+        raise FeatxError(
+            f"{label!r} cannot be a class: use printable text without spaces at its ends"
+        )
     if SEPARATOR in label:
-        raise FeatxError(f"{label!r} has a {SEPARATOR!r}, which parts several labels")
+        raise FeatxError(f"{label!r} holds {SEPARATOR!r}, which separates several labels")

@@ -1,4 +1,4 @@
-"""A head on the labels as they are: what it says of every row, and what to label next."""
+"""A head fitted on the present labels: its predictions, its doubts, and what to label next."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CLUSTERS = 40
 
 @dataclass(frozen=True)
 class Refit:
-    """What a head says that was fitted on the labels as they were.
+    """Predictions and doubts of a head that was fitted on the labels.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Refit:
     metrics, baseline
         Of the labelled rows, each predicted by a head that had not seen it.
     seconds
-        That it took.
+        Duration of the refit.
     """
 
     labels: list[str | None]
@@ -90,14 +90,14 @@ def refit_labels(known: Cache, labels: list[str | None], head: str, options: Fit
         if judged.plan is None or judged.scores is None or judged.issues is None:
             raise FitError(judged.warnings[-1]["message"])
         fitted = judged.plan.search(np.arange(len(judged.samples)), options.seed).estimator
-        said = _say_all(fitted, judged.samples.features, judged.samples.classes)
-    return _refit(judged, labels, said, options.seed, start)
+        predictions = _predict_all(fitted, judged.samples.features, judged.samples.classes)
+    return _refit(judged, labels, predictions, options.seed, start)
 
 
-Said = tuple[list[str | None], NDArray[np.float64], NDArray[np.float64]]
+Predictions = tuple[list[str | None], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _say_all(head: Estimator, X: Features | None, classes: list[str]) -> Said:
+def _predict_all(head: Estimator, X: Features | None, classes: list[str]) -> Predictions:
     """Give the class, the confidence and the margin of every row, read by blocks."""
     assert X is not None
     n = len(X)
@@ -118,12 +118,12 @@ def _say_all(head: Estimator, X: Features | None, classes: list[str]) -> Said:
 
 
 def _refit(
-    judged: Judgement, labels: list[str | None], said: Said, seed: int, start: float
+    judged: Judgement, labels: list[str | None], predictions: Predictions, seed: int, start: float
 ) -> Refit:
     samples, scores, issues = judged.samples, judged.scores, judged.issues
     assert scores is not None
     assert issues is not None
-    predicted, confidence, margin = said
+    predicted, confidence, margin = predictions
     quality = np.full(len(labels), np.nan)
     quality[samples.rows] = issues.quality
     ranked = issues.ranked.tolist()

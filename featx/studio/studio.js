@@ -129,10 +129,10 @@ function tile(row) {
 
 function fill(row, place = document.querySelector(`.tile[data-row="${row.row}"]`)) {
   if (!place) return;
-  place.classList.toggle("said", row.said);
+  place.classList.toggle("edited", row.edited);
   place.classList.toggle("blank-label", row.label == null);
   place.querySelector("b").textContent = row.label ?? "no label";
-  const hint = !row.said && row.suggested && row.suggested !== row.label ? row.suggested : row.label == null ? row.predicted : null;
+  const hint = !row.edited && row.suggested && row.suggested !== row.label ? row.suggested : row.label == null ? row.predicted : null;
   place.querySelector("i").textContent = hint ? `${hint}?` : "";
   place.setAttribute("aria-label", `${row.id}: ${row.label ?? "no label"}${hint ? `, perhaps ${hint}` : ""}`);
 }
@@ -174,7 +174,7 @@ function show() {
     const n = state.board.classes.find((c) => c.name === name)?.count ?? 0;
     button.append(make("kbd", k < 9 ? String(k + 1) : ""), name, make("span", n.toLocaleString("en")));
     button.setAttribute("aria-pressed", String(row.label === name));
-    button.addEventListener("click", () => give(name));
+    button.addEventListener("click", () => act(() => give(() => name)));
     return button;
   }));
 }
@@ -196,7 +196,7 @@ async function near(row) {
   } catch (error) { complain(error); }
 }
 
-// ---- what is said ----------------------------------------------------------------------------
+// ---- edits -----------------------------------------------------------------------------------
 
 async function put(body) {
   const found = await call("v1/labels", "PUT", body);
@@ -206,33 +206,45 @@ async function put(body) {
   }
 }
 
-async function give(label, move = true) {
-  const rows = [...state.chosen];
-  if (!rows.length) return;
+let queue = Promise.resolve();
+
+// One action after the other: a key that comes early is for the picture that the one before leads to.
+function act(work) {
+  queue = queue.then(work).catch(complain);
+}
+
+// Give each chosen picture the label that `pick` chooses for it; undefined leaves it alone.
+async function give(pick) {
+  const groups = new Map(), before = [];
+  for (const row of state.rows.filter((r) => state.chosen.has(r.row))) {
+    const label = pick(row);
+    if (label !== undefined) groups.set(label, [...(groups.get(label) ?? []), row]);
+  }
   try {
-    const before = rows.map((row) => state.rows.find((r) => r.row === row)).map((r) => ({ row: r.row, label: r.label, said: r.said }));
-    await put({ rows, label });
+    for (const [label, rows] of groups) {
+      const old = rows.map(({ row, label: had, edited }) => ({ row, label: had, edited }));
+      await put({ rows: rows.map((r) => r.row), label });
+      before.push(...old);
+      if (label != null && !state.classes.includes(label)) state.classes.push(label);
+    }
     complain();
-    state.past.push(before);
-    by("undo").disabled = false;
-    if (label != null && !state.classes.includes(label)) state.classes.push(label);
-    if (move && rows.length === 1 && state.at + 1 < state.rows.length) step(1);
-    else show();
-    await refresh();
-    show();
-  } catch (error) { complain(error); }
+  } finally {
+    if (before.length) state.past.push(before);
+    by("undo").disabled = !state.past.length;
+  }
+  if (before.length === 1 && state.at + 1 < state.rows.length) step(1);
+  else show();
+  refresh().then(show).catch(complain);
 }
 
 async function undo() {
   const last = state.past.pop();
   by("undo").disabled = !state.past.length;
   if (!last) return;
-  try {
-    for (const one of last) await put(one.said ? { rows: [one.row], label: one.label } : { rows: [one.row], back: true });
-    await refresh();
-    const at = state.rows.findIndex((r) => r.row === last[0].row);
-    if (at >= 0) { choose(at); scrollTo(at); }
-  } catch (error) { complain(error); }
+  for (const one of last) await put(one.edited ? { rows: [one.row], label: one.label } : { rows: [one.row], reset: true });
+  const at = state.rows.findIndex((r) => r.row === last[0].row);
+  if (at >= 0) { choose(at); scrollTo(at); }
+  refresh().then(show).catch(complain);
 }
 
 function scrollTo(at) {
@@ -256,20 +268,26 @@ function columns() {
   return getComputedStyle(by("grid")).gridTemplateColumns.split(" ").length;
 }
 
+const suggestion = (row) => row.suggested ?? row.predicted ?? undefined;
+
+const KEYS = {
+  ArrowRight: () => step(1),
+  ArrowLeft: () => step(-1),
+  ArrowDown: () => step(state.at < 0 ? 1 : columns()),
+  ArrowUp: () => step(-columns()),
+  Escape: close,
+  u: undo,
+  k: () => give((row) => row.label),
+  y: () => give(suggestion),
+  0: () => give(() => null),
+};
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(event.target.tagName)) return;
-  const row = state.rows[state.at];
-  const key = event.key;
-  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
-  if (key in moves) step(state.at < 0 ? 1 : moves[key]);
-  else if (key === "u") undo();
-  else if (!row) return;
-  else if (/^[1-9]$/.test(key) && state.classes[key - 1] != null) give(state.classes[key - 1]);
-  else if (key === "0") give(null);
-  else if (key === "k") give(row.label);
-  else if (key === "y" && (row.suggested ?? row.predicted)) give(row.suggested ?? row.predicted);
-  else if (key === "Escape") close();
-  else return;
+  const name = /^[1-9]$/.test(event.key) ? state.classes[event.key - 1] : undefined;
+  const work = name === undefined ? KEYS[event.key] : () => give(() => name);
+  if (!work) return;
+  act(work);
   event.preventDefault();
 });
 
@@ -285,13 +303,13 @@ let typing;
 by("find").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(() => load().catch(complain), 250); });
 by("more").addEventListener("click", () => load(true).catch(complain));
 by("close").addEventListener("click", close);
-by("undo").addEventListener("click", undo);
-by("keep").addEventListener("click", () => give(state.rows[state.at]?.label ?? null));
-by("none").addEventListener("click", () => give(null));
+by("undo").addEventListener("click", () => act(undo));
+by("keep").addEventListener("click", () => act(KEYS.k));
+by("none").addEventListener("click", () => act(KEYS[0]));
 by("new").addEventListener("submit", (event) => {
   event.preventDefault();
   const name = by("new-class").value.trim();
-  if (name) { give(name); by("new-class").value = ""; by("new-class").blur(); }
+  if (name) { act(() => give(() => name)); by("new-class").value = ""; by("new-class").blur(); }
 });
 by("fit").addEventListener("click", async () => {
   try { complain(); await call("v1/fit", "POST"); await refresh(); } catch (error) { complain(error); }
