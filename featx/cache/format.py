@@ -242,13 +242,13 @@ FORMS: Mapping[str, DatasetForm] = {
 _TOGETHER = (("failed/ids", "failed/reasons"),)
 
 
-def require_forms(file: h5py.File, lengths: dict[str, int]) -> None:
+def require_forms(datasets: dict[str, Any], lengths: dict[str, int]) -> None:
     """Refuse a file in which a dataset has another type, rank or length than it must.
 
     Parameters
     ----------
-    file
-        Without links or external storage.
+    datasets
+        Every dataset of the file by its name, as ``failed/ids``.
     lengths
         Known lengths, as of ``rows``; others are those of the first dataset that has them.
 
@@ -258,27 +258,17 @@ def require_forms(file: h5py.File, lengths: dict[str, int]) -> None:
         With the dataset, what it is and what it should be.
     """
     for group in GROUPS:
-        if group in file and not isinstance(file[group], h5py.Group):
+        if group in datasets:
             raise CacheFormatError(f"/{group} is a dataset, and should be a group")
-    for name, dataset in _datasets(file):
+    for name, dataset in datasets.items():
         form = FORMS.get(name) or FORMS.get(f"{name.split('/')[0]}/*")
         if form is not None:
             _require_form(name, dataset, form, lengths)
     for one, other in _TOGETHER:
-        if (one in file) != (other in file):
-            raise CacheFormatError(f"/{one if other in file else other} is missing")
-    if "labels" in file:
-        _require_labels(file, lengths)
-
-
-def _datasets(file: h5py.File) -> list[tuple[str, Any]]:
-    found = []
-    for name in file:
-        if isinstance(file[name], h5py.Group):
-            found += [(f"{name}/{inner}", file[name][inner]) for inner in file[name]]
-        else:
-            found.append((name, file[name]))
-    return found
+        if (one in datasets) != (other in datasets):
+            raise CacheFormatError(f"/{one if other in datasets else other} is missing")
+    if "labels" in datasets:
+        _require_labels(datasets["labels"], lengths)
 
 
 def _require_form(name: str, dataset: Any, form: DatasetForm, lengths: dict[str, int]) -> None:
@@ -301,8 +291,8 @@ def _require_form(name: str, dataset: Any, form: DatasetForm, lengths: dict[str,
         raise CacheFormatError(f"/{name} has {dataset.shape[0]} values for {length} {form.length}")
 
 
-def _require_labels(file: h5py.File, lengths: dict[str, int]) -> None:
-    labels, classes = file["labels"], lengths.get("classes")
+def _require_labels(labels: Any, lengths: dict[str, int]) -> None:
+    classes = lengths.get("classes")
     if labels.shape is None or labels.shape[:1] != (lengths["rows"],) or labels.ndim > 2:
         raise CacheFormatError(f"/labels has {labels.shape} values for {lengths['rows']} rows")
     if classes is None:

@@ -12,7 +12,14 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from featx.cache.format import ENCODING_TYPE, INDEX, INDEX_TYPE, require_forms, vector_datasets
+from featx.cache.format import (
+    ENCODING_TYPE,
+    GROUPS,
+    INDEX,
+    INDEX_TYPE,
+    require_forms,
+    vector_datasets,
+)
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.files import replacing
 from featx.spec import FORMAT_VERSION, ExtractSpec
@@ -113,25 +120,28 @@ def _is_written(path: Path) -> bool:
 
 
 def _check_cache(file: h5py.File) -> ExtractSpec:
-    spec = _check_header(file, ENCODING_TYPE, ("ids", "content", "row_digest", "features"))
-    _check_shapes(file, spec)
+    datasets = _check_objects(file, ENCODING_TYPE, ("ids", "content", "row_digest", "features"))
+    spec = _read_spec(file, datasets["spec"])
+    _check_shapes(datasets, spec)
     return spec
 
 
 def _check_index(file: h5py.File) -> ExtractSpec:
     names = ("parts", "part_rows", "part_bytes", "part_digest")
-    spec = _check_header(file, INDEX_TYPE, names)
+    datasets = _check_objects(file, INDEX_TYPE, names)
+    spec = _read_spec(file, datasets["spec"])
     lengths: dict[str, int] = {}
-    n_parts = file["parts"].shape
+    n_parts = datasets["parts"].shape
     if len(n_parts) == 1 and n_parts[0]:
-        lengths["rows"] = int(file["part_rows"][-1, 1])
-    require_forms(file, lengths)
+        lengths["rows"] = int(datasets["part_rows"][-1, 1])
+    require_forms(datasets, lengths)
     if not lengths["parts"]:
         raise CacheFormatError("/parts is empty")
     return spec
 
 
-def _check_header(file: h5py.File, kind: str, names: Sequence[str]) -> ExtractSpec:
+def _check_objects(file: h5py.File, kind: str, names: Sequence[str]) -> dict[str, h5py.Dataset]:
+    """Every dataset by its name: each is looked up once, which is what opening a file costs."""
     found = _text_attribute(file, "encoding-type")
     if found != kind:
         what = "a featx cache" if kind == ENCODING_TYPE else "the index of a featx cache"
@@ -141,11 +151,15 @@ def _check_header(file: h5py.File, kind: str, names: Sequence[str]) -> ExtractSp
         raise CacheFormatError(
             f"format version {version}, and this featx reads {FORMAT_VERSION}; upgrade featx"
         )
-    _check_group(file, "")
+    datasets = _checked_datasets(file, "")
     for name in ("spec", *names):
-        if name not in file:
+        if name not in datasets:
             raise CacheFormatError(f"/{name} is missing")
-    spec = ExtractSpec.from_json(json_text(file["spec"]))
+    return datasets
+
+
+def _read_spec(file: h5py.File, dataset: h5py.Dataset) -> ExtractSpec:
+    spec = ExtractSpec.from_json(json_text(dataset))
     if spec.fingerprint != _text_attribute(file, "fingerprint"):
         raise CacheFormatError("the fingerprint is not that of the spec inside")
     return spec
@@ -197,18 +211,21 @@ def json_object(text: str) -> JsonObject:
     return found
 
 
-def _check_group(group: h5py.Group, prefix: str) -> None:
+def _checked_datasets(group: h5py.Group, prefix: str) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
     for name in group:
-        full = f"{prefix}/{name}"
+        full = f"{prefix}{name}"
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise CacheFormatError(f"{full} is a link; a cache holds no links")
+            raise CacheFormatError(f"/{full} is a link; a cache holds no links")
         child = group[name]
         if isinstance(child, h5py.Dataset):
-            _check_dataset(child, full)
-        elif isinstance(child, h5py.Group) and full in ("/taps", "/columns", "/failed"):
-            _check_group(child, full)
+            _check_dataset(child, f"/{full}")
+            found[full] = child
+        elif isinstance(child, h5py.Group) and full in GROUPS:
+            found |= _checked_datasets(child, f"{full}/")
         else:
-            raise CacheFormatError(f"{full} does not belong in a cache")
+            raise CacheFormatError(f"/{full} does not belong in a cache")
+    return found
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
@@ -236,18 +253,18 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
         )
 
 
-def _check_shapes(file: h5py.File, spec: ExtractSpec) -> None:
-    shape = file["features"].shape
+def _check_shapes(datasets: dict[str, h5py.Dataset], spec: ExtractSpec) -> None:
+    shape = datasets["features"].shape
     if not shape:
         raise CacheFormatError("/features is one value, and should have rows of vectors")
     n_rows = shape[0]
     for name in vector_datasets(spec):
-        dataset: Any = file.get(name)
+        dataset = datasets.get(name)
         if dataset is None or dataset.ndim != 2 or dataset.shape[0] != n_rows:
             raise CacheFormatError(f"/{name} should have {n_rows} rows of vectors")
         if dataset.dtype != np.dtype(spec.dtype):
             raise CacheFormatError(f"/{name} holds {dataset.dtype}, and its spec says {spec.dtype}")
-    require_forms(file, {"rows": n_rows})
+    require_forms(datasets, {"rows": n_rows})
 
 
 BLOCK_BYTES = 512
