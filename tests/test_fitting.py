@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from coloured import save_coloured
 
-from featx import evaluate, fit, open_cache
+from featx import evaluate, fit, open_cache, write_cache
 from featx.cache import Cache
 from featx.errors import CacheError, CacheFormatError, FitError, ModelError
 from featx.extraction.extraction import extract
@@ -178,6 +178,22 @@ def test_number_column_needs_a_regression_head(cache: Cache) -> None:
 
 def test_whole_numbers_are_classes(cache: Cache) -> None:
     assert fit(cache, "svm", label="count").classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("how", [{}, {"repeats": 2}, {"nested": True}, {"slices": "site"}])
+def test_classes_may_be_called_as_the_ends_of_an_interval(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    """`per_class` has a key for each class, and was taken for a metric."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(48, 4))
+    names = np.array(["low", "high", "value"])[np.arange(48) % 3]
+    sites = [f"s{k // 24}" for k in range(48)]
+    write_cache(tmp_path / "c.h5", X, labels=names, columns={"site": sites}, encoder="e")
+    found = fit(tmp_path / "c.h5", "ridge", **how)
+    figures = [found.test, *found.slices.get("test", {}).values()]
+    assert set(found.per_class) == {"low", "high", "value"}
+    assert not [one for one in figures if "per_class" in one]
 
 
 def test_repeats_give_the_mean_of_the_splits(cache: Cache) -> None:

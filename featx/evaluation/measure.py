@@ -290,6 +290,16 @@ def evaluate(
     return found
 
 
+def intervals_of(figures: JsonObject) -> JsonObject:
+    """Keep what has an interval: the metrics of a whole, without `per_class` and the like."""
+    # A class may be called `low` or `value`: its entry of `per_class` is an object, not a number.
+    return {
+        name: one
+        for name, one in figures.items()
+        if isinstance(one, dict) and "low" in one and not isinstance(one["low"], dict)
+    }
+
+
 def json_ready(value: object) -> Any:
     """Replace what JSON has no number for by None: the end of an interval may be infinite."""
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a second to load
 
 from featx.errors import FitError
-from featx.evaluation.measure import evaluate
+from featx.evaluation.measure import evaluate, intervals_of
 from featx.evaluation.resampling import draw_weights, wilson
 from featx.typing import JsonObject
 
@@ -76,11 +76,7 @@ def baseline(
 
 def _figures(found: JsonObject) -> JsonObject:
     """Keep what has an interval, but for the error of calibration."""
-    return {
-        name: one
-        for name, one in found.items()
-        if isinstance(one, dict) and "low" in one and name != "calibration_error"
-    }
+    return {name: one for name, one in intervals_of(found).items() if name != "calibration_error"}
 
 
 def compare_paired(
@@ -204,7 +200,7 @@ def over_repeats(
 
 def values_of(figures: JsonObject) -> dict[str, float]:
     """Give the value of each metric that has an interval."""
-    return {k: v["value"] for k, v in figures.items() if isinstance(v, dict) and "low" in v}
+    return {k: v["value"] for k, v in intervals_of(figures).items()}
 
 
 def over_rounds(several: Sequence[JsonObject]) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit  # the quantile of t
 
 from featx.errors import FitError
-from featx.evaluation.measure import evaluate
+from featx.evaluation.measure import evaluate, intervals_of
 from featx.evaluation.resampling import LEVEL, wilson
 from featx.selection.checks import Warn, warn
 from featx.typing import JsonObject
@@ -130,7 +130,7 @@ def by_slice(
         some: Any = {key: None if value is None else value[at] for key, value in rows.items()}
         # The ends of a wider interval are rarer among the samples.
         found = evaluate(**some, **how, level=level, n_boot=min(1000 * len(every), 4000))
-        figures = {k: v for k, v in found.items() if isinstance(v, dict) and "low" in v}
+        figures = intervals_of(found)
         test[name] = {"n_test": int(at.sum()), **figures}
     return {
         "column": column,

@@ -11,7 +11,7 @@ import numpy as np
 from featx.arguments import typed
 from featx.cache.cache import Cache, opened
 from featx.errors import ModelError
-from featx.evaluation import baseline, json_ready
+from featx.evaluation import baseline, intervals_of, json_ready
 from featx.evaluation import evaluate as measure
 from featx.evaluation.conformal import coverage_of
 from featx.evaluation.slices import slice_notes
@@ -231,7 +231,7 @@ def _result(
         notes.append(
             warn("few-test-rows", f"{len(samples)} test rows leave every figure uncertain")
         )
-    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
+    test = intervals_of(metrics)
     return Evaluation(
         head=str(model.meta["head"]),
         chosen=dict(model.figures.get("chosen", {})),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featx.cache.cache import Cache
 from featx.errors import FitError
-from featx.evaluation import baseline
+from featx.evaluation import baseline, intervals_of
 from featx.fitting.figures import FitResult, worse_notes
 from featx.fitting.leaks import CODE, without_seen
 from featx.fitting.options import FitOptions, usable_samples
@@ -247,7 +247,7 @@ def _per_class(samples: Samples, found: JsonObject) -> JsonObject:
 
 def _test(found: JsonObject) -> JsonObject:
     """The protocol's own metric first, then those that every head is measured by."""
-    every = {k: v for k, v in found["measured"].items() if isinstance(v, dict) and "low" in v}
+    every = intervals_of(found["measured"])
     return {found["metric"]: found["figure"]} | {
         name: figure for name, figure in every.items() if name != found["metric"]
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featx.arguments import typed
 from featx.cache.cache import Cache, open_cache
 from featx.errors import FitError, ModelError
-from featx.evaluation import json_ready
+from featx.evaluation import intervals_of, json_ready
 from featx.fitting.contenders import Contender
 from featx.fitting.figures import FitResult, worse_notes
 from featx.fitting.looks import maps_of, small_pictures
@@ -281,7 +281,7 @@ def result_of(
     """Describe a fit: what was chosen, measured and kept."""
     cache, samples = won.cache, won.samples
     metrics, found = dict(measured.metrics), measured.kept
-    test = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
+    test = intervals_of(metrics)
     return FitResult(
         head=found.head,
         chosen=found.chosen,

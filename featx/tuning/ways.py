@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featx.backbones import load_backbone
 from featx.cache.cache import Cache
 from featx.errors import FeatxError, FitError
-from featx.evaluation import evaluate
+from featx.evaluation import evaluate, intervals_of
 from featx.files import size_text
 from featx.fitting.contenders import head_over
 from featx.fitting.measuring import Measurement
@@ -91,7 +91,7 @@ def measured(
         seed=field.options.seed,
         groups=None if codes is None else codes[field.test],
     )
-    found = {k: v for k, v in metrics.items() if isinstance(v, dict) and "low" in v}
+    found = intervals_of(metrics)
     return WayResult(predicted, {**found, "seconds": cost[0], "multiply_adds": cost[1]})
 
 
