@@ -9,9 +9,11 @@ in their order.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from itertools import chain
@@ -23,7 +25,7 @@ from featx.files import behind, remove_dead, require_plain, temporary_name
 from featx.seen import KEY
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 
 GENERATOR = "featx"
@@ -234,3 +236,18 @@ def require_png(path: str | os.PathLike[str], *read: object, force: bool = False
         raise FitError(f"plot {place}: the suffix is {place.suffix!r}; expected .png")
     require_writable(place, "plot", *read, force=force)
     return place
+
+
+def png_of(figure: Figure, dpi: int) -> bytes:
+    """Draw a figure of matplotlib as PNG, marked as featx's own."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name may have letters that the font has not: a box stands for each.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": GENERATOR})
+    return file.getvalue()
+
+
+def plain_text(text: str) -> str:
+    """Give text that matplotlib draws letter for letter: a dollar sign begins no mathematics."""
+    return text.replace("$", r"\$")

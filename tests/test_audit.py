@@ -308,7 +308,7 @@ def test_a_search_finds_the_picture_itself_first(planted: Path, tiny: dict[str, 
     assert len(only) == 21
 
 
-def test_searches_that_cannot_be(planted: Path, shell: Shell) -> None:
+def test_searches_that_cannot_be(planted: Path, tiny: dict[str, Any], shell: Shell) -> None:
     cache = planted / "c.h5"
     with pytest.raises(FeatxError, match="nothing to search for"):
         featx.search(cache)
@@ -320,6 +320,10 @@ def test_searches_that_cannot_be(planted: Path, shell: Shell) -> None:
         featx.search(cache, np.zeros(3))
     with pytest.raises(CacheError, match="which a cache may not run"):
         featx.search(cache, planted / "photos/flower/10.png")
+    bad, good = planted / "no picture.png", planted / "photos/flower/10.png"
+    for asked in ([bad], [good, bad]):
+        with pytest.raises(FeatxError, match=r"no picture\.png cannot be searched for: file not"):
+            featx.search(cache, asked, backbone=tiny["backbone"])
     done = shell("search", str(cache), "--id", "flower/10.png", "--json", "-k2")
     told = json.loads(done.stdout.splitlines()[-1])
     assert [len(m["matches"]) for m in told] == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,8 @@ def test_the_plot_is_a_picture_that_can_be_made_again(folder: Path) -> None:
         assert colours[0x1B, 0x6C, 0xA8] > 100  # the front's marks are inside the picture
     assert draw_leaderboard(found, folder / "again.png") == folder / "again.png"
     assert (folder / "again.png").read_bytes() == (folder / "l.png").read_bytes()
+    odd = [replace(row, cache="虫 $x$.h5") for row in found.rows]
+    draw_leaderboard(replace(found, rows=odd), folder / "odd.png")
     with pytest.raises(FitError, match=r"the suffix is '\.svg'; expected \.png"):
         compare(caches, heads=["ridge"], plot=folder / "l.svg")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,16 @@ def test_the_command_says_the_same(folder: Path, tiny: dict[str, Any], shell: Sh
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == drift(folder, folder / "dark", tiny).to_dict()
+
+
+def test_pictures_that_cannot_be_read_are_listed_and_give_status_3(
+    folder: Path, tiny: dict[str, Any], tmp_path: Path, shell: Shell
+) -> None:
+    shutil.copytree(folder / "dark", tmp_path / "dark")
+    (tmp_path / "dark" / "empty.png").touch()
+    model = folder / "m.featx"
+    done = shell("drift", model, tmp_path / "dark", "--backbone", tiny["backbone"], "--json")
+    assert done.returncode == 3
+    assert "failed: empty.png: the file is empty" in done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == drift(folder, folder / "dark", tiny).to_dict() | {"failed": 1}

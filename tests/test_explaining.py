@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from sklearn.svm import SVC, LinearSVC
 
 import featx
 from featx.backbones import load_backbone
-from featx.errors import CacheError, FitError, ModelError
+from featx.errors import CacheError, FitError, ImageError, ModelError
 from featx.explaining import Explainer
-from featx.explaining.explanation import map_before_pooling, occlusion_map
+from featx.explaining.explanation import draw_explanation, map_before_pooling, occlusion_map
 from featx.heads.head import make_norm
 from featx.heads.linear import calibration_of, decisions, linear_form
 from featx.selection.refit import refit
@@ -289,6 +290,31 @@ def test_neighbours_are_of_the_label_and_of_others(made: Any, network: str) -> N
     np.testing.assert_allclose(none.map, found.map)
 
 
+def test_the_confidence_is_said_of_the_class_that_is_explained(made: Any, network: str) -> None:
+    model = made()
+    found = model.explain(one(model), backbone=network)
+    other = next(name for name in model.classes if name != found.predicted)
+    asked = model.explain(one(model), label=other, backbone=network)
+    assert (
+        str(found)
+        .splitlines()[0]
+        .endswith(f": {found.predicted}, confidence {found.confidence:.3f}")
+    )
+    assert (
+        str(asked)
+        .splitlines()[0]
+        .endswith(f": {found.predicted}, confidence of {other} {asked.confidence:.3f}")
+    )
+
+
+def test_letters_that_the_font_has_not_and_dollars_are_drawn(made: Any, network: str) -> None:
+    """A warning would be an error here."""
+    model = made()
+    found = model.explain(one(model), backbone=network)
+    named = replace(found, label="虫 $x$", predicted="虫 $x$")
+    assert draw_explanation(named).startswith(b"\x89PNG")
+
+
 def test_the_command_draws_and_says_the_same(
     made: Any, network: str, tmp_path: Path, shell: Shell
 ) -> None:
@@ -321,6 +347,9 @@ def test_bad_input_gets_one_line(made: Any, network: str, tmp_path: Path) -> Non
         with pytest.raises(ModelError, match=message) as caught:
             model.explain(picture, backbone=network, **options)
         assert "\n" not in str(caught.value)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg: the file is empty"):
+        model.explain(tmp_path / "empty.jpg", backbone=network)
     with pytest.raises(FitError, match=r"expected \.png"):
         model.explain(one(model), backbone=network, out=tmp_path / "why.pdf")
     with pytest.raises(ModelError, match="takes its network from code"):

@@ -272,6 +272,8 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes, suffix: str)
 def test_no_such_file_or_tag_lists_the_tags() -> None:
     with pytest.raises(WeightsError, match=r"no weights file 'r160.in1k'.*known are r160_in1k"):
         load_backbone(NAME, weights="r160.in1k")
+    with pytest.raises(WeightsError, match=r"no weights file /gone/w.pth; if it was moved, name"):
+        load_backbone(NAME, weights="/gone/w.pth")
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_seed_alone() -> None:

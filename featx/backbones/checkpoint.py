@@ -53,6 +53,16 @@ class Checkpoint:
     seen: str = ""
 
 
+def missing_weights(path: Path | str) -> str:
+    """Say that a weights file is not there, and how a file that was moved is named."""
+    moved = (
+        "; if it was moved, name where it is now, as by --weights"
+        if Path(path).is_absolute()
+        else ""
+    )
+    return f"no weights file {path}{moved}"
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.safetensors`` or torch file; no code in it is ever run.
 
@@ -62,7 +72,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         If the file is missing, damaged, needs the code of a type, or holds no tensors.
     """
     if not path.is_file():
-        raise WeightsError(f"no weights file {path}")
+        raise WeightsError(missing_weights(path))
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     if isinstance(content, Tensor) or not isinstance(content, Mapping | list | tuple):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")

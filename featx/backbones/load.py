@@ -14,7 +14,7 @@ from torch import nn
 from featx.arguments import split_key, typed
 from featx.backbones import from_file, from_onnx, from_packages, from_timm, from_torchvision
 from featx.backbones.backbone import Backbone
-from featx.backbones.checkpoint import read_checkpoint
+from featx.backbones.checkpoint import missing_weights, read_checkpoint
 from featx.backbones.fetch import UrlFile, WeightsFile, obtain
 from featx.backbones.listing import local_names
 from featx.backbones.recipe import Recipe, check_channels, fill, spelled, split_name, suggestion
@@ -119,6 +119,8 @@ def _recipe(source: str, name: str, weights: str | None) -> tuple[Recipe, str | 
     recipe = library.recipe(name)
     file = "random" if weights is None else split_key(weights)[0]
     if file != "random" and "://" not in file and not Path(file).exists():
+        if Path(file).is_absolute():  # as a cache or a model recorded it; no tag looks so
+            raise WeightsError(missing_weights(file))
         raise WeightsError(
             f"no weights file {file!r}, and {recipe.name} has no weights of that tag; known "
             f"are {', '.join(library.tags(name)) or 'none'}, random"

@@ -23,6 +23,7 @@ from featx.cache.format import (
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.files import replacing
 from featx.spec import FORMAT_VERSION, ExtractSpec
+from featx.targets import is_ours
 from featx.typing import JsonObject
 
 _HEAD, _HDF5 = 8192, b"\x89HDF\r\n\x1a\n"
@@ -109,6 +110,8 @@ def _open_file(path: Path) -> h5py.File:
         raise CacheError(
             f"{path} is open elsewhere in this process ({reason[:80]}); close it first"
         )
+    if is_ours(path, "model"):
+        raise CacheFormatError(f"{path} is not a featx cache: it is a model; name its cache")
     raise CacheFormatError(f"{path} is not a featx cache, or is cut off: {reason[:160]}")
 
 

@@ -151,7 +151,10 @@ def drift(
     from featx.fitting.drift import drift as run
 
     found = run(model, source, **options)
+    say_failures(found.failures, "`featx predict`")
     show(found.to_dict(), as_json, str(found))
+    if found.failures:
+        raise typer.Exit(SOME_FAILED)
 
 
 @command

@@ -14,7 +14,7 @@ from featx.auditing import nearest_rows
 from featx.backbones import load_backbone
 from featx.backbones.taps import Tap
 from featx.cache.format import tap_names
-from featx.errors import ModelError, nearest
+from featx.errors import ImageError, ModelError, nearest
 from featx.explaining.explanation import (
     Explanation,
     Method,
@@ -115,7 +115,10 @@ class Explainer:
     ) -> Explanation:
         """Explain one picture; see `featx.model.Model.explain`."""
         name, data = _bytes_of(picture)
-        decoded = decode(data, self.policy, min(self.preprocess.resize_size))
+        try:
+            decoded = decode(data, self.policy, min(self.preprocess.resize_size))
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
         if len(self.preprocess.views) > 1:
             features = self.features([decoded])[0]
             sight = _Sight(decoded, features, reason="it takes several views")
@@ -285,9 +288,7 @@ class Explainer:
 
         if side.label is None:
             return found(np.ones(len(near), bool)), []
-        has = np.array(
-            [side.label in str(one).split("|") or one == side.label for one in near.labels]
-        )
+        has = np.array([side.label in (one, *str(one).split("|")) for one in near.labels])
         other = (
             ~has if side.against is None else np.array([one == side.against for one in near.labels])
         )

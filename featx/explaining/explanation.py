@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from featx.backbones.reader import TapReader
 from featx.images import Pixels
-from featx.targets import GENERATOR
+from featx.targets import plain_text, png_of
 from featx.typing import JsonObject
 
 _APART = 1e-5  # of the largest value of the vector: a mean summed in another order
@@ -277,7 +276,8 @@ class Explanation:
         return draw_explanation(self)
 
     def __str__(self) -> str:
-        sure = "" if self.confidence is None else f", confidence {self.confidence:.3f}"
+        other = "" if self.label == self.predicted else f" of {self.label}"
+        sure = "" if self.confidence is None else f", confidence{other} {self.confidence:.3f}"
         sides = _sides(self)
         parts = f"decision {self.decision:.5g}"
         if self.bias is not None:
@@ -350,11 +350,9 @@ def draw_explanation(found: Explanation) -> bytes:
     bar = figure.colorbar(drawn, ax=right, shrink=0.8)
     bar.set_label(_legend(found), fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(_plain(_title(found)), fontsize=11)
-    figure.text(0.01, 0.0, _plain(_below(found)), fontsize=7, va="bottom")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": GENERATOR})
-    return file.getvalue()
+    figure.suptitle(plain_text(_title(found)), fontsize=11)
+    figure.text(0.01, 0.0, plain_text(_below(found)), fontsize=7, va="bottom")
+    return png_of(figure, 130)
 
 
 def _title(found: Explanation) -> str:
@@ -367,8 +365,8 @@ def _title(found: Explanation) -> str:
 
 def _legend(found: Explanation) -> str:
     if found.label is None:
-        return _plain("blue: lowers the number, red: raises it")
-    return _plain(f"red: for {found.label}, blue: for {found.against or 'other classes'}")
+        return plain_text("blue: lowers the number, red: raises it")
+    return plain_text(f"red: for {found.label}, blue: for {found.against or 'other classes'}")
 
 
 def _below(found: Explanation) -> str:
@@ -381,7 +379,3 @@ def _below(found: Explanation) -> str:
         shown = ", ".join(f"{one.id[-40:]} ({one.label})" for one in near)
         lines += [f"training pictures {title}: {shown}"] if shown else []
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib would read mathematics

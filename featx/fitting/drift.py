@@ -70,6 +70,8 @@ class Drift:
         The pictures that moved most, first.
     notes
         What else a reader should know.
+    failures
+        Each picture that cannot be read, with the reason.
     """
 
     drifted: bool
@@ -86,10 +88,13 @@ class Drift:
     predicted_p_value: float | None
     moved: list[MovedPicture] = field(repr=False)
     notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> JsonObject:
-        """JSON-ready values."""
-        return asdict(self)
+        """JSON-ready values; of the pictures that failed their number."""
+        found = asdict(self)
+        del found["failures"]
+        return found
 
     def __str__(self) -> str:
         verdict = "pictures have changed" if self.drifted else "no change was found"
@@ -146,7 +151,7 @@ class _NewRows:
     ids: list[str]
     seen: int = 0
     copies: int = 0
-    failed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
     precision: str = ""
 
 
@@ -222,9 +227,10 @@ def drift(
     with _batch(chosen, source, cache, options) as batch:
         if len(batch.X) < LEAST_ROWS:
             left = f" after {batch.seen} of the training and {batch.copies} copies are left out"
+            failed = f" ({len(batch.failures)} cannot be read)" if batch.failures else ""
             raise FeatxError(
                 f"drift needs {LEAST_ROWS} pictures or more, and there are {len(batch.X)}"
-                f"{left if batch.seen + batch.copies else ''}; collect more"
+                f"{left if batch.seen + batch.copies else ''}{failed}; collect more"
             )
         return _compare(chosen, near.at(unfamiliar_at), batch, level, seed)
 
@@ -260,7 +266,12 @@ def _of_cache(model: Model, cache: Cache, *, precision: bool) -> _NewRows:
     X = np.asarray(cache.tap(model.tap)[rows], dtype=np.float32)
     found = _distinct(X, [cache.ids[int(k)] for k in rows])
     return _NewRows(
-        found.X, found.ids, int(known.sum()), found.copies, len(cache.failed), cache.spec.precision
+        found.X,
+        found.ids,
+        seen=int(known.sum()),
+        copies=found.copies,
+        failures=dict(cache.failed),
+        precision=cache.spec.precision,
     )
 
 
@@ -297,7 +308,7 @@ def _compare(model: Model, near: Likeness, batch: _NewRows, level: float, seed: 
         training_rows=shift.n_reference,
         seen=batch.seen,
         copies=batch.copies,
-        failed=batch.failed,
+        failed=len(batch.failures),
         unfamiliar={"value": float(far.mean()), "low": low, "high": high, "expected": near.rate},
         predicted=predicted,
         predicted_p_value=p_value,
@@ -313,6 +324,7 @@ def _compare(model: Model, near: Likeness, batch: _NewRows, level: float, seed: 
             for k in order
         ],
         notes=notes,
+        failures=batch.failures,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from featx.evaluation import json_ready
 from featx.files import write_bytes
 from featx.printing import leaderboard_sheet
 from featx.selection.checks import Warn
-from featx.targets import GENERATOR, require_png
+from featx.targets import plain_text, png_of, require_png
 from featx.typing import JsonObject
 
 if TYPE_CHECKING:
@@ -249,9 +248,7 @@ def draw_leaderboard(
         for k, head in enumerate(heads)
     ]
     figure.legend(handles=shapes, loc="outside lower center", ncols=6, frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": GENERATOR})
-    write_bytes(place, file.getvalue())
+    write_bytes(place, png_of(figure, 150))
     return place
 
 
@@ -278,7 +275,7 @@ def _draw(axes: Any, row: Entry, cost: float, marker: str, shift: float) -> None
 def _name(axes: Any, row: Entry, cost: float, shift: float, side: str) -> None:
     """Write a line's name above its interval, towards the middle of the picture."""
     axes.annotate(
-        f"{Path(row.cache).stem} {row.tap} {row.head}",
+        plain_text(f"{Path(row.cache).stem} {row.tap} {row.head}"),
         (cost, row.score["high"]),
         xytext=(shift + (-4 if side == "left" else 4), 5),
         textcoords="offset points",

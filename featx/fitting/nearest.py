@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featx.arguments import several, typed
 from featx.auditing import nearest_rows
 from featx.cache.cache import Cache, open_cache, opened
-from featx.errors import CacheError, FeatxError
+from featx.errors import CacheError, ExtractError, FeatxError
 from featx.extraction.options import DECIDE_VALUES
 from featx.files import scratch_folder
 from featx.fitting.columns import require_vectors
@@ -223,12 +223,13 @@ def _vectors(cache: Cache, tap: str, asked: list[Any], how: dict[str, Any]) -> N
         else:
             pictures.append(i)
     if pictures:
-        found[pictures] = _embedded(cache, tap, [asked[i] for i in pictures], how)
+        names = [_shown(asked[i], i) for i in pictures]
+        found[pictures] = _embedded(cache, tap, [asked[i] for i in pictures], names, how)
     return found
 
 
 def _embedded(
-    cache: Cache, tap: str, pictures: list[Any], how: dict[str, Any]
+    cache: Cache, tap: str, pictures: list[Any], names: list[str], how: dict[str, Any]
 ) -> NDArray[np.float32]:
     """Embed pictures as those of the cache were."""
     if cache.spec.is_external:
@@ -237,13 +238,21 @@ def _embedded(
             "search with a vector, or with ids of its rows"
         )
     with scratch_folder() as folder:
-        place = embed_like(cache, pictures, folder, **how)
+        try:
+            place = embed_like(cache, pictures, folder, **how)
+        except ExtractError as error:
+            _require_none(error.failures, names)
+            raise
         with open_cache(place) as made:
-            if made.failed:
-                name, reason = next(iter(made.failed.items()))
-                raise FeatxError(f"{name} cannot be searched for: {reason}")
+            _require_none(made.failed, names)
             rows = made.rows([str(k) for k in range(len(pictures))])
             return np.asarray(made.tap(tap)[rows], np.float32)
+
+
+def _require_none(failed: dict[str, str] | None, names: list[str]) -> None:
+    """Refuse pictures of which one failed; it is known by its place among `names`."""
+    for place, reason in (failed or {}).items():
+        raise FeatxError(f"{names[int(place)]} cannot be searched for: {reason}")
 
 
 def embed_like(

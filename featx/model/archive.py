@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featx.cache.h5file import is_cache
 from featx.errors import ModelError
 from featx.files import size_text, write_bytes
 
@@ -67,6 +68,11 @@ def read_archive(path: Path) -> dict[str, bytes]:
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
+        if is_cache(path):
+            raise ModelError(
+                f"{path} is not a whole featx model: it is a cache; name a model that `featx fit` "
+                "has made of one"
+            ) from None
         raise ModelError(
             f"{path} is not a whole featx model ({' '.join(str(error).split())}); copy it again, "
             "or write it again with `featx fit`"
