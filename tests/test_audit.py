@@ -246,6 +246,10 @@ def test_numbers_and_several_labels(tmp_path: Path) -> None:
     target[11] += 30
     cache = featx.write_cache(tmp_path / "n.h5", X, labels=target, encoder="e")
     assert next(f["id"] for f in featx.audit(cache).findings if f["kind"] == "label") == "11"
+    # A table keeps numbers as text: none of them is a class of one row.
+    texts = [f"{value:.6f}" for value in target]
+    cache = featx.write_cache(tmp_path / "t.h5", X, labels=texts, encoder="e")
+    assert not featx.audit(cache).warnings
     marks = X[:, :3] > 0
     marks[20] = ~marks[20]
     names = [tuple(n for n, there in zip("abc", row, strict=True) if there) for row in marks]

@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
+import featx
 from featx import fit, load_model
 from featx.errors import CacheError, FitError, MissingExtraError, ModelError
 from featx.evaluation import baseline, evaluate
@@ -586,6 +587,21 @@ def test_nothing_is_clipped_or_too_small_to_read(
           cell.scrollWidth > cell.clientWidth + 1).length"""
     )
     assert broken == 0
+    page.close()
+
+
+def test_the_table_of_several_labels_scrolls_by_itself_on_a_phone(
+    browser: Any, tmp_path: Path
+) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    names = ["a name that is long", "another of the names", "c"]
+    labels = [tuple(n for n, x in zip(names, row, strict=True) if x > 0) for row in X]
+    featx.write_cache(tmp_path / "v.h5", X, labels=labels, encoder="e")
+    featx.fit(tmp_path / "v.h5", "ridge", report=tmp_path / "r.html")
+    page = browser.new_page(viewport={"width": 360, "height": 900})
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.locator("table.each").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.close()
 
 

@@ -319,7 +319,7 @@ def audit_text(found: Any) -> str:
         lines += ["", kind, table(["id", "score", "label", "suggested", "other"], rows[:_SHOWN])]
         if len(some) > _SHOWN:
             lines.append(f"and {len(some) - _SHOWN} more; --out FILE has them all")
-    lines += [f"warning {w['code']}: {w['message']}" for w in told["warnings"]]
+    lines += [f"warning ({w['code']}): {w['message']}" for w in told["warnings"]]
     if (rate := told["error_rate"]) is not None:
         shares = [f"{100 * rate[name]:.1f} %" for name in ("value", "low", "high")]
         lines += ["", f"wrong labels: {shares[0]} (95 % interval {shares[1]} to {shares[2]})"]

@@ -32,7 +32,7 @@ from featx.fitting.judging import judge_labels
 from featx.fitting.looks import Near, PictureLooks, copies_of, likely_copies, look_at
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import require_seed
-from featx.labels import conflicting_rows
+from featx.labels import SEPARATOR, conflicting_rows, look_like_measurements
 from featx.model import Model
 from featx.selection.checks import FEW_ROWS, Warn, warn
 from featx.targets import require_writable
@@ -328,7 +328,13 @@ class _Auditor:
         )
 
     def _small_classes(self) -> None:
-        counts = Counter(str(label) for label in self.labels if label is not None)
+        known = [str(label) for label in self.labels if label is not None]
+        if look_like_measurements(known):
+            return
+        several = self.cache.y is not None and self.cache.y.ndim == 2
+        counts = Counter(
+            name for text in known for name in (text.split(SEPARATOR) if several else [text])
+        )
         small = [f"{name} ({n})" for name, n in counts.items() if n < FEW_ROWS]
         if small and self.cache.classes is not None:
             shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")

@@ -121,7 +121,7 @@ def check_smallest(y: RowValues, needed: int, what: str) -> None:
         fewer = f", or ask for {count} folds" if count >= 2 else ""
         raise FitError(
             f"class {name!r} has {count} row{'s' * (count != 1)}, and {what} need {needed} of each "
-            f"class; add images of it, leave it out (--rare drop){fewer}"
+            f"class; add images of it, leave it out (fit and train: --rare drop){fewer}"
         )
 
 
