@@ -138,6 +138,7 @@ def test_labels_by_chance_score_like_chance_although_four_heads_were_tried(tmp_p
     assert accuracy.low < 0.5 < accuracy.high
 
 
+@pytest.mark.slow
 def test_taps_compete_too(tmp_path: Path) -> None:
     X, y = blobs()
     first = cache_of(tmp_path, np.random.default_rng(2).normal(size=(90, 12)), y, "noise.h5")

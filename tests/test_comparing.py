@@ -47,6 +47,7 @@ def test_every_cache_tap_and_head_has_a_line(folder: Path) -> None:
     assert {"accuracy", "low", "high", "logme", "pareto"} <= set(table)
 
 
+@pytest.mark.slow
 def test_choosing_among_many_useless_lines_is_worth_the_baseline(
     folder: Path, tiny: dict[str, Any]
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_low_weight_makes_a_cell_count_less(taps, cells):
     assert light[doubted] > heavy[doubted]
 
 
+@pytest.mark.slow
 def test_the_table_has_both_splits_both_conventions_and_each_type(taps, cells, monkeypatch):
     passes = dict.fromkeys("ab", Pass("x", 300, "dihedral"))
     monkeypatch.setattr("pipelines.elpv_protocol.PASSES", passes)
@@ -160,6 +161,7 @@ def test_copies_made_before_the_split_are_flagged(taps, cells, monkeypatch):
     assert "warning, augmented (2 repeats): 2" in as_text(table, 2)
 
 
+@pytest.mark.slow
 def test_shares_are_settled_without_the_other_half(taps, cells, monkeypatch):
     monkeypatch.setattr("pipelines.elpv_protocol.PASSES", dict.fromkeys("ab", Pass("x", 1, "none")))
     monkeypatch.setattr("pipelines.elpv_protocol.FIRST", "a")

@@ -249,12 +249,13 @@ def test_thresholds_are_in_the_graph(folder: Path, model: Model, tmp_path: Path)
     assert abstained.tolist() == (p.max(1) < found.thresholds["confidence"]).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("views", "merge", "dtype"),
     [
         ("dihedral", "mean", "float32"),
-        pytest.param("hflip", "concat", "float16", marks=pytest.mark.slow),
-        pytest.param("flips", "apart", "float32", marks=pytest.mark.slow),
+        ("hflip", "concat", "float16"),
+        ("flips", "apart", "float32"),
     ],
 )
 def test_turned_views_are_in_the_graph(
@@ -281,6 +282,7 @@ def taps_of(cache: Path) -> list[str]:
         return list(opened.taps)
 
 
+@pytest.mark.slow
 def test_several_taps_are_in_the_graph_in_their_order(folder: Path, tmp_path: Path) -> None:
     extract(folder / "old", folder / "two.h5", input_size=64, **NETWORK, **FEW, layers=LAYERS)
     found = saved(folder, "two", "logreg", tap=",".join(reversed(LAYERS)))
@@ -443,6 +445,7 @@ def test_five_hundred_pictures_within_a_thousandth(tmp_path: Path) -> None:
     assert np.abs(given - wanted).max() <= 1e-3
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_says_what_it_costs(model: Model, folder: Path, tmp_path: Path) -> None:
     plain = model.export(tmp_path / "plain.onnx")
     done = model.export(tmp_path / "m.onnx", quantise="int8", cache=folder / "plain.h5")
@@ -464,6 +467,7 @@ def test_int8_is_smaller_and_says_what_it_costs(model: Model, folder: Path, tmp_
     assert (told["quantised"], json.loads(told["classes"])) == ("int8", ["blue", "red"])
 
 
+@pytest.mark.slow
 def test_int8_that_harms_is_not_written(
     model: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +523,7 @@ def test_the_graph_says_what_is_unfamiliar(model: Model, folder: Path, file: Pat
     assert ((distance > limit) == far).all()
 
 
+@pytest.mark.slow
 def test_another_rate_of_false_alarms_is_in_the_graph(model: Model, tmp_path: Path) -> None:
     done = model.export(tmp_path / "m.onnx", unfamiliar_at=0.2)
     near = likeness_of(model)

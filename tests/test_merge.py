@@ -257,7 +257,8 @@ def test_a_split_that_is_killed_leaves_the_old_or_the_new(
     assert kill_everywhere("split", file, tmp_path / "t" / "f", old, 6) >= 3
 
 
-@pytest.mark.parametrize("old", [0, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("old", [0, 12])
 def test_a_merge_that_is_killed_leaves_the_old_or_the_new(
     file: Path, tmp_path: Path, old: int
 ) -> None:

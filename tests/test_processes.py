@@ -41,6 +41,7 @@ def test_two_workers_give_the_rows_of_one(many: Path, tmp_path: Path, tiny: dict
     assert (again.embedded, again.reused) == (0, 300)
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_is_the_runs(
     many: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:

@@ -243,6 +243,7 @@ def test_low_shot_draws_k_of_each_class_five_times():
     assert found["chosen"]["episodes"] == 3
 
 
+@pytest.mark.slow
 def test_k_shot_intervals_hold_the_mean_over_all_draws_and_rows():
     """The truth is the mean over many draws on many new rows."""
 

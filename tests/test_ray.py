@@ -65,9 +65,8 @@ def test_two_ray_workers_give_the_rows_of_one_process(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.h5", "photos", "two.h5"]
 
 
-@pytest.mark.parametrize(
-    "environment", [pytest.param({}, marks=pytest.mark.slow), {"RAY_ADDRESS": "127.0.0.1:9"}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [{}, {"RAY_ADDRESS": "127.0.0.1:9"}])
 def test_no_cluster_at_the_address(
     photos: Path,
     environment: dict[str, str],

@@ -33,6 +33,7 @@ def rows():
     return rows_of_three()
 
 
+@pytest.mark.slow
 def test_nested_folds_hold_out_every_row_once_and_repeats_shuffle_again(rows):
     X, y = rows
     once = measured("ridge", X, y, SplitPlan(folds=4, nested=True))
@@ -89,10 +90,8 @@ def ends_of(name):
 CLASSIFIERS = [n for n, head in HEADS.items() if head.task == "classification" and not head.parts]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "ridge" else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_shuffled_labels_score_the_baseline(name):
     # Pictures come in threes that share a label, as neighbours do: there are 60 of them to tell.
     rng = np.random.default_rng(0)
@@ -113,6 +112,7 @@ def test_shuffled_labels_score_the_baseline(name):
     assert torn.metrics["accuracy"]["value"] > 0.5 + 2 * tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svm", "svm-rbf", "logreg", "knn"])
 def test_shuffled_labels_of_unequal_classes_score_no_more_than_the_commonest(name):
     rng = np.random.default_rng(1)

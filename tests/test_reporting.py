@@ -496,6 +496,7 @@ def test_the_report_is_made_again_from_the_model_alone(fitted: Path) -> None:
     assert all(pictures.values())
 
 
+@pytest.mark.slow
 def test_the_shell_writes_the_same_page(fitted: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "featx", "report", str(fitted)]
     out = ["--out", str(tmp_path / "r.html"), "--json"]

@@ -50,6 +50,7 @@ def the_package(home: Path) -> Path:
     return package
 
 
+@pytest.mark.slow
 def test_a_package_is_private_and_whole(home: Path, made: Path) -> None:
     assert the_package(made).stat().st_mode & 0o777 == 0o600
     assert the_package(made).parent.stat().st_mode & 0o777 == 0o700
@@ -57,6 +58,7 @@ def test_a_package_is_private_and_whole(home: Path, made: Path) -> None:
     assert is_sound(the_package(home))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 4, 9])
 def test_the_second_run_needs_no_compiler_and_any_number_of_images(home: Path, n: int) -> None:
     images = pictures(9)[:n]
@@ -69,6 +71,7 @@ def test_the_second_run_needs_no_compiler_and_any_number_of_images(home: Path, n
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_share_a_package(home: Path) -> None:
     images = pictures(64)
     rows: dict[int, np.ndarray] = {}
@@ -88,6 +91,7 @@ def test_threads_share_a_package(home: Path) -> None:
     np.testing.assert_allclose(found, expected(TinyReader(), images)[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_package_is_refused(home: Path, damage: str, caplog) -> None:
     package = the_package(home)
@@ -101,6 +105,7 @@ def test_a_damaged_package_is_refused(home: Path, damage: str, caplog) -> None:
     assert "damaged" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_package_that_others_may_write_is_refused(home: Path, caplog) -> None:
     the_package(home).chmod(0o666)
     with Runner(TinyReader(), plan(compile="auto"), SHAPE, KEY) as runner:
@@ -114,6 +119,7 @@ class Shifted(TinyReader):
         return tuple(tap.flip(1) for tap in super().forward(images))
 
 
+@pytest.mark.slow
 def test_a_package_that_disagrees_is_dropped(home: Path, caplog) -> None:
     images = pictures(4)
     with Runner(Shifted(), plan(compile="auto"), SHAPE, KEY) as runner:
@@ -124,6 +130,7 @@ def test_a_package_that_disagrees_is_dropped(home: Path, caplog) -> None:
     assert not list((home / "packages").iterdir())
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_runs_uncompiled_and_says_so(home: Path, caplog) -> None:
     with Runner(TinyReader(), plan(compile="on"), SHAPE, "another") as runner:
         runner.prepare(pictures(4), 4)
@@ -131,6 +138,7 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_so(home: Path, caplog) -
     assert caplog.text.count("no C++ compiler") == 1
 
 
+@pytest.mark.slow
 def test_a_failing_compiler_is_survived(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
@@ -142,6 +150,7 @@ def test_a_failing_compiler_is_survived(
     assert caplog.text.count("compiling failed") == 1
 
 
+@pytest.mark.slow
 def test_off_looks_at_no_package(home: Path) -> None:
     with Runner(TinyReader(), plan(compile="off"), SHAPE, KEY) as runner:
         runner.prepare(pictures(4), 10**9)

@@ -322,6 +322,7 @@ def test_bytes_of_all_requests_are_bounded(service: Service) -> None:
         assert narrow.held.total == 0
 
 
+@pytest.mark.slow
 def test_64_clients_at_once(url: str) -> None:
     pictures = [png(colour) for colour in ("red", "blue", "green", "white")]
 

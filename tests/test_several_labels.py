@@ -128,6 +128,7 @@ def test_what_several_labels_do_not_allow(
         featx.fit(folder / "mixed.h5", **{"head": "svm", **options})
 
 
+@pytest.mark.slow
 def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:
     nested = featx.fit(folder / "mixed.h5", "logreg", nested=True, folds=3)
     assert nested.n_test == 119
@@ -136,6 +137,7 @@ def test_nested_and_repeated_measure_several_labels(folder: Path) -> None:
     assert repeated.test["micro_f1"]["low"] < repeated.test["micro_f1"]["value"]
 
 
+@pytest.mark.slow
 def test_the_report_and_the_leaderboard_know_several_labels(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "mixed.featx"
     featx.fit(folder / "mixed.h5", "logreg", out=place, fit_on="train")

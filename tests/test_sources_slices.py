@@ -479,6 +479,7 @@ def test_the_shell_and_a_dry_run_agree_with_the_run(
     assert shell("predict", "m.featx", photos, "--out", "x.csv", "--shard", "1/2").returncode == 2
 
 
+@pytest.mark.slow
 def test_workers_do_a_shard(tmp_path: Path, tiny: Options) -> None:
     save_pictures(tmp_path / "photos", 300, suffix=".bmp")
     extract(tmp_path / "photos", tmp_path / "one.h5", **tiny, shard="2/2")

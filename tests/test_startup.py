@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Pa
         pytest.param("verify c.h5", marks=pytest.mark.slow),
         "fit c.h5 --head svm --out new.featx",
         pytest.param("compare c.h5 --heads ridge,knn --folds 3", marks=pytest.mark.slow),
-        "evaluate m.featx c.h5",
+        pytest.param("evaluate m.featx c.h5", marks=pytest.mark.slow),
     ],
 )
 def test_commands_that_need_no_network_load_no_torch(folder: Path, command: str) -> None:
@@ -50,6 +50,7 @@ def test_commands_that_need_no_network_load_no_torch(folder: Path, command: str)
     assert done.stdout.splitlines()[-1].split() == ["LOADED"], done.stdout
 
 
+@pytest.mark.slow
 def test_heads_of_the_array_api_still_find_torch_after_skops(folder: Path) -> None:
     code = (
         "import featx, sys; m = featx.load_model('m.featx'); assert 'torch' not in sys.modules; "

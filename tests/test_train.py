@@ -80,6 +80,7 @@ def test_it_prints_a_verdict_a_table_and_what_to_do_next(trained: Any, folder: P
     assert "<strong>" in trained._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_everything(
     trained: Any, folder: Path, how: dict[str, Any], tmp_path: Path
 ) -> None:

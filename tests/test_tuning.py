@@ -96,10 +96,11 @@ def entries(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "layer"),
     [
-        pytest.param("resnet18", "layer3", marks=pytest.mark.slow),
+        ("resnet18", "layer3"),
         ("timm:resnet10t", "layer2"),
     ],
 )
@@ -178,6 +179,7 @@ def test_extract_reads_the_weights_and_the_features_are_the_tuned_ones(
         assert cache.info()["provenance"]["weights"]["seen"] == 45
 
 
+@pytest.mark.slow
 def test_the_top_takes_the_place_of_a_linear_classifier(pictures: Path, tmp_path: Path) -> None:
     target = tmp_path / "w.safetensors"
     options = {"backbone": "resnet18", "start": "random", "layer": "layer4.0", "input_size": 32}
@@ -445,6 +447,7 @@ def test_train_holds_the_test_rows_out_of_the_tuning(
             featx.train(pictures, base, tune="stem", **{**options, **change})
 
 
+@pytest.mark.slow
 def test_compare_says_where_to_cut(pictures: Path, tmp_path: Path) -> None:
     options = {"backbone": "resnet18", "weights": "random", "input_size": 32, "progress": False}
     layers = ("layer2", "layer3", "layer4")

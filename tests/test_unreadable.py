@@ -43,7 +43,8 @@ print(len(featx.open_cache(folder / "out" / "c.h5")))
 """
 
 
-@pytest.mark.parametrize("kind", ["table", pytest.param("folder", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["table", "folder"])
 def test_rows_of_files_that_cannot_be_read_now_are_kept(kind: str, tiny: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to other users
         folder = Path(name)
