@@ -224,6 +224,38 @@ def test_bad_input_is_one_line(call, reason):
     assert "\n" not in str(caught.value)
 
 
+def test_a_few_mistakes_do_not_make_the_upper_end_of_a_loss_its_bound():
+    """Samples without the one wrong row have next to no loss, and the bootstrap went beyond it."""
+    true = np.array([0, 1] * 100)
+    table = np.where(np.eye(2)[true] == 1, 0.99, 0.01)
+    table[7] = [0.9, 0.1]
+    found = evaluate(true, table.argmax(axis=1), probabilities=table, n_boot=300)
+    assert found["accuracy"]["value"] == 199 / 200
+    assert 0.02 < found["brier"]["high"] < 0.04  # 5.6 wrong rows of 200, as of a Poisson of one
+    assert 0.08 < found["log_loss"]["high"] < 0.2
+
+
+def test_an_answer_said_to_be_sure_has_no_interval_of_one_point():
+    """Probabilities of 0 and 1 that are all right lose nothing, and the next row may lose all."""
+    true = np.array([0, 1] * 25)
+    found = evaluate(true, true, probabilities=np.eye(2)[true])
+    assert found["brier"]["high"] == pytest.approx(3.69 / 50, rel=0.1)
+    assert found["log_loss"]["high"] == pytest.approx(36 * 3.69 / 50, rel=0.1)
+    assert found["calibration_error"]["high"] > 0.05
+
+
+def test_intervals_near_one_hold_a_truth_of_which_one_row_in_seven_samples_is_wrong():
+    """Wilson's own interval held it in 87 of 100."""
+    rng = np.random.default_rng(0)
+    truth, held = 0.9974, 0
+    for _ in range(300):
+        true = np.zeros(60, int)
+        called = (rng.random(60) > truth).astype(int)
+        one = evaluate(true, called, classes=[0, 1], n_boot=50)["accuracy"]
+        held += one["low"] <= truth <= one["high"]
+    assert held >= 0.93 * 300
+
+
 def test_few_rows_without_a_mistake_do_not_promise_a_small_loss():
     """Of easy rows, thirty are often all right: the loss of a wrong one shows in no sample."""
     rng = np.random.default_rng(0)

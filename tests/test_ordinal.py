@@ -39,6 +39,19 @@ def test_they_are_those_of_scikit_learn(drawn: tuple[np.ndarray, ...]) -> None:
         assert found[f"top_{k}_accuracy"]["value"] == pytest.approx(wanted)
 
 
+def test_perfect_ordered_answers_have_no_interval_of_one_point() -> None:
+    true = np.arange(30) % 3
+    found = evaluate(true, true, classes=[0, 1, 2])
+    assert found["quadratic_kappa"]["value"] == 1
+    assert 0.6 < found["quadratic_kappa"]["low"] < 0.9
+    assert 0.05 < found["rank_mae"]["high"] < 0.3
+
+
+def test_the_kappa_of_five_rows_is_not_below_minus_one() -> None:
+    true, called = np.array([0, 1, 2, 1, 0]), np.array([2, 1, 0, 1, 0])
+    assert evaluate(true, called, classes=[0, 1, 2])["quadratic_kappa"]["low"] >= -1
+
+
 def test_names_that_are_no_numbers_have_no_order() -> None:
     assert ranks_of(np.array(["a", "b", "c"])) is None
     assert ranks_of(np.array(["0", "1"])) is None

@@ -32,6 +32,8 @@ KINDS: Mapping[str, Kind] = {
     "rank_mae": "positive",
     "calibration_error": "biased",
 }
+LEAST: Mapping[str, float] = {"quadratic_kappa": -1.0}
+"""Lowest value of a metric below one; it is Lin's concordance of the ranks."""
 
 
 class BootstrapSamples:
@@ -67,6 +69,7 @@ class BootstrapSamples:
         biases: Mapping[str, float] | None = None,
         rows: Mapping[str, float] | None = None,
         units: Mapping[str, int] | None = None,
+        wrong: Mapping[str, float] | None = None,
     ) -> JsonObject:
         """Give each metric that is defined with its interval.
 
@@ -78,15 +81,24 @@ class BootstrapSamples:
             How many rows a share is worth at most; all of them for those not named.
         units
             Independent rows (or groups) behind a metric; all of them for those not named.
+        wrong
+            What one more wrong row takes from a metric; see `upper_end` in `resampling`.
         """
-        bias, most, fewer = biases or {}, rows or {}, units or {}
+        bias, most, fewer, another = biases or {}, rows or {}, units or {}, wrong or {}
         means = {k: v for k, v in made.items() if isinstance(v, m.Mean) and k in KINDS}
         errors = self.arrays({name: mean.error for name, mean in means.items()})
         found = {}
         for name, (value, samples) in self.arrays(made).items():
             if name in means:
-                ends = means[name].most, means[name].unseen
-                found[name] = mean_interval(float(value), samples, *errors[name], *ends, self.level)
+                found[name] = mean_interval(
+                    float(value),
+                    samples,
+                    *errors[name],
+                    units=self.units,
+                    another=means[name].another,
+                    most=means[name].most,
+                    level=self.level,
+                )
             elif np.isfinite(value):
                 kind, extra = KINDS.get(name, "share"), bias.get(name, 0.0)
                 worth = most.get(name, float(self.n))
@@ -98,6 +110,8 @@ class BootstrapSamples:
                     extra,
                     worth,
                     self.level,
+                    another.get(name, 0.0),
+                    LEAST.get(name, -math.inf),
                 )
         return found
 
@@ -274,13 +288,14 @@ def evaluate(
         raise FitError(f"label {str(true[row])!r} of row {row} is not among the classes given")
     made = m.counted(codes, called, len(names))
     each = {k: made.pop(k) for k in ("precision", "recall")}
-    made |= _ranking(codes, probabilities, scores, len(names), sampled.units)
+    made |= _ranking(codes, probabilities, scores, len(names))
     if (ranks := ranks_of(names)) is not None:
         made |= ordered(codes, called, ranks)
     support = np.bincount(codes, minlength=len(names))
     rows = {name: share * balanced_rows(support) for name, share in _WORTH.items()}
     positives = {"average_precision": _positives(codes, units, len(names))}
-    found = sampled.measure(made, _biases(probabilities), rows, positives)
+    wrong = {"quadratic_kappa": 1 / max(m.unlike(codes), 1 / len(codes))}
+    found = sampled.measure(made, _biases(probabilities), rows, positives, wrong)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(support)[:-1])
     found["per_class"] = by_class(names, members, each, sampled)
     table = np.zeros((len(names), len(names)), dtype=int)
@@ -332,7 +347,7 @@ def _classes(true: RowValues, predicted: RowValues, classes: Any, probabilities:
 
 
 def _ranking(
-    codes: m.Codes, probabilities: object, scores: object, n_classes: int, units: int
+    codes: m.Codes, probabilities: object, scores: object, n_classes: int
 ) -> dict[str, m.Metric]:
     """Make what needs more than labels; empty where there is one class only."""
     if probabilities is None and scores is None:
@@ -348,7 +363,7 @@ def _ranking(
                 found[name] = m.over_classes(make, codes, ranked)
     if probabilities is not None:
         table = np.asarray(probabilities, dtype=np.float64)
-        found |= m.losses(codes, table, units)
+        found |= m.losses(codes, table)
         found["calibration_error"] = m.calibration_error(codes, table)
         found |= {f"top_{k}_accuracy": among_first(codes, table, k) for k in _TOP if n_classes > k}
     return found

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import betaincinv  # the quantile of beta
 
 from featx.typing import RowValues
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 Metric = Callable[[Floats], Floats]
-
-_ENOUGH_WRONG = 4
-"""Wrong rows beyond which the bootstrap sees what they cost."""
 
 BINS = 15
 """Of the calibration error (Guo et al. 2017)."""
@@ -138,13 +134,17 @@ class Mean:
     Parameters
     ----------
     unseen
-        The mean if as many rows were wrong as their number allows: the upper end of the interval is
-        not below it, because rows without a wrong one show nothing of its loss.
+        What a wrong row loses where these show none; see `another`.
     """
 
     losses: Floats
     most: float = np.inf
     unseen: float = 0.0
+
+    @property
+    def another(self) -> float:
+        """Give what one more row may lose: as much as the worst of these, or `unseen`."""
+        return max(self.unseen, float(self.losses.max()))
 
     def __call__(self, w: Floats) -> Floats:
         """Give the mean for each weighting."""
@@ -157,15 +157,10 @@ class Mean:
         return np.asarray(np.sqrt(np.maximum(spread, 0) / n))
 
 
-def losses(true: Codes, probabilities: Floats, units: int | None = None) -> dict[str, Mean]:
+def losses(true: Codes, probabilities: Floats) -> dict[str, Mean]:
     """Make the mean log loss and Brier score.
 
     The Brier score is that of the second class for two classes, and the sum over classes for more.
-
-    Parameters
-    ----------
-    units
-        Independent rows (or groups); as many as rows when None.
     """
     rows, least = np.arange(len(true)), np.finfo(np.float64).eps
     logs = -np.log(np.clip(probabilities, least, 1.0))
@@ -173,41 +168,32 @@ def losses(true: Codes, probabilities: Floats, units: int | None = None) -> dict
     squares = (probabilities**2).sum(axis=1, keepdims=True) + 1 - 2 * probabilities
     if probabilities.shape[1] == 2:
         squares = squares / 2
-    found = {}
-    for name, each, most in (
-        ("log_loss", logs, float(-np.log(least))),
-        ("brier", squares, 1.0 if probabilities.shape[1] == 2 else 2.0),
-    ):
-        unseen = _with_more_wrong(each, true, probabilities, units or len(true))
-        found[name] = Mean(each[rows, true], most, unseen)
-    return found
+    return {
+        "log_loss": Mean(logs[rows, true], float(-np.log(least)), _if_wrong(logs, probabilities)),
+        "brier": Mean(
+            squares[rows, true],
+            1.0 if probabilities.shape[1] == 2 else 2.0,
+            _if_wrong(squares, probabilities),
+        ),
+    }
 
 
-def _with_more_wrong(each: Floats, true: Codes, probabilities: Floats, units: int) -> float:
-    """Give the mean loss with the share of wrong rows at its upper end (Clopper and Pearson 1934).
+def _if_wrong(each: Floats, probabilities: Floats) -> float:
+    """Give what a wrong row loses, as the probabilities have it.
 
-    Zero where enough rows are wrong for the bootstrap.
-
-    A wrong row costs the mean over the labels that rows are not given, by their probabilities, or
-    as much as those that are wrong, if that is more.
+    The mean over the labels that rows are not given, by the cube roots of their probabilities:
+    right for a head whose decisions are three times as sure as they should be, and too much for
+    others. A label whose probability is 0 counts in full: no head knows that it cannot come.
 
     Parameters
     ----------
     each
         Loss of each row for each label, shape (n_samples, n_classes).
     """
-    rows, called = np.arange(len(true)), probabilities.argmax(axis=1)
-    wrong = called != true
-    n_wrong = wrong.mean() * units
-    if n_wrong > _ENOUGH_WRONG:
-        return 0.0
-    share = float(betaincinv(n_wrong + 1, max(units - n_wrong, 1e-9), 0.975))
-    others = probabilities.copy()
-    others[rows, called] = 0
-    cost = float((others * each).sum() / max(others.sum(), 1e-300))
-    if wrong.any():
-        cost = max(cost, float(each[rows, true][wrong].mean()))
-    return (1 - share) * float(each[rows, called].mean()) + share * cost
+    others = np.cbrt(np.maximum(probabilities, np.finfo(np.float64).eps))
+    others[np.arange(len(each)), probabilities.argmax(axis=1)] = 0
+    mean = float((others * each).sum() / others.sum()) if others.any() else 0.0
+    return max(mean, float(each[probabilities <= 0].max(initial=0.0)))
 
 
 def calibration_error(true: Codes, probabilities: Floats) -> Metric:
@@ -311,4 +297,24 @@ def ordered(true: Codes, called: Codes, ranks: NDArray[np.intp]) -> dict[str, Me
         chance = np.einsum("bi,ij,bj->b", sides[0], squares, sides[1])
         return 1 - ratio((some @ away**2) * some.sum(axis=1), chance)
 
-    return {"quadratic_kappa": kappa, "rank_mae": Mean(away)}
+    return {"quadratic_kappa": kappa, "rank_mae": Mean(away, n - 1.0, _apart(left))}
+
+
+def unlike(codes: Codes) -> float:
+    """Give the share of pairs of rows that are of different classes.
+
+    Examples
+    --------
+    >>> unlike(np.array([0, 0, 1, 1]))
+    0.5
+    """
+    share = np.bincount(codes) / len(codes)
+    return float(1 - (share**2).sum())
+
+
+def _apart(ranks: NDArray[np.intp]) -> float:
+    """Give the mean distance of two rows of different ranks; one where all are of one."""
+    share = np.bincount(ranks) / len(ranks)
+    places = np.arange(len(share))
+    away = np.abs(places[:, None] - places) * np.outer(share, share)
+    return float(away.sum() / unlike(ranks)) if len(np.unique(ranks)) > 1 else 1.0

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # the quantile of t; scipy.stats takes a second to load
+
+# Quantiles of beta, gamma, the normal and t; scipy.stats takes a second to load.
+from scipy.special import betaincinv, gammaincinv, ndtr, ndtri, stdtrit
 
 from featx.typing import RowValues
 
@@ -20,8 +22,6 @@ LEVEL = 0.95
 
 CELLS_AT_ONCE = 4_000_000
 """Weights held at a time, so that many rows cost time and not memory."""
-
-_LARGEST = 600.0  # exp() of much more is not finite
 
 
 def draw_weights(
@@ -58,6 +58,8 @@ def interval(
     bias: float = 0.0,
     most: float = math.inf,
     level: float = LEVEL,
+    another: float = 0.0,
+    least: float = -math.inf,
 ) -> dict[str, float]:
     """Make a metric with its interval.
 
@@ -84,6 +86,10 @@ def interval(
         samples, because what goes wrong is rare, and would promise too much.
     level
         Of the interval, in (0, 1).
+    another
+        What one more wrong row takes from a metric ``below-one``; see `upper_end`.
+    least
+        What a metric ``below-one`` is at least.
 
     Examples
     --------
@@ -95,18 +101,28 @@ def interval(
     if not np.isfinite(value) or units < 1:
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     error = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
-    # Student's t is a little wider than the normal, which few units (or groups) need.
-    z = float(stdtrit(max(units - 1, 1), (1 + level) / 2))
     if kind == "share":
         effective = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(units)
-        return {"value": value, **wilson(value, min(effective, most), z)}
+        worth = min(effective, most)
+        return {"value": value, **wilson(value, worth, _quantile(min(units, worth), level))}
+    z = _quantile(units, level)
     if kind == "positive":
         return {"value": value, **_on_log_scale(value, error, z)}
     if kind == "below-one":
-        mirrored = _on_log_scale(1 - value, error, z)
-        return {"value": value, "low": 1 - mirrored["high"], "high": 1 - mirrored["low"]}
-    high = max(value, min(1.0, value + z * error))
-    return {"value": value, "low": max(0.0, value - bias - z * error), "high": high}
+        # The samples differ by one wrong row at least, also where they do not show it.
+        mirrored = _on_log_scale(1 - value, max(error, another / units), z)
+        away = mirrored["high"]
+        if another:
+            away = max(away, upper_end(1 - value, error, units, another, level))
+        return {"value": value, "low": max(1 - away, least), "high": 1 - mirrored["low"]}
+    high = min(1.0, max(value + z * error, upper_end(value, error, units, 1.0, level)))
+    low = max(0.0, value - bias - z * error)
+    return {"value": value, "low": low, "high": max(value, high)}
+
+
+def _quantile(units: float, level: float) -> float:
+    """Give Student's t, a little wider than the normal, which few units (or groups) need."""
+    return float(stdtrit(max(units - 1, 1), (1 + level) / 2))
 
 
 def balanced_rows(support: NDArray[Any]) -> float:
@@ -126,50 +142,97 @@ def mean_interval(
     samples: Floats,
     error: float,
     errors: Floats,
+    units: int,
+    another: float,
     most: float = math.inf,
-    unseen: float = 0.0,
     level: float = LEVEL,
 ) -> dict[str, float]:
-    """Make a mean loss with its interval: the studentised bootstrap, on a log scale.
+    """Make a mean loss with its interval: each end by what holds where large losses are rare.
 
-    Losses are skewed: samples without the rare large ones have a small mean and a small error, and
-    only the ratio of both says how far the truth may lie above (Efron and Tibshirani 1993).
+    The lower end is that of the studentised bootstrap on a log scale: losses are skewed, and only
+    the ratio of a sample's mean and error says how far the truth may lie below (Efron and
+    Tibshirani 1993). Its upper end has no bound where samples lack the few rows that are wrong, so
+    the upper end is a quantile of gamma; see `upper_end`.
 
     Parameters
     ----------
     samples, errors
         The mean and its standard error on bootstrap samples.
+    units
+        Independent rows (or groups) behind it.
+    another
+        What one more row may lose.
     most
-        What the loss of a row is at most; on few rows the studentised bootstrap may pass it.
-    unseen
-        The upper end is not below this; see `featx.evaluation.metrics.Mean`.
+        What the loss of a row is at most.
     level
         Of the interval, in (0, 1).
     """
+    there = samples[np.isfinite(samples)]
+    spread = float(there.std(ddof=1)) if len(there) > 1 else error
+    high = max(value, min(most, upper_end(value, spread, units, another, level)))
     usable = np.isfinite(samples) & (errors > 0) & (samples > 0)
     if value <= 0 or error <= 0 or usable.sum() < 2:
-        return {"value": value, "low": value, "high": max(value, unseen)}
+        return {"value": value, "low": value if units > 1 else 0.0, "high": high}
     ratio = errors[usable] / samples[usable]
     t = (np.log(samples[usable]) - np.log(value)) / ratio
-    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2]) * error / value
-    return {
-        "value": value,
-        "low": value * float(np.exp(-high)),
-        "high": max(value, unseen, min(most, value * float(np.exp(min(-low, _LARGEST))))),
-    }
+    reach = float(np.quantile(t, (1 + level) / 2)) * error / value
+    return {"value": value, "low": min(value, value * float(np.exp(-reach))), "high": high}
+
+
+def upper_end(
+    value: float, error: float, units: int, another: float, level: float = LEVEL
+) -> float:
+    """Give the upper end of a mean of losses of which few are large, as a quantile of gamma.
+
+    The end of Fay and Feuer (1997, https://doi.org/10.1002/(SICI)1097-0258(19970415)16:7%3C791)
+    for a weighted sum of rare events: the mean and its variance once one more unit loses as much as
+    a unit may. With no event seen it is Poisson's 3.7 events, with many it is Student's t.
+
+    Parameters
+    ----------
+    error
+        Standard error of the mean.
+    units
+        Independent rows (or groups) behind it.
+    another
+        What one more row may lose.
+
+    Examples
+    --------
+    >>> round(100 * upper_end(0.0, 0.0, 100, 1.0), 2)
+    3.69
+    """
+    one, tail = another / units, (1 + level) / 2
+    # Few units know their error less well.
+    few = _quantile(units, level) / float(ndtri(tail))
+    mean, variance = value + one, (error * few) ** 2 + one**2
+    if mean <= 0 or variance <= 0:
+        return mean
+    return float(gammaincinv(mean**2 / variance, tail) * variance / mean)
 
 
 def wilson(share: float, n: float, z: float = 1.959964) -> dict[str, float]:
-    """Make Wilson's score interval of a share (Wilson 1927).
+    """Make Wilson's score interval of a share (Wilson 1927), as modified near 0 and 1.
+
+    With one wrong row of many its end is too far from 1: it holds a truth so near to 1 that one row
+    in seven samples is wrong in six of them only. Brown, Cai and DasGupta (2001,
+    https://doi.org/10.1214/ss/1009213286) take the exact one-sided end there.
 
     Examples
     --------
     >>> {k: round(v, 3) for k, v in wilson(0.9, 100).items()}
     {'low': 0.826, 'high': 0.945}
+    >>> round(wilson(59 / 60, 60)["high"], 4)
+    0.9991
     """
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    if 0 < share < 1:
+        tail = 2 * float(ndtr(-z))
+        right, wrong = share * n, (1 - share) * n
+        low = min(low, float(betaincinv(right, wrong + 1, tail)))
+        high = max(high, 1 - float(betaincinv(wrong, right + 1, tail)))
     # At 0 and 1 the formula meets the end but for rounding.
     return {"low": min(low, share), "high": max(high, share)}
 
