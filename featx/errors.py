@@ -171,3 +171,15 @@ def brief(error: BaseException, most: int = 160) -> str:
     """
     kind, words = type(error).__name__, words_of(error, most)
     return kind if words == kind else f"{kind}: {words}"
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Write a text of the user's on one line of bounded length, for an error message.
+
+    Examples
+    --------
+    >>> shown("a" + chr(9) + "b"), len(shown("x" * 10_000, 10))
+    ('a?b', 13)
+    """
+    words = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return f"{words[:most]}..." if len(words) > most else words

@@ -160,5 +160,9 @@ class Manifest:
 
 
 def printable(text: str) -> str:
-    r"""Write bytes of a file name that are not UTF-8 as ``\xNN``."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    r"""Write bytes of a file name that are not UTF-8 as ``\xNN``, and half a character of JSON."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "backslashreplace")

@@ -577,3 +577,58 @@ def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path, photos: Path) -
     write_tar(tmp_path / "j.tar", [("2.png", two), ("2.json", mark + b'{"label": "owl"}')])
     assert load_manifest(tmp_path / "c.tar").labels == ["owl"]
     assert load_manifest(tmp_path / "j.tar").labels == ["owl"]
+
+
+def described(place: Path, members: dict[str, bytes]) -> Manifest:
+    """A tar with a picture, 1.png, 2.png, ..., beside each of these members."""
+    image = (1, 2, 3, 4)
+    pictures = [(f"{Path(name).stem}.png", bytes([k, *image])) for k, name in enumerate(members)]
+    write_tar(place, [*pictures, *members.items()])
+    return load_manifest(place)
+
+
+def test_a_list_of_names_in_json_is_several_labels(tmp_path: Path) -> None:
+    labels = (b'["owl", "cat"]', b'["cat"]', b"[]", b"null", b'"owl"', b"[7, 10]", b"1.50")
+    members = {f"{k}.json": b'{"label": %s}' % label for k, label in enumerate(labels)}
+    wanted = [("cat", "owl"), ("cat",), (), None, ("owl",), ("10", "7"), ("1.50",)]
+    assert described(tmp_path / "x.tar", members).labels == wanted
+
+
+@pytest.mark.parametrize(
+    "label", ['{"a": 1}', "[[1, 2]]", "[0.1, 0.9]", '["a|b"]', '[""]', "[true]"]
+)
+def test_a_label_in_json_that_names_nothing_is_refused(tmp_path: Path, label: str) -> None:
+    members = {"1.json": b'{"label": "owl"}', "2.json": b'{"label": %s}' % label.encode()}
+    wanted = r"x.tar/2.png: its .json has the label .*; expected a name, a number, or a list"
+    with pytest.raises(SourceError, match=wanted):
+        described(tmp_path / "x.tar", members)
+    # The label is that of .cls, where there is one.
+    members["1.cls"] = b"cat"
+    assert load_manifest(write_tar(tmp_path / "y.tar", [("1.png", b"x"), *members.items()])).labels
+
+
+def test_json_without_fields_is_said(tmp_path: Path) -> None:
+    found = described(tmp_path / "x.tar", {"1.json": b'{"label": "ow', "2.json": b'["a"]'})
+    assert [one["code"] for one in found.notes] == ["tar-json-unread"]
+    assert found.notes[0]["message"].startswith("the .json of 2 pictures, the first 'x.tar/1.png'")
+
+
+def test_text_in_a_tar_is_decoded_as_a_table_is(tmp_path: Path, home: Path) -> None:
+    words = {"1.cls": "Käfer".encode("cp1252"), "2.cls": "Möwe".encode("cp1252")}
+    words |= {"3.cls": "Möwe".encode(), "4.cls": "Möwe".encode("utf-16")}
+    described(tmp_path / "x.tar", words)
+    for _ in range(2):  # the last time from the index that was kept
+        os.utime(tmp_path / "x.tar", ns=(10**18, 10**18))
+        found = load_manifest(tmp_path / "x.tar")
+        assert found.labels == ["Käfer", "Möwe", "Möwe", "Möwe"]
+        assert [one["code"] for one in found.notes] == ["tar-text-encoding"]
+        assert (
+            "2 texts beside pictures, the first '1.cls', are read as Windows-1252"
+            in (found.notes[0]["message"])
+        )
+
+
+def test_half_a_character_in_json_is_written_out(tmp_path: Path) -> None:
+    found = described(tmp_path / "x.tar", {"1.json": rb'{"label": "\ud800x", "\udfff": "\ud800"}'})
+    assert found.labels == [r"\xed\xa0\x80x"]
+    assert list(found.columns[r"\xed\xbf\xbf"]) == [r"\xed\xa0\x80"]

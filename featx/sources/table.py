@@ -107,11 +107,21 @@ def _pieces(place: str, data: bytes | None) -> Iterator[bytes]:
             yield piece
 
 
+def encoding_of_mark(start: bytes) -> str:
+    r"""Name the codec that the byte order mark at the beginning of a text tells; else nothing.
+
+    Examples
+    --------
+    >>> encoding_of_mark(b"\xef\xbb\xbfcat"), encoding_of_mark(b"cat")
+    ('utf-8-sig', '')
+    """
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "")
+
+
 def _encoding_of(place: str, data: bytes | None) -> str:
     start = next(_pieces(place, data), b"")
-    for mark, name in _MARKS:
-        if start.startswith(mark):
-            return name if name == "utf-8-sig" else _require(place, data, name)
+    if name := encoding_of_mark(start):
+        return name if name == "utf-8-sig" else _require(place, data, name)
     if wide := _without_mark(start[:4096]):
         return _require(place, data, wide)
     if _decodes(place, data, "utf-8"):

@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featx.columns import Prefixed, Text
-from featx.errors import SourceError
-from featx.items import Manifest, Note, SourceOptions, Stamp, note
+from featx.errors import SourceError, shown
+from featx.items import Manifest, Note, SourceOptions, Stamp, note, printable
+from featx.labels import SEPARATOR
 from featx.slices import SliceCounter
 from featx.sources.containers import (
     Container,
@@ -27,7 +28,7 @@ from featx.sources.containers import (
 from featx.sources.fields import named_splits, table_columns, table_labels, table_split, without
 from featx.sources.folder import FirstFolders, labels_and_split
 from featx.sources.places import Parts
-from featx.sources.tarindex import BESIDE, NOTES, UNUSED, TarIndex, index_tar
+from featx.sources.tarindex import BESIDE, NOT_UTF_8, NOTES, UNUSED, TarIndex, index_tar
 from featx.typing import JsonObject
 
 _AS_WRITTEN: JsonObject = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
@@ -37,7 +38,10 @@ _ODD = {
     "second dot, or a label beside it, if it is an image of its own",
     UNUSED: "{count} labels, the first {first}, are of no picture: name each as its picture, but "
     "for the extension",
+    NOT_UTF_8: "{count} texts beside pictures, the first {first}, are read as Windows-1252, not "
+    "UTF-8; check names with accents",
 }
+_UNREAD = "tar-json-unread"
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def from_tars(
     if not sum(counts) and not refused and options.slice_.is_whole:
         raise SourceError(f"{name} holds no images: no member of its tars has an image extension")
     ids = item_ids([(s, Text(i.table["name"])) for s, i in found.pairs])
-    notes = without(_notes([index for _, index in found.pairs]), options.missing)
+    told, unread = _notes([index for _, index in found.pairs], ids)
+    notes = without(told, options.missing)
     kept = tuple(container for container, _ in found.pairs)
     labels = table_labels(name, notes)
     split = table_split(name, notes) or named_splits(
@@ -129,7 +134,7 @@ def from_tars(
         ignored_by_extension=dict(
             sum((index.ignored for _, index in found.pairs), ignored or Counter())
         ),
-        notes=_odd([index for _, index in found.pairs]),
+        notes=(*_odd([index for _, index in found.pairs]), *unread),
         dealt=dealing.dealt,
     )
 
@@ -152,36 +157,63 @@ def _numbers(indices: Sequence[TarIndex], column: str) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *arrays])
 
 
-def _notes(indices: Sequence[TarIndex]) -> pd.DataFrame:
+def _notes(indices: Sequence[TarIndex], ids: Sequence[str]) -> tuple[pd.DataFrame, list[Note]]:
     """Turn the members beside the images into a table with, where they tell it, a label.
 
     The label is ``.cls``, else the field ``label`` of ``.json``, else ``.txt``.
+
+    Parameters
+    ----------
+    ids
+        Of the images, for messages.
     """
     found: dict[str, list[Any]] = {}
     texts = {note: [t for i in indices for t in i.table[note].to_pylist()] for note in NOTES}
+    unread = []
     for row, text in enumerate(texts["json"]):
-        for field_name, value in _fields(text).items():
-            column = found.setdefault(field_name.replace("/", "."), [None] * len(texts["json"]))
-            column[row] = value
+        fields = _fields(text)
+        if fields is None:
+            unread.append(ids[row])
+            continue
+        for field_name, value in fields.items():
+            name = printable(field_name.replace("/", "."))
+            found.setdefault(name, [None] * len(texts["json"]))[row] = value
     if any(text is not None for text in texts["cls"]):
         found["label"] = texts["cls"]
+    elif "label" in found:
+        found["label"] = [_label(v, name) for v, name in zip(found["label"], ids, strict=True)]
     if any(text is not None for text in texts["txt"]):
         found["txt" if "label" in found else "label"] = texts["txt"]
-    return pd.DataFrame({column: pd.Series(v, dtype=object) for column, v in found.items()})
+    table = pd.DataFrame({column: pd.Series(v, dtype=object) for column, v in found.items()})
+    return table, _unread(unread)
 
 
-def _fields(text: str | None) -> JsonObject:
-    """Fields of a sample's JSON, numbers as they are written; what is nested stays JSON text."""
+def _unread(names: Sequence[str]) -> list[Note]:
+    if not names:
+        return []
+    text = (
+        f"the .json of {len(names)} pictures, the first {names[0]!a}, is not a JSON object with "
+        "fields; it is passed over, and with it a label that it may hold"
+    )
+    return [note(_UNREAD, text)]
+
+
+def _fields(text: str | None) -> JsonObject | None:
+    """Fields of a sample's JSON, numbers as they are written; None of what has no fields.
+
+    What is nested stays JSON text, but for the label: a list of names, or what is refused later.
+    """
     if text is None:
         return {}
     try:
         found, literal = json.loads(text), json.loads(text, **_AS_WRITTEN)
     except (ValueError, RecursionError):
-        return {}  # the image is whole, and has no label
+        return None
     if not isinstance(found, dict):
-        return {"label": _field(found, literal)} if isinstance(found, (str, int, float)) else {}
+        label = _field(found, literal)
+        return {"label": label} if isinstance(found, (str, int, float)) else None
     return {
-        str(name): _field(value, literal[name])
+        str(name): (_label_field if name == "label" else _field)(value, literal[name])
         for name, value in found.items()
         if str(name).strip(". ")
     }
@@ -193,3 +225,24 @@ def _field(value: object, literal: object) -> str | None:
     if isinstance(value, (bool, dict, list)):
         return json.dumps(value)
     return str(literal)
+
+
+def _label_field(value: object, literal: object) -> Any:
+    """Give a label as text; names in a list as a list, anything else that is nested as it is."""
+    if not isinstance(value, list):
+        return value if isinstance(value, dict) else _field(value, literal)
+    whole = all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in value)
+    return literal if whole else value
+
+
+def _label(value: Any, name: str) -> str | None:
+    """Write the names of a list as a table does, ``a|b``; a bar alone says that there are none."""
+    if value is None or isinstance(value, str):
+        return value
+    names: list[Any] = value if isinstance(value, list) else [None]
+    if not all(isinstance(one, str) and one.strip() and SEPARATOR not in one for one in names):
+        raise SourceError(
+            f"{name}: its .json has the label {shown(json.dumps(value))}; expected a name, a "
+            f"number, or a list of names without {SEPARATOR!r}"
+        )
+    return SEPARATOR.join(names) or SEPARATOR

@@ -23,6 +23,7 @@ from featx.items import Stamp, printable
 from featx.sources.folder import PassedOver
 from featx.sources.places import open_file, stamp_of
 from featx.sources.remote import is_url
+from featx.sources.table import encoding_of_mark
 
 log = logging.getLogger("featx")
 
@@ -33,6 +34,8 @@ BESIDE = "tar-pictures-beside"
 """Pictures such as ``x.seg.png`` beside ``x.jpg``, of which no other member says something."""
 UNUSED = "tar-labels-unused"
 """Members such as ``x.y.cls`` without a picture ``x.y.png``."""
+NOT_UTF_8 = "tar-text-encoding"
+"""Members of text that are read as Windows-1252."""
 
 _BLOCK = 512  # bytes; what headers and contents of a tar are rounded to
 _MAX_NOTE = 1 << 20
@@ -42,7 +45,7 @@ _EXTENDED = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names, PAX records
 _MAX_PICTURE = 1 << 30
 _RECENT_NS = 2_000_000_000  # a file changed this shortly before may change again unseen
 _THIS_OR_ABOVE = (".", "..")  # a way that a name goes, not a hidden folder
-_VERSION = "4"  # raised with what an index holds
+_VERSION = "5"  # raised with what an index holds
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
@@ -63,7 +66,8 @@ class TarIndex:
         Number of other members passed over.
     odd
         ``code -> (number, first name)`` of members whose names have several dots and that were
-        passed over, although they may be meant: ``BESIDE`` and ``UNUSED``.
+        passed over, although they may be meant: ``BESIDE`` and ``UNUSED``; of text that is not
+        UTF-8: ``NOT_UTF_8``.
     """
 
     table: pa.Table
@@ -244,13 +248,19 @@ class _Pass:
                 if is_image:
                     found.images.append((name, middle, member.offset_data, member.size))
                 else:
-                    found.notes[middle, kind] = self._text(member)
+                    found.notes[middle, kind] = self._text(member, name)
         else:
             self.ignored.take(name)
 
-    def _text(self, member: tarfile.TarInfo) -> str:
+    def _text(self, member: tarfile.TarInfo, name: str) -> str:
+        """Read text as a table is read: by its mark, as UTF-8, else as Windows-1252."""
         self.file.seek(member.offset_data)
-        return self.file.read(member.size).decode("utf-8-sig", "replace").strip()
+        data = self.file.read(member.size)
+        try:
+            return data.decode(encoding_of_mark(data) or "utf-8").strip()
+        except UnicodeDecodeError:
+            self._say(NOT_UTF_8, name)
+            return data.decode("cp1252", "backslashreplace").strip()
 
     def _reason_against(self, member: tarfile.TarInfo) -> str | None:
         if member.issym() or member.islnk():
