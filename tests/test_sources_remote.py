@@ -18,11 +18,17 @@ from typing import Any
 
 import fsspec
 import pytest
-from conftest import running_server
+from conftest import picture, running_server
 from containers import pictures_of, rows_by_content, write_parquet, write_shards
 
 import featx
-from featx.errors import ImageError, MissingExtraError, SourceError, UnreachableError
+from featx.errors import (
+    ImageError,
+    MissingExtraError,
+    SourceError,
+    UnreachableError,
+    UnreadableError,
+)
 from featx.extraction.extraction import extract
 from featx.items import Manifest, Stamp
 from featx.sources import places, remote
@@ -282,6 +288,52 @@ def test_names_over_http_are_those_of_the_folder(
         row = cache.row("Käfer/grün 1.png")
         assert again(row) == (photos / "Käfer" / "grün 1.png").read_bytes()
     assert load_manifest(f"{server[0]}/%C3%BCbrige").labels is not None
+
+
+def test_a_table_over_http_names_files_letter_by_letter(
+    server: tuple[str, type[Handler]], tmp_path: Path, tiny: Options
+) -> None:
+    names = ["a b.png", "a%20b.png", "#1.png", "q?.png", "100%.png", "ä+&;.png", "[1]{2}.png"]
+    for k, name in enumerate(["x/y z.png", *names]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(k).save(tmp_path / name)
+    written = ["x\\y z.png", "x/y%20z.png", "x/y z.png?v=1"]  # the same file in other writings
+    (tmp_path / "t.csv").write_text("\n".join(["path", *names, *written, "gone#%20?.png"]))
+    found = load_manifest(f"{server[0]}/t.csv")
+    assert list(found.ids) == [*names, *written, "gone#%20?.png"]
+    files = [(tmp_path / name).read_bytes() for name in [*names, *3 * ["x/y z.png"]]]
+    assert [found.read(k)[0] for k in range(10)] == files
+    with pytest.raises(ImageError, match=r"gone%23%2520%3F\.png cannot be read: not found$"):
+        found.read(10)
+    extract(f"{server[0]}/t.csv", tmp_path / "c.h5", **tiny)
+    with featx.open_cache(tmp_path / "c.h5") as cache, fetching(True):
+        again = read_again(f"{server[0]}/t.csv", cache.ids, cache.paths)
+        assert [again(cache.row(found.ids[k])) for k in range(10)] == files
+
+
+def test_an_address_that_is_written_whole_is_taken_as_it_is(
+    server: tuple[str, type[Handler]], tmp_path: Path
+) -> None:
+    picture(0).save(tmp_path / "a b.png")
+    lines = [f"{server[0]}/a%20b.png", f"{server[0]}/a%2520b.png", f"{server[0]}/a#b.png"]
+    (tmp_path / "t.csv").write_text("\n".join(["path", *lines]))
+    for place in (tmp_path / "t.csv", f"{server[0]}/t.csv"):
+        found = load_manifest(place)
+        assert found.read(0)[0] == (tmp_path / "a b.png").read_bytes()
+        with pytest.raises(ImageError, match=r"a%2520b\.png cannot be read: not found$"):
+            found.read(1)
+        with pytest.raises(ImageError, match="not found; a # in the name of a file is written %23"):
+            found.read(2)
+
+
+def test_an_address_in_another_writing_that_gives_no_answer_is_not_gone(
+    server: tuple[str, type[Handler]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSE", 0.0)
+    (tmp_path / "t.csv").write_text("path\na%20b.png\n")
+    server[1].trouble["/a%20b.png"] = [503] * 9
+    with pytest.raises(UnreadableError, match="503"):
+        load_manifest(f"{server[0]}/t.csv").read(0)
 
 
 def test_trouble_that_passes_is_tried_again(

@@ -1,4 +1,4 @@
-"""Which addresses may be followed that the user did not name: a list of what is allowed.
+"""Addresses: of a name that a table gives, and which may be followed that the user did not name.
 
 A table, a listing or a redirect that came over the network may name only what lies on its own host,
 by a scheme of the list below, and other hosts that the user has named. Nothing of it is ever read
@@ -150,3 +150,51 @@ def _host(url: str) -> str:
     """Host of a URL as `--allow-hosts` takes it."""
     scheme, host, port = _parts(url)
     return host if port == _PORTS.get(scheme, "") else f"{host}:{port}"
+
+
+_CODES = {"%": "%25", "#": "%23", "?": "%3F"}  # the first before the others
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}|\?")
+
+
+def is_http(text: str) -> bool:
+    """Tell whether a name is an address of HTTP."""
+    return text.startswith(("http://", "https://"))
+
+
+def address_of(folder: str, name: str) -> str:
+    """Write the address of a file below a folder behind a URL.
+
+    Over HTTP the letters of its name that mean something else in an address are percent-encoded.
+
+    Examples
+    --------
+    >>> address_of("http://x.org/t", "#1 50%.jpg"), address_of("s3://b/t", "#1 50%.jpg")
+    ('http://x.org/t/%231 50%25.jpg', 's3://b/t/#1 50%.jpg')
+    """
+    name = name.lstrip("/")
+    for letter, code in _CODES.items() if is_http(folder) else ():
+        name = name.replace(letter, code)
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def addresses_otherwise(folder: str, place: str) -> list[str]:
+    """Give the other addresses that a name below a folder behind a URL may mean.
+
+    Backslashes may be folders; and over HTTP a name may be percent-encoded already, or end in a
+    query. None where `place` does not lie below `folder`.
+
+    Examples
+    --------
+    >>> addresses_otherwise("http://x.org/t", address_of("http://x.org/t", "a%20b.jpg"))
+    ['http://x.org/t/a%20b.jpg']
+    """
+    below = folder.rstrip("/") + "/"
+    if not folder or not place.startswith(below):
+        return []
+    name = place[len(below) :]
+    found = [below + name.replace("\\", "/")] if "\\" in name else []
+    for letter, code in reversed(_CODES.items()):
+        name = name.replace(code, letter)
+    if is_http(folder) and "#" not in name and _ENCODED.search(name):
+        found.append(below + name)
+    return found

@@ -254,6 +254,10 @@ def read_again(
         Raises `SourceError` or `ImageError` where the image is no longer there.
     """
     files, follow = ReadFiles(paths), may_fetch()
+    below = (
+        parent(source) if is_url(source) and source.lower().endswith((*TABLES, *PARQUET)) else ""
+    )
+    named = ReadFiles(paths, named_below=below)
 
     @cache
     def listed() -> tuple[Manifest, dict[str, int]]:
@@ -266,7 +270,7 @@ def read_again(
         if not follow and is_url(paths[row]):
             raise ImageError(f"{paths[row]} was not fetched; {_ASK}")
         if source == LIST or _is_own_file(paths[row]):
-            return files(row)[0]
+            return (files if is_url(ids[row]) else named)(row)[0]
         manifest, items = listed()
         name = ids[row] if ids[row] in items else split_page(ids[row])[0]
         if name not in items:

@@ -174,16 +174,18 @@ def from_table(
         raise SourceError(f"{place} has no rows")
     columns = table_columns(place, table)
     written = table_text(place, table, "path")
-    folder = parent(place)
+    folder, below = parent(place), ""
     if is_url(place):
         require_named(place, table["path"].astype(str))
+        # An address that is written whole is taken as it is.
+        below = "" if any(is_url(str(name)) for name in table["path"]) else folder
     files = Text.of(printable(settled(join(folder, str(name)))) for name in table["path"])
     slanted = sum("\\" in str(name) for name in table["path"])
     return Manifest(
         name=place,
         ids=table_text(place, table, "id") if "id" in table.columns else written,
         paths=files,
-        read=ReadFiles(files),
+        read=ReadFiles(files, named_below=below),
         labels=table_labels(place, table),
         split=table_split(place, table),
         columns=columns,

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from featx.errors import GONE, SourceError, UnreachableError
 from featx.items import Stamp
-from featx.sources.addresses import require_named
+from featx.sources.addresses import is_http, require_named
 from featx.sources.remote import ask, filesystem, is_url, refusal, stamp_from
 
 _Entry = tuple[str, dict[str, Any]]
@@ -52,7 +52,7 @@ def name_on_disk(url: str, name: str) -> str:
     >>> name_on_disk("s3://bucket/photos", "K%C3%A4fer/1.jpg")
     'K%C3%A4fer/1.jpg'
     """
-    if not url.startswith(("http://", "https://")) or "%" not in name:
+    if not is_http(url) or "%" not in name:
         return name
     try:
         found = unquote(name, errors="strict")

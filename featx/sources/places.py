@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError
 from featx.items import Stamp
+from featx.sources.addresses import address_of, addresses_otherwise, is_http
 from featx.sources.remote import fetch, is_url, open_remote, remote_stamp
 
 _DRIVE = re.compile(r"(?:^|[/\\])([A-Za-z]:)(?:[/\\]|$)")
@@ -204,11 +205,15 @@ class ReadFiles:
         Where an item really is, if its name is not UTF-8.
     stamps
         What the listing said of each URL.
+    named_below
+        The folder behind a URL below which a table names files (`join`): one that is not there
+        letter by letter may be there in another writing.
     """
 
     places: Sequence[str]
     odd: dict[int, str] = field(default_factory=dict)
     stamps: NDArray[np.int64] | None = None
+    named_below: str = ""
 
     def __call__(self, item: int) -> tuple[bytes, Stamp]:
         """Give the bytes of an item and its stamp."""
@@ -223,7 +228,21 @@ class ReadFiles:
                     raise
                 return read_file(other)
         stamp = Stamp() if self.stamps is None else Stamp(*self.stamps[item].tolist())
-        return fetch(place), stamp
+        return _fetch_named(place, addresses_otherwise(self.named_below, place)), stamp
+
+
+def _fetch_named(place: str, others: Sequence[str]) -> bytes:
+    """Read what lies at an address, else at the first of the others that is there."""
+    failed: list[ImageError] = []
+    for address in (place, *others):
+        try:
+            return fetch(address)
+        except ImageError as error:
+            failed.append(error)
+    reason = next((one for one in failed if isinstance(one, UnreadableError)), failed[0])
+    if "#" in place and is_http(place) and not isinstance(reason, UnreadableError):
+        raise ImageError(f"{reason}; a # in the name of a file is written %23 in an address")
+    raise reason
 
 
 def stamp_of(place: str) -> Stamp:
@@ -291,9 +310,7 @@ def join(folder: str, name: str) -> str:
     """
     if is_url(name):
         return name
-    if is_url(folder):
-        return f"{folder.rstrip('/')}/{name.lstrip('/')}"
-    return os.fspath(Path(folder) / name)
+    return address_of(folder, name) if is_url(folder) else os.fspath(Path(folder) / name)
 
 
 def parent(place: str) -> str:
