@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import SourceError
+from featx.errors import SourceError, shown
 from featx.labels import Labels
 from featx.slices import WHOLE, Slice, SliceRecord
 from featx.typing import RowValues
@@ -154,8 +154,8 @@ class Manifest:
             # Of a slice the rows have other numbers than in the source.
             where = "twice" if self.dealt else f"in rows {rows[0] + 1} and {rows[1] + 1}"
             raise SourceError(
-                f"{self.name}: id {self.ids[rows[0]]!r} stands {where}; ids must be unique: "
-                "give each row its own in a column `id`, or rename one of two files"
+                f"{self.name}: id {shown(repr(self.ids[rows[0]]))} stands {where}; ids must be "
+                "unique: give each row its own in a column `id`, or rename one of two files"
             )
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featx.errors import FeatxError
+from featx.errors import FeatxError, shown
 from featx.typing import JsonObject
 
 _RING = 1 << 64
 _MOST = 1_000_000  # slices
+_LONGEST = 200  # letters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,15 @@ def keeps(slice_: Slice, held: SliceRecord | None) -> bool:
 
 
 def listed(things: Sequence[object], most: int = 12) -> str:
-    """Name some things, not all of very many.
+    """Name some things, not all of very many, and the beginning of a long name.
 
     Examples
     --------
     >>> listed([1, 2, 4]), listed(range(1, 100), 3)
     ('1, 2, 4', '1, 2, 3 and 96 others')
     """
-    shown = ", ".join(map(str, things[:most]))
-    return shown if len(things) <= most else f"{shown} and {len(things) - most} others"
+    named = ", ".join(shown(str(thing), _LONGEST) for thing in things[:most])
+    return named if len(things) <= most else f"{named} and {len(things) - most} others"
 
 
 @dataclass

@@ -320,6 +320,22 @@ def test_bad_tables_are_named(tmp_path: Path, text: str, message: str) -> None:
         load_manifest(tmp_path / "t.csv")
 
 
+def test_long_names_make_short_messages(tmp_path: Path) -> None:
+    long = "x" * 10_000
+    columns = ",".join(f"column{k}" for k in range(1000))
+    for text in (
+        f"path,id\na,{long}\nb,{long}\n",
+        f"path,split\na,{long}\n",
+        f"path,a/{long}\na,1\n",
+        f"file,{columns}\na\n",
+        f"{long}\na\n",
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(SourceError) as error:
+            load_manifest(tmp_path / "t.csv")
+        assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
 def test_lists_as_labels_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"path": ["x", "y"], "label": [["a"], ["b", "c"]]}).to_parquet(tmp_path / "t.pq")
     with pytest.raises(SourceError, match=r"`label` in row 1 is a list; write several .* as a\|b"):

@@ -32,6 +32,17 @@ def test_all_classes_that_are_too_small_are_named(tmp_path: Path, head: str, rar
         assert name in str(said.value)
 
 
+def test_hundreds_of_classes_that_are_too_small_are_counted(tmp_path: Path) -> None:
+    counts = {"a": 12, "b": 12, **{f"{'r' * 1000}{k:03d}": 1 for k in range(300)}}
+    path = cache_of(tmp_path, counts)
+    with pytest.raises(FitError, match=r"^300 classes have too few rows .* and 295 others; ") as no:
+        featx.fit(path, "logreg")
+    assert len(str(no.value)) < 700
+    said = {one["code"]: one["message"] for one in featx.fit(path, "logreg", rare="drop").warnings}
+    assert said["rare-classes-dropped"].startswith("300 classes with too few rows are left out: ")
+    assert max(map(len, said.values())) < 700
+
+
 def test_rare_classes_are_dropped_where_asked(tmp_path: Path) -> None:
     found = featx.fit(cache_of(tmp_path, RARE), "logreg", rare="drop")
     assert found.classes == ["a", "b", "c"]

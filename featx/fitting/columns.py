@@ -14,6 +14,7 @@ from featx.fitting.samples import Samples
 from featx.heads import HEADS, Head
 from featx.labels import MISSING, look_like_measurements, numbers_of, table_of
 from featx.selection.checks import Warn, warn
+from featx.slices import listed
 from featx.typing import RowValues
 
 GROUP = "group"
@@ -130,7 +131,7 @@ def column_of(cache: Cache, name: str, what: str) -> RowValues:
         If there is none of this name.
     """
     if name not in cache.columns:
-        known = ", ".join(cache.columns) or "none"
+        known = listed([*cache.columns]) or "none"
         raise FitError(
             f"{what} {name!r}: {cache.path} has no such column"
             f"{nearest(name, cache.columns)} (it has {known})"
@@ -153,7 +154,7 @@ def _labels(cache: Cache, column: str | None, head: Head) -> _Target:
         values = column_of(cache, column, "--label")
         return _suited(values, head, f"column {column!r}", cache.ids)
     if cache.y is None:
-        also = f", or name one of its columns with --label: {', '.join(cache.columns)}"
+        also = f", or name one of its columns with --label: {listed([*cache.columns])}"
         raise FitError(
             f"{cache.path} has no labels; extract a folder of class folders or a table with a "
             f"column `label`{also if cache.columns else ''}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featx.errors import FitError
+from featx.errors import FitError, shown
 from featx.fitting.contenders import Contender
 from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
@@ -19,8 +19,10 @@ from featx.items import Manifest, Source
 from featx.labels import Labels
 from featx.selection import make_split
 from featx.selection.checks import Warn, warn
+from featx.slices import listed
 from featx.sources.load import load_manifest
 
+_SHOWN = 5  # classes that a message names
 _COMPETING = 3
 """Rows of each class that heads need to compete: to learn from, to choose by, to measure with."""
 
@@ -46,7 +48,7 @@ class RarePlan:
 
 
 def settle_rare(found: Sequence[Contender], head: Head, options: FitOptions) -> RarePlan:
-    """Leave out classes that are too small, or refuse them, all by name.
+    """Leave out classes that are too small, or refuse them by name.
 
     Where no class is large enough, none is rare among them: they are fitted with fewer folds and a
     larger test part, which is said.
@@ -54,7 +56,7 @@ def settle_rare(found: Sequence[Contender], head: Head, options: FitOptions) -> 
     Raises
     ------
     FitError
-        Naming every class that is too small, unless ``rare="drop"``.
+        Naming the first classes that are too small, unless ``rare="drop"``.
     """
     contenders, samples = list(found), found[0].samples
     fewness = _fewness(samples, head, options)
@@ -123,19 +125,22 @@ def _trained(samples: Samples, options: FitOptions) -> dict[str, int]:
     return {name: found.get(name, 0) for name in rows}
 
 
+def _named(classes: dict[str, int]) -> str:
+    """Name classes with their rows, not all of very many."""
+    return listed([f"{shown(name, 60)} ({n})" for name, n in classes.items()], _SHOWN)
+
+
 def _refusal(fewness: Fewness) -> FitError:
-    named = ", ".join(f"{name} ({n})" for name, n in fewness.classes.items())
     n = len(fewness.classes)
     what = "class has" if n == 1 else "classes have"
     return FitError(
-        f"{n} {what} too few rows for {fewness.why}: {named}; add images, pass --rare drop to "
-        "leave them out, or ask for fewer --folds"
+        f"{n} {what} too few rows for {fewness.why}: {_named(fewness.classes)}; add images, pass "
+        "--rare drop to leave them out, or ask for fewer --folds"
     )
 
 
 def _without(found: Sequence[Contender], classes: dict[str, int]) -> list[Contender]:
-    named = ", ".join(f"{name} ({n})" for name, n in classes.items())
-    text = f"{len(classes)} classes with too few rows are left out: {named}"
+    text = f"{len(classes)} classes with too few rows are left out: {_named(classes)}"
     note = warn("rare-classes-dropped", text)
     kept = []
     for one in found:
@@ -228,10 +233,9 @@ def check_labels(manifest: Manifest, *, drop_rare: bool = False) -> None:
     few = {name: n for name, n in counts.items() if n < LEAST}
     large = len(counts) - len(few)
     if few and not (drop_rare and large >= 2):
-        named = ", ".join(f"{name!r} ({n})" for name, n in sorted(few.items())[:5])
-        more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+        named = listed([f"{shown(repr(k), 60)} ({n})" for k, n in sorted(few.items())], _SHOWN)
         raise FitError(
-            f"{where}: fewer than {LEAST} images in class {named}{more}. A class needs {LEAST}: "
+            f"{where}: fewer than {LEAST} images in class {named}. A class needs {LEAST}: "
             "one to learn from, one to choose by and one to measure with; from 10 on the figures "
             "say something. Add images, or "
             + ("pass --rare drop to leave such classes out" if large >= 2 else "merge classes")

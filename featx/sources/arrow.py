@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featx.errors import ImageError, SourceError
+from featx.slices import listed
 from featx.sources.places import join, read_file
 from featx.sources.remote import fetch, is_url
 from featx.typing import JsonObject
@@ -66,10 +67,10 @@ def image_column(place: str, schema: pa.Schema) -> str:
             return "image" if "image" in there else there[0]
         if there:
             raise SourceError(
-                f"{place}: columns {', '.join(there)} may all hold images; call the one to be "
+                f"{place}: columns {listed(there)} may all hold images; call the one to be "
                 "taken `image`"
             )
-    has = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+    has = listed([f"{field.name} ({field.type})" for field in schema]) or "none"
     raise SourceError(
         f"{place} has no column of images: neither bytes nor a struct of bytes and path (it has "
         f"{has})"

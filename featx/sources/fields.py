@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featx.columns import Text, shared
-from featx.errors import SourceError
+from featx.errors import SourceError, shown
 from featx.items import Manifest, printable
 from featx.labels import SEPARATOR, Labels, split_labels
-from featx.slices import WHOLE, SliceCounter
+from featx.slices import WHOLE, SliceCounter, listed
 from featx.sources.table import read_table
 from featx.typing import RowValues
 
@@ -42,7 +42,9 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
     """
     odd = [str(name) for name in table.columns if "/" in str(name) or not str(name).strip(". ")]
     if odd:
-        raise SourceError(f"{place}: column {odd[0]!r} cannot be kept; rename it without a slash")
+        raise SourceError(
+            f"{place}: column {shown(repr(odd[0]))} cannot be kept; rename it without a slash"
+        )
     known = (*RESERVED, "group")
     names = (str(name) for name in table.columns)
     if spaced := [name for name in names if name not in known and name.strip() in known]:
@@ -115,7 +117,7 @@ def table_split(place: str, table: pd.DataFrame) -> list[str] | None:
     for row, value in enumerate(found):
         if value and value not in SPLITS:
             raise SourceError(
-                f"{place}: split {value!r} in row {table.index[row] + 1}; "
+                f"{place}: split {shown(repr(value))} in row {table.index[row] + 1}; "
                 "write train, validation or test, or leave the field empty"
             )
     return [SPLITS.get(value, "") for value in found]
@@ -217,14 +219,14 @@ def read_corrections(path: Path) -> Corrections:
     if missing := [name for name in ("id", "label") if name not in frame.columns]:
         raise SourceError(
             f"labels {path} has no column `{missing[0]}` (it has "
-            f"{', '.join(map(str, frame.columns)) or 'none'}); write a table with id and label"
+            f"{listed(frame.columns) or 'none'}); write a table with id and label"
         )
     ids = list(table_text(str(path), frame, "id"))
     given = table_labels(str(path), frame)
     labels: dict[str, str | None] = {}
     for name, label in zip(ids, [] if given is None else given, strict=True):
         if name in labels:
-            raise SourceError(f"labels {path}: id {name!r} stands in it twice")
+            raise SourceError(f"labels {path}: id {shown(repr(name))} stands in it twice")
         labels[name] = SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Corrections(labels, str(path), digest, tuple(map(str, frame.columns)))
@@ -248,7 +250,7 @@ def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:
     if unknown and manifest.dealt is None:
         raise SourceError(
             f"labels {fixes.file} names {len(unknown)} ids that {manifest.name} does not have, "
-            f"first {unknown[0]!r}; `featx info` and featx.open_cache(...).ids show ids"
+            f"first {shown(repr(unknown[0]))}; `featx info` and featx.open_cache(...).ids show ids"
         )
     before = manifest.labels
     if isinstance(before, np.ndarray):

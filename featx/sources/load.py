@@ -254,10 +254,8 @@ def read_again(
         Raises `SourceError` or `ImageError` where the image is no longer there.
     """
     files, follow = ReadFiles(paths), may_fetch()
-    below = (
-        parent(source) if is_url(source) and source.lower().endswith((*TABLES, *PARQUET)) else ""
-    )
-    named = ReadFiles(paths, named_below=below)
+    table = is_url(source) and source.lower().endswith((*TABLES, *PARQUET))
+    named = ReadFiles(paths, named_below=parent(source) if table else "")
 
     @cache
     def listed() -> tuple[Manifest, dict[str, int]]:

@@ -16,7 +16,7 @@ from featx.errors import ImageError, SourceError
 from featx.images import file_of, is_picture
 from featx.images.pages import page_count
 from featx.items import Manifest, Note, Stamp, note, printable
-from featx.slices import Slice, SliceCounter
+from featx.slices import Slice, SliceCounter, listed
 from featx.sources.addresses import require_named
 from featx.sources.fields import table_columns, table_labels, table_split, table_text, without
 from featx.sources.places import ReadFiles, join, parent, read_file, settled
@@ -167,7 +167,7 @@ def from_table(
     table = without(read.frame, missing)
     if "path" not in table.columns:
         raise SourceError(
-            f"{place} has no column `path` (it has {', '.join(map(str, table.columns)) or 'none'});"
+            f"{place} has no column `path` (it has {listed(table.columns) or 'none'});"
             " name the column that holds the image files so"
         )
     if not dealing.names:
