@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -340,6 +341,60 @@ def test_lists_as_labels_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"path": ["x", "y"], "label": [["a"], ["b", "c"]]}).to_parquet(tmp_path / "t.pq")
     with pytest.raises(SourceError, match=r"`label` in row 1 is a list; write several .* as a\|b"):
         load_manifest(tmp_path / "t.pq")
+    pq.write_table(pa.table({"path": ["x", "y"], "label": [None, {"a": 1}]}), tmp_path / "t.pq")
+    with pytest.raises(SourceError, match="`label` in row 2 is an object; write a name"):
+        load_manifest(tmp_path / "t.pq")
+
+
+@pytest.mark.parametrize("name", ["path", "id", "label", "group", "split"])
+@pytest.mark.parametrize("marked_as_text", [True, False])
+def test_text_of_parquet_that_is_not_utf_8_is_refused(
+    tmp_path: Path, name: str, marked_as_text: bool
+) -> None:
+    raw = pa.array([b"a", "ä".encode("cp1252")])
+    values = pa.Array.from_buffers(pa.string(), 2, raw.buffers()) if marked_as_text else raw
+    columns = {"path": ["x", "y"], name: values}
+    pq.write_table(pa.table(columns), tmp_path / "t.pq")
+    with pytest.raises(SourceError, match=f"t.pq: column '{name}' is not UTF-8 text"):
+        load_manifest(tmp_path / "t.pq")
+    if name != "path":
+        pq.write_table(pa.table({"img": [b"1", b"2"], name: values}), tmp_path / "c.pq")
+        with pytest.raises(SourceError, match=f"c.pq: column '{name}' is not UTF-8 text"):
+            load_manifest(tmp_path / "c.pq")
+
+
+def test_bytes_beside_images_are_text_where_they_have_a_meaning(tmp_path: Path) -> None:
+    words = pa.array([b"one", b"two"])
+    columns = {"img": [b"1", b"2"], "label": words, "group": words, "id": words}
+    pq.write_table(pa.table(columns), tmp_path / "c.pq")
+    found = load_manifest(tmp_path / "c.pq")
+    assert found.ids == ["one", "two"]
+    assert found.labels == ["one", "two"]
+    assert list(found.columns["group"]) == ["one", "two"]
+
+
+def test_paths_that_are_lists_or_objects_are_refused(tmp_path: Path) -> None:
+    for values in ([["x"], ["y"]], [{"bytes": b"1", "path": "x"}, {"bytes": b"2", "path": "y"}]):
+        pq.write_table(pa.table({"path": values, "label": ["a", "b"]}), tmp_path / "t.pq")
+        with pytest.raises(SourceError, match=r"`path` is of type .*; write one text a row"):
+            load_manifest(tmp_path / "t.pq")
+
+
+def numbered(place: Path, codes: list[int], names: list[str]) -> None:
+    """A Parquet file of pictures whose labels are numbers of classes."""
+    feature = {"label": {"_type": "ClassLabel", "names": names}}
+    said = {"huggingface": json.dumps({"info": {"features": feature}})}
+    table = pa.table({"image": [b"x"] * len(codes), "label": codes})
+    pq.write_table(table.replace_schema_metadata(said), place)
+
+
+def test_each_file_names_its_own_classes(tmp_path: Path) -> None:
+    numbered(tmp_path / "1.parquet", [0, 1, -1], ["cat", "dog"])
+    numbered(tmp_path / "2.parquet", [0, 1, 2], ["dog", "cat", "owl"])
+    assert load_manifest(tmp_path).labels == ["cat", "dog", None, "dog", "cat", "owl"]
+    numbered(tmp_path / "2.parquet", [0, 2], ["dog", "cat"])
+    with pytest.raises(SourceError, match="class number 2, and 2 classes have names"):
+        load_manifest(tmp_path / "2.parquet")
 
 
 @pytest.mark.parametrize("values", [[0.5, np.inf], [1.0, -np.inf], [1.0, 2.0**60]])

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featx.errors import ImageError, SourceError
+from featx.errors import ImageError, SourceError, shown
 from featx.slices import listed
 from featx.sources.places import join, read_file
 from featx.sources.remote import fetch, is_url
@@ -21,6 +21,7 @@ from featx.typing import JsonObject
 Classes = Mapping[str, Sequence[str]]
 """Names of the classes of each column that holds their numbers."""
 
+_MEANT = ("path", "id", "label", "group", "split")
 _INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -59,7 +60,7 @@ def image_column(place: str, schema: pa.Schema) -> str:
     kinds = (
         [name for name, feature in features.items() if feature.get("_type") == "Image"],
         [field.name for field in schema if _is_struct(field.type)],
-        [field.name for field in schema if is_binary(field.type)],
+        [field.name for field in schema if is_binary(field.type) and field.name not in _MEANT],
     )
     for names in kinds:
         there = [name for name in names if name in schema.names]
@@ -114,48 +115,95 @@ def image_bytes(value: Any, folder: str) -> bytes:
 
 
 def describing(schema: pa.Schema, image: str) -> list[str]:
-    """Columns that say something of the images: all but those of bytes."""
+    """Columns that say something of the images: all but those of bytes that have no meaning."""
     return [
         field.name
         for field in schema
-        if field.name != image and not is_binary(field.type) and not _is_struct(field.type)
+        if field.name != image
+        and (field.name in _MEANT or not is_binary(field.type))
+        and not _is_struct(field.type)
     ]
 
 
-def to_frame(table: pa.Table, classes: Classes) -> pd.DataFrame:
-    """Make a frame with class names for their numbers, and one column called ``label``.
+def with_class_names(place: str, table: pa.Table, classes: Classes) -> pa.Table:
+    """Write the names of classes in place of their numbers; -1 stands for none.
 
-    The only ``ClassLabel`` is the label if no column is called so.
+    This is done file by file, for two may number the same classes otherwise.
+
+    Raises
+    ------
+    SourceError
+        If a number has no name.
+    """
+    for name, names in classes.items():
+        at = table.schema.get_field_index(name)
+        if not names or at < 0 or not pa.types.is_integer(table.schema.field(at).type):
+            continue
+        codes = table[name].fill_null(-1).to_numpy().astype(np.int64)
+        odd = np.flatnonzero((codes < -1) | (codes >= len(names)))
+        if odd.size:
+            raise SourceError(
+                f"{place}: column {name!r} holds the class number {codes[odd[0]]}, and "
+                f"{len(names)} classes have names ({odd.size} such rows)"
+            )
+        found = pa.DictionaryArray.from_arrays(
+            pa.array(codes, pa.int32(), mask=codes < 0), pa.array(names, pa.string())
+        )
+        table = table.set_column(at, name, found)
+    return table
+
+
+def to_frame(place: str, table: pa.Table, classes: Classes) -> pd.DataFrame:
+    """Make a frame of columns, of which one is called ``label``.
+
+    The only ``ClassLabel`` is the label if no column is called so. Columns of bytes that are not
+    text are left out.
+
+    Raises
+    ------
+    SourceError
+        If a column with a meaning is not text, or one of text is not UTF-8.
     """
     found: dict[str, pd.Series] = {}
     for name in dict.fromkeys(table.column_names):
-        if not _INDEX.fullmatch(name):  # pandas' own numbers of rows
-            column = _column(table[name], classes.get(name), as_text=name != "label")
-            found |= {} if column is None else {name: column}
+        if _INDEX.fullmatch(name):  # pandas' own numbers of rows
+            continue
+        if name in ("path", "id") and pa.types.is_nested(table[name].type):
+            kind = shown(str(table[name].type))
+            raise SourceError(f"{place}: column `{name}` is of type {kind}; write one text a row")
+        try:
+            column = _column(table[name], as_text=name != "label")
+        except pa.ArrowException:
+            column = None
+        if column is None and (name in _MEANT or not is_binary(_value_type(table[name].type))):
+            raise SourceError(f"{place}: column {name!r} is not UTF-8 text; write it as UTF-8")
+        found |= {} if column is None else {name: column}
     named = [name for name in classes if name in found]
     if "label" not in found and len(named) == 1:
         found["label"] = found.pop(named[0])
     return pd.DataFrame(found, index=range(len(table)))
 
 
-def _column(
-    values: pa.ChunkedArray, names: Sequence[str] | None, *, as_text: bool
-) -> pd.Series | None:
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _column(values: pa.ChunkedArray, *, as_text: bool) -> pd.Series | None:
     """Give one column: numbers where all are there, else text; None where it is bytes.
 
     Lists and objects become JSON `as_text`.
+
+    Raises
+    ------
+    ArrowException
+        If text is not UTF-8.
     """
+    values = values.cast(_value_type(values.type))
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
     if is_binary(kind):
         return _text_of_bytes(values)
-    if names and pa.types.is_integer(kind):
-        codes = values.fill_null(-1).to_numpy()
-        known = (codes >= 0) & (codes < len(names))
-        lookup = np.array([*names, None], dtype=object)
-        return pd.Series(lookup[np.where(known, codes, len(names))], dtype=object)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        values.validate(full=True)
     if pa.types.is_integer(kind) and values.null_count:
         # pandas would make floats of them, in which long codes are no longer what they were.
         texts = [None if v is None else str(v) for v in values.to_pylist()]

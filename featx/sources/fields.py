@@ -78,7 +78,7 @@ def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
     Raises
     ------
     SourceError
-        If one is infinite, or a list.
+        If one is infinite, or a list or an object.
     """
     if "label" not in table.columns:
         return None
@@ -91,6 +91,8 @@ def table_labels(place: str, table: pd.DataFrame) -> Labels | None:
             return np.asarray(values)
         _refuse(place, table, np.abs(values) > 2**53, "is a float beyond 2 ** 53; write it as text")
         return shared(None if np.isnan(v) else str(int(v)) for v in values)
+    objects = np.array([isinstance(value, dict) for value in column], bool)
+    _refuse(place, table, objects, "is an object; write a name")
     lists = np.array([not pd.api.types.is_scalar(value) for value in column], bool)
     _refuse(place, table, lists, "is a list; write several labels as a|b")
     names = shared(None if missing(v) or v == "" else printable(str(v)) for v in column)

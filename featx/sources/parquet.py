@@ -26,6 +26,7 @@ from featx.sources.arrow import (
     image_column,
     require_rows,
     to_frame,
+    with_class_names,
 )
 from featx.sources.containers import (
     Container,
@@ -155,7 +156,7 @@ def from_parquet(
     except pa.ArrowException as error:
         why = words_of(error)
         raise SourceError(f"{name}: its files do not go together: {why}") from None
-    frame = without(to_frame(table, classes), options.missing)
+    frame = without(to_frame(name, table, classes), options.missing)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{name}: some of its files have columns beside the images, others none")
     numbered = item_ids([(s, _numbers(n)) for s, n in zip(kept, counts, strict=True)])
@@ -199,12 +200,14 @@ def _look(container: Container) -> _File:
         names = describing(schema, image)
         try:
             table = _beside(container.place, found, names) if names else pa.table({})
+            classes = classes_of(features_of(schema))
+            table = with_class_names(container.place, table, classes)
         except SourceError:
             raise
         except _ERRORS as error:
             why = words_of(error)
             raise SourceError(f"{container.place} cannot be read: {why}") from None
-        return _File(image, rows, table, classes_of(features_of(schema)))
+        return _File(image, rows, table, classes)
 
 
 def _beside(place: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:

@@ -24,7 +24,7 @@ from featx.errors import (
 )
 from featx.items import Manifest, SourceOptions, Stamp
 from featx.slices import SliceCounter
-from featx.sources.arrow import describing, image_bytes, image_column, to_frame
+from featx.sources.arrow import describing, image_bytes, image_column, to_frame, with_class_names
 from featx.sources.containers import Container, container_of, item_ids, row_stamps
 from featx.sources.fields import (
     named_splits,
@@ -114,15 +114,17 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
         schema = part.features.arrow_schema
         containers.append(Container(os.fspath(place), name, _stamp(place)))
         images.append(image_column(os.fspath(place), schema))
-        classes |= {
+        named = {
             column: feature.names
             for column, feature in part.features.items()
             if type(feature).__name__ == "ClassLabel" and feature.names
         }
-        tables.append(_columns(part.select(span), describing(schema, images[-1])))
+        table = _columns(part.select(span), describing(schema, images[-1]))
+        tables.append(with_class_names(os.fspath(place), table, named))
+        classes |= named
     counts = [len(span) for span in spans]
-    frame = to_frame(pa.concat_tables(tables, promote_options="permissive"), classes)
-    frame = without(frame, options.missing)
+    table = pa.concat_tables(tables, promote_options="permissive")
+    frame = without(to_frame(os.fspath(folder), table, classes), options.missing)
     if len(frame.columns) and len(frame) != sum(counts):
         raise SourceError(f"{folder}: some splits have columns beside the images, others none")
     ids = _ids(os.fspath(folder), frame, containers, spans)

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from featx.errors import FeatxError, SourceError, words_of
 from featx.items import Note, note, printable
 from featx.slices import SliceCounter
-from featx.sources.arrow import bounded_batches, classes_of, features_of, require_rows, to_frame
+from featx.sources.arrow import (
+    bounded_batches,
+    classes_of,
+    features_of,
+    require_rows,
+    to_frame,
+    with_class_names,
+)
 from featx.sources.remote import is_url, read_remote
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -241,7 +248,9 @@ def _parquet_rows(place: str, data: bytes | None, dealing: SliceCounter) -> pd.D
             rows.append(start + np.flatnonzero(mine))
             start += len(mine)
         schema = file.schema_arrow
-        frame = to_frame(pa.Table.from_batches(kept, schema), classes_of(features_of(schema)))
+        classes = classes_of(features_of(schema))
+        table = with_class_names(place, pa.Table.from_batches(kept, schema), classes)
+        frame = to_frame(place, table, classes)
     frame.index = np.concatenate([np.empty(0, np.int64), *rows])
     return frame
 
