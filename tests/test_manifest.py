@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import picture, save_pictures
+from containers import write_tar
 
 from featx.errors import ImageError, SourceError, UnreachableError
 from featx.slices import Slice
@@ -309,6 +310,7 @@ def test_the_line_that_tells_excel_the_separator(tmp_path: Path) -> None:
         ("path,label\na,b\n,c\n", "empty in row 2"),
         ("path,split\na,tests\n", "'tests' in row 1"),
         ("path,a/b\nx,1\n", "slash"),
+        ("path,\0b\nx,1\n", "slash"),
         ("path, label\nx, a\n", "column ' label' has a space around its name; write 'label'"),
         ("path,label,label\nx,1,2\n", "'label' stands twice in the header .columns 2 and 3"),
         ("path;label;a;a\nx;1;2;3\n", "'a' stands twice"),
@@ -319,6 +321,22 @@ def test_bad_tables_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(SourceError, match=message):
         load_manifest(tmp_path / "t.csv")
+
+
+def test_columns_that_only_case_keeps_from_a_meaning_are_said(tmp_path: Path) -> None:
+    columns = {"Label": ["a", "b"], "GROUP": ["p", "q"], "Split": ["x", "y"], "Path": ["1", "2"]}
+    pd.DataFrame({"path": ["x", "y"], **columns}).to_csv(tmp_path / "t.csv", index=False)
+    pq.write_table(pa.table({"image": [b"1", b"2"], **columns}), tmp_path / "c.pq")
+    write_tar(tmp_path / "t.tar", [("1.png", b"x"), ("1.json", b'{"Label": "a", "label": "b"}')])
+    found = load_manifest(tmp_path / "t.csv")
+    assert [one["code"] for one in found.notes] == ["column-case"] * 3
+    assert (
+        "'Label' is kept under its name, and is not the label of its rows; write `label`"
+        in (found.notes[0]["message"])
+    )
+    assert list(found.columns) == list(columns)
+    assert len(load_manifest(tmp_path / "c.pq").notes) == 4
+    assert not load_manifest(tmp_path / "t.tar").notes
 
 
 def test_long_names_make_short_messages(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from featx.columns import Text, shared
 from featx.errors import SourceError, shown
-from featx.items import Manifest, printable
+from featx.items import Manifest, Note, note, printable
 from featx.labels import SEPARATOR, Labels, split_labels
 from featx.slices import WHOLE, SliceCounter, listed
 from featx.sources.table import read_table
 from featx.typing import RowValues
 
 RESERVED = ("path", "id", "label", "split")
+_MEANT = (*RESERVED, "group")
 
 SPLITS = {
     "train": "train",
@@ -40,19 +41,32 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
     SourceError
         If one cannot be stored under its name, or is not quite called as one with a meaning.
     """
-    odd = [str(name) for name in table.columns if "/" in str(name) or not str(name).strip(". ")]
+    names = [str(name) for name in table.columns]
+    odd = [name for name in names if "/" in name or "\0" in name or not name.strip(". ")]
     if odd:
         raise SourceError(
             f"{place}: column {shown(repr(odd[0]))} cannot be kept; rename it without a slash"
         )
-    known = (*RESERVED, "group")
-    names = (str(name) for name in table.columns)
-    if spaced := [name for name in names if name not in known and name.strip() in known]:
+    if spaced := [name for name in names if name not in _MEANT and name.strip() in _MEANT]:
         raise SourceError(
             f"{place}: column {spaced[0]!r} has a space around its name; write "
             f"{spaced[0].strip()!r}, or another name"
         )
     return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
+
+
+def almost_meant(place: str, table: pd.DataFrame) -> list[Note]:
+    """Say of columns that only case keeps from having a meaning, as ``Label`` where none is."""
+    names = [str(name) for name in table.columns]
+    return [
+        note(
+            "column-case",
+            f"{place}: column {name!r} is kept under its name, and is not the {name.lower()} of "
+            f"its rows; write `{name.lower()}` if that is meant",
+        )
+        for name in names
+        if name not in _MEANT and name.lower() in _MEANT and name.lower() not in names
+    ]
 
 
 def without(table: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:

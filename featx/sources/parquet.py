@@ -37,6 +37,7 @@ from featx.sources.containers import (
     row_stamps,
 )
 from featx.sources.fields import (
+    almost_meant,
     named_splits,
     table_columns,
     table_labels,
@@ -180,6 +181,7 @@ def from_parquet(
         refused=found.refused,
         ignored_by_extension=dict(ignored or {}),
         dealt=dealing.dealt,
+        notes=tuple(almost_meant(name, frame)),
     )
 
 

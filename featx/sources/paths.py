@@ -18,7 +18,14 @@ from featx.images.pages import page_count
 from featx.items import Manifest, Note, Stamp, note, printable
 from featx.slices import Slice, SliceCounter, listed
 from featx.sources.addresses import require_named
-from featx.sources.fields import table_columns, table_labels, table_split, table_text, without
+from featx.sources.fields import (
+    almost_meant,
+    table_columns,
+    table_labels,
+    table_split,
+    table_text,
+    without,
+)
 from featx.sources.places import ReadFiles, join, parent, read_file, settled
 from featx.sources.remote import is_url
 from featx.sources.table import Table
@@ -190,7 +197,7 @@ def from_table(
         split=table_split(place, table),
         columns=columns,
         dealt=dealing.dealt,
-        notes=(*read.notes, *_slanted(place, slanted)),
+        notes=(*read.notes, *almost_meant(place, table), *_slanted(place, slanted)),
     )
 
 

@@ -27,6 +27,7 @@ from featx.slices import SliceCounter
 from featx.sources.arrow import describing, image_bytes, image_column, to_frame, with_class_names
 from featx.sources.containers import Container, container_of, item_ids, row_stamps
 from featx.sources.fields import (
+    almost_meant,
     named_splits,
     table_columns,
     table_labels,
@@ -143,6 +144,7 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
         columns=table_columns(os.fspath(folder), frame),
         stamps=row_stamps(containers, counts),
         dealt=dealing.dealt,
+        notes=tuple(almost_meant(os.fspath(folder), frame)),
     )
 
 

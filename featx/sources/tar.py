@@ -25,7 +25,14 @@ from featx.sources.containers import (
     item_ids,
     row_stamps,
 )
-from featx.sources.fields import named_splits, table_columns, table_labels, table_split, without
+from featx.sources.fields import (
+    almost_meant,
+    named_splits,
+    table_columns,
+    table_labels,
+    table_split,
+    without,
+)
 from featx.sources.folder import FirstFolders, labels_and_split
 from featx.sources.places import Parts
 from featx.sources.tarindex import BESIDE, NOT_UTF_8, NOTES, UNUSED, TarIndex, index_tar
@@ -134,7 +141,11 @@ def from_tars(
         ignored_by_extension=dict(
             sum((index.ignored for _, index in found.pairs), ignored or Counter())
         ),
-        notes=(*_odd([index for _, index in found.pairs]), *unread),
+        notes=(
+            *_odd([index for _, index in found.pairs]),
+            *unread,
+            *almost_meant(name, notes),
+        ),
         dealt=dealing.dealt,
     )
 
