@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import featx
@@ -62,3 +64,23 @@ def test_a_file_that_does_not_fit_changes_nothing(
     with pytest.raises(SourceError, match=words):
         featx.extract(photos, cache, labels=fixes, **tiny)
     assert cache.read_bytes() == before
+
+
+def test_missing_texts_and_what_was_assumed_hold_for_the_file_too(
+    tmp_path: Path, photos: Path, tiny: dict[str, Any]
+) -> None:
+    cache, fixes = tmp_path / "c.h5", tmp_path / "fixes.csv"
+    fixes.write_bytes("id;label\ncat/0000.png;NA\ndog/0003.png;Käfer\n".encode("cp1252"))
+    done = featx.extract(photos, cache, labels=fixes, missing="NA", **tiny)
+    assert [one["code"] for one in done.warnings] == ["table-encoding", "table-separator"]
+    with featx.open_cache(cache) as found:
+        labels = dict(zip(found.ids, found.labels, strict=True))
+    assert labels["cat/0000.png"] is None
+    assert labels["dog/0003.png"] == "Käfer"
+
+
+def test_fractions_are_no_corrections(tmp_path: Path, photos: Path, tiny: dict[str, Any]) -> None:
+    fixes = tmp_path / "fixes.parquet"
+    pq.write_table(pa.table({"id": ["cat/0000.png"], "label": [1.5]}), fixes)
+    with pytest.raises(SourceError, match="column `label` holds numbers"):
+        featx.extract(photos, tmp_path / "c.h5", labels=fixes, **tiny)

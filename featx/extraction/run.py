@@ -103,7 +103,9 @@ class Run:
         self.corrections: JsonObject = {}
         if self.options.labels is None:
             return
-        fixes = read_corrections(Path(self.options.labels))
+        fixes = read_corrections(Path(self.options.labels), self.options.missing_texts)
+        for said in fixes.notes:
+            self.warn(**said)
         self.manifest, changed = corrected(self.manifest, fixes)
         self.corrections = {"file": fixes.file, "sha256": fixes.sha256, "changed": changed}
         log.info("%d labels are those of %s instead of the source's", changed, fixes.file)

@@ -213,39 +213,54 @@ class Corrections:
         Of its bytes, in hexadecimal.
     columns
         Names of all its columns.
+    notes
+        What was assumed in reading it.
     """
 
     labels: dict[str, str | None]
     file: str
     sha256: str
     columns: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
-def read_corrections(path: Path) -> Corrections:
+def read_corrections(path: Path, missing: Sequence[str] = ()) -> Corrections:
     """Read a table with the columns ``id`` and ``label``; text stays as it is written.
+
+    Parameters
+    ----------
+    missing
+        Texts that mean that a label is missing.
 
     Raises
     ------
     SourceError
-        If it is not such a table, or an id stands in it twice.
+        If it is not such a table, an id stands in it twice, or its labels are numbers.
     """
     if not path.is_file():
         raise SourceError(f"labels {path}: no such file")
-    frame = read_table(str(path), SliceCounter(WHOLE)).frame
-    if missing := [name for name in ("id", "label") if name not in frame.columns]:
+    read = read_table(str(path), SliceCounter(WHOLE))
+    frame = without(read.frame, missing)
+    if absent := [name for name in ("id", "label") if name not in frame.columns]:
         raise SourceError(
-            f"labels {path} has no column `{missing[0]}` (it has "
+            f"labels {path} has no column `{absent[0]}` (it has "
             f"{listed(frame.columns) or 'none'}); write a table with id and label"
         )
     ids = list(table_text(str(path), frame, "id"))
     given = table_labels(str(path), frame)
+    if isinstance(given, np.ndarray):
+        raise SourceError(
+            f"labels {path}: column `label` holds numbers, which only the source's own table can "
+            "give; correct them there, or write names of classes as text"
+        )
     labels: dict[str, str | None] = {}
     for name, label in zip(ids, [] if given is None else given, strict=True):
         if name in labels:
             raise SourceError(f"labels {path}: id {shown(repr(name))} stands in it twice")
         labels[name] = SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Corrections(labels, str(path), digest, tuple(map(str, frame.columns)))
+    columns = tuple(map(str, frame.columns))
+    return Corrections(labels, str(path), digest, columns, read.notes)
 
 
 def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:
