@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from coloured import save_coloured
 from conftest import Shell
@@ -346,3 +348,47 @@ def test_imported_labels_without_bars_stay_letter_for_letter(tmp_path: Path) -> 
     np.savez(tmp_path / "x.npz", X=np.eye(3), labels=np.array(["01", "1", "1.0"]))
     cache = featx.open_cache(import_vectors(tmp_path / "x.npz", tmp_path / "c.h5"))
     assert sorted(cache.classes) == ["01", "1", "1.0"]
+
+
+def test_parquet_of_datasets_is_imported_with_the_names_of_its_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    feature = {"kind": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    said = {"huggingface": json.dumps({"info": {"features": feature}})}
+    columns = {
+        "vector": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]],
+        "box": [[1, 2], [3], None],
+        "boxes": [[[1]], [], None],
+        "image": [{"bytes": b"\xff\x00", "path": None}] * 3,
+        "raw": [b"\xff"] * 3,
+        "kind": [0, 1, -1],
+        "site": [7, None, 2**60 + 1],
+        "split": ["Train", "val", None],
+    }
+    pq.write_table(pa.table(columns).replace_schema_metadata(said), tmp_path / "x.parquet")
+    cache = featx.open_cache(import_vectors(tmp_path / "x.parquet", tmp_path / "c.h5"))
+    assert cache.labels == ["cat", "dog", None]
+    assert list(cache.split or ()) == ["train", "validation", ""]
+    found = {name: list(values) for name, values in cache.columns.items()}
+    assert found == {
+        "box": ["[1, 2]", "[3]", ""],
+        "boxes": ["[[1]]", "[]", ""],
+        "site": ["7", "", str(2**60 + 1)],
+    }
+    left = [one.getMessage().split(": ")[1] for one in caplog.records]
+    assert left == ["'image' is left out", "'raw' is left out"]
+
+
+def test_text_that_no_cache_can_hold_is_refused_or_written_out(tmp_path: Path) -> None:
+    X = np.eye(2, dtype=np.float32)
+    np.savez(tmp_path / "b.npz", X=X, label=np.array(["ä".encode("cp1252"), b"b"]))
+    with pytest.raises(SourceError, match="'label' holds bytes that are not UTF-8 text"):
+        import_vectors(tmp_path / "b.npz", tmp_path / "c.h5")
+    np.savez(tmp_path / "s.npz", X=X, **{" label": np.array(["a", "b"])})
+    with pytest.raises(SourceError, match="' label' has a space around its name; write 'label'"):
+        import_vectors(tmp_path / "s.npz", tmp_path / "c.h5")
+    half = "\ud800"
+    names = {"ids": [half, "b"], "labels": [half, "b"], "columns": {"x": [[half], [1, 2]]}}
+    cache = featx.open_cache(featx.write_cache(tmp_path / "c.h5", X, **names))
+    assert cache.ids[0] == (cache.labels or [""])[0] == r"\xed\xa0\x80"
+    assert list(cache.columns["x"]) == [r"['\ud800']", "[1, 2]"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import zipfile
@@ -15,8 +16,18 @@ from numpy.typing import NDArray
 
 from featx.arguments import typed
 from featx.cache.vectors import write_cache
-from featx.errors import SourceError, nearest, words_of
+from featx.errors import FeatxError, SourceError, nearest, words_of
 from featx.slices import WHOLE, SliceCounter
+from featx.sources.arrow import (
+    classes_of,
+    features_of,
+    is_binary,
+    is_image_struct,
+    to_frame,
+    with_class_names,
+)
+from featx.sources.fields import SPLITS
+from featx.sources.fields import missing as absent
 from featx.sources.table import read_table
 from featx.typing import JsonObject
 
@@ -102,6 +113,8 @@ def import_vectors(
         )
     try:
         arrays = _READERS[suffix](path)
+    except FeatxError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
     X = arrays.pop(_vectors_name(path, arrays, vectors))
@@ -154,30 +167,52 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
+    """Lists of numbers become matrices; the other columns are read as those of any table."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
     except pa.ArrowException as error:
         raise ValueError(words_of(error)) from None
-    found = {}
-    for name in table.column_names:
+    lists = [field.name for field in table.schema if _may_be_vectors(field.type)]
+    named = [name for name in lists if name in VECTOR_NAMES] or lists[:1]
+    found: dict[str, Any] = {}
+    for name in lists:
         try:
-            found[name] = _arrow(table.column(name))
+            found[name] = _stacked(table.column(name).to_pylist())
         except ValueError as error:
-            raise ValueError(f"column {name!r}: {error}") from None
-    return found
+            if name in named:
+                raise ValueError(f"column {name!r}: {error}") from None
+            rows = table.column(name).to_pylist()
+            found[name] = rows if name.lower() in _ROLES else [*map(_json, rows)]
+    return found | _described(path, table.drop_columns(lists))
 
 
-def _arrow(column: pa.ChunkedArray) -> Any:
+def _described(path: Path, table: pa.Table) -> dict[str, list[Any]]:
+    """Read columns as those of any table; bytes that are not text are left out, which is said."""
+    pictures = [field.name for field in table.schema if is_image_struct(field.type)]
+    classes = classes_of(features_of(table.schema))
+    given = with_class_names(str(path), table.drop_columns(pictures), classes)
+    frame = to_frame(str(path), given, classes)
+    for name in table.column_names:
+        if name not in frame.columns and (name in pictures or is_binary(table[name].type)):
+            log.warning("%s: %r is left out: bytes that are not text", path, name)
+    return {str(name): [None if absent(v) else v for v in frame[name]] for name in frame.columns}
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _may_be_vectors(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        if pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type):
-            return _stacked(column.to_pylist())
-    return column.to_pylist()
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (lists or pa.types.is_fixed_size_list(kind)):
+        return False
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _stacked(rows: list[Any]) -> NDArray[Any]:
@@ -241,6 +276,8 @@ def _table(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
             return _read_parquet(path)
+        except FeatxError:
+            raise
         except (OSError, ValueError) as error:
             raise SourceError(f"{path} cannot be read: {words_of(error)}") from None
     found = read_table(str(path), SliceCounter(WHOLE))
@@ -255,6 +292,11 @@ def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name, values in arrays.items():
         role = _ROLES.get(name.lower())
+        if role is None and name.strip().lower() in _ROLES:
+            raise SourceError(
+                f"{path}: {name!r} has a space around its name; write {name.strip()!r}, or another "
+                "name"
+            )
         if role in parts:
             raise SourceError(f"{path}: {name!r} names the {role} a second time; rename one")
         values = values[:, 0] if _is_deep(values) and values.shape[1:] == (1,) else values
@@ -263,11 +305,13 @@ def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
                 f"{path}: {name!r} has the shape {values.shape}; the {role} are one value a row"
             )
         if role is not None:
-            parts[role] = _flat(values)
+            parts[role] = _flat(path, name, values)
         elif len(values) == n_rows and not _is_deep(values):
-            columns[name] = _flat(values)
+            columns[name] = _flat(path, name, values)
         else:
             log.warning("%s: %r is left out: not one value a row", path, name)
+    if "split" in parts:
+        parts["split"] = [SPLITS.get(str(v).strip().lower(), v) for v in parts["split"]]
     return parts | {"columns": columns}
 
 
@@ -275,7 +319,12 @@ def _is_deep(values: object) -> bool:
     return isinstance(values, np.ndarray) and values.ndim > 1
 
 
-def _flat(values: Any) -> list[Any]:
+def _flat(path: Path, name: str, values: Any) -> list[Any]:
     """Plain Python values; bytes become text."""
     listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    return [value.decode() if isinstance(value, bytes) else value for value in listed]
+    try:
+        return [value.decode() if isinstance(value, bytes) else value for value in listed]
+    except UnicodeDecodeError:
+        raise SourceError(
+            f"{path}: {name!r} holds bytes that are not UTF-8 text; write it as text"
+        ) from None

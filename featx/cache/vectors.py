@@ -20,6 +20,7 @@ from featx.cache.lock import WriterLock
 from featx.cache.publish import Description, require_target, target_path
 from featx.cache.writing import FileFacts, write_file
 from featx.errors import CacheError, CacheMismatchError
+from featx.items import printable
 from featx.labels import SEPARATOR, Labels, Names, encode_labels, split_labels
 from featx.spec import EXTERNAL, ExtractSpec, library_versions, spec_difference
 from featx.typing import JsonObject, RowValues
@@ -209,7 +210,7 @@ def _text(values: Column, what: str, vectors: NDArray[Any]) -> list[str]:
     for row, value in enumerate(found):
         if not isinstance(value, str | int | np.integer) or isinstance(value, bool):
             raise CacheError(f"{what} holds {value!r} in row {row}; expected text or a number")
-    return [str(value) for value in found]
+    return [printable(str(value)) for value in found]
 
 
 def _require_unique(ids: Sequence[str]) -> None:
@@ -249,7 +250,7 @@ def as_labels(values: Column, n_rows: int) -> Labels:
                 f"labels hold {value!r} in row {row}; expected names, whole numbers or, for a "
                 "regression, floats in every row"
             )
-    names = [None if _missing(value) else str(value) for value in found]
+    names = [None if _missing(value) else printable(str(value)) for value in found]
     # As `Cache.labels` gives them, and as every table is read: a copy stays the same task.
     return split_labels(names) or names
 
@@ -264,7 +265,7 @@ def _names(value: Any, row: int) -> Names:
         raise CacheError(
             f"labels hold {value!r} in row {row}; expected names without {SEPARATOR!r}"
         )
-    return tuple(sorted(set(several)))
+    return tuple(sorted(set(map(printable, several))))
 
 
 def _split(values: Column, vectors: NDArray[Any]) -> list[str]:
@@ -295,11 +296,14 @@ def _columns(
         listed = _listed(values)
         if len(listed) != len(vectors):
             raise CacheError(f"column {name!r} has {len(listed)} values for {len(vectors)} rows")
-        array = np.asarray(listed)
+        try:
+            array = np.asarray(listed)
+        except ValueError:  # lists of several lengths
+            array = np.empty(0, object)
         numbers = array.dtype.kind in "iufb" and array.ndim == 1
         if not numbers:
             array = np.empty(len(listed), object)
-            array[:] = ["" if value is None else str(value) for value in listed]
+            array[:] = ["" if value is None else printable(str(value)) for value in listed]
         found[name] = array
     return found
 

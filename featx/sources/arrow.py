@@ -59,7 +59,7 @@ def image_column(place: str, schema: pa.Schema) -> str:
     features = features_of(schema)
     kinds = (
         [name for name, feature in features.items() if feature.get("_type") == "Image"],
-        [field.name for field in schema if _is_struct(field.type)],
+        [field.name for field in schema if is_image_struct(field.type)],
         [field.name for field in schema if is_binary(field.type) and field.name not in _MEANT],
     )
     for names in kinds:
@@ -88,7 +88,8 @@ def is_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _is_struct(kind: pa.DataType) -> bool:
+def is_image_struct(kind: pa.DataType) -> bool:
+    """True if values of an Arrow type are ``{bytes, path}``, as `datasets` keeps an image."""
     if not pa.types.is_struct(kind):
         return False
     bytes_at = kind.get_field_index("bytes")
@@ -121,7 +122,7 @@ def describing(schema: pa.Schema, image: str) -> list[str]:
         for field in schema
         if field.name != image
         and (field.name in _MEANT or not is_binary(field.type))
-        and not _is_struct(field.type)
+        and not is_image_struct(field.type)
     ]
 
 
