@@ -428,6 +428,23 @@ def test_bytes_of_no_encoding_are_refused(tmp_path: Path) -> None:
         load_manifest(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\x1f\x8b", r"compressed \(gzip\)"),
+        (b"PK\x03\x04", "an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(start + b"\xa1\0\x01" * 50)
+    with pytest.raises(SourceError, match=f"t.csv is {kind}.*, not text; save it as CSV"):
+        load_manifest(tmp_path / "t.csv")
+    (tmp_path / "t.xlsx").write_bytes(start)
+    with pytest.raises(SourceError, match=r"or save the table as CSV$"):
+        load_manifest(tmp_path / "t.xlsx")
+
+
 def test_a_name_with_a_zero_byte_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"path\nx\0.png\n")
     with pytest.raises(ImageError, match="null byte"):

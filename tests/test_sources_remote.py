@@ -336,6 +336,27 @@ def test_an_address_in_another_writing_that_gives_no_answer_is_not_gone(
         load_manifest(f"{server[0]}/t.csv").read(0)
 
 
+def test_addresses_with_a_query_and_of_one_picture(
+    server: tuple[str, type[Handler]], photos: Path, tmp_path: Path, tiny: Options
+) -> None:
+    write_shards(tmp_path, photos, 1)
+    write_parquet(tmp_path / "x.parquet", photos)
+    (tmp_path / "t.tsv").write_text("path\tlabel\nphotos/cat/0000.png\towl\n")
+    tar = next(tmp_path.glob("*.tar")).name
+    for name in ("x.parquet", "t.tsv", tar):
+        plain, asked = (load_manifest(f"{server[0]}/{name}{q}") for q in ("", "?download=true/1"))
+        assert list(asked.ids) == list(plain.ids)
+        assert asked.labels == plain.labels
+        assert list(asked.paths) == list(plain.paths)
+        assert asked.read(0)[0] == plain.read(0)[0]
+    address = f"{server[0]}/photos/cat/0000.png"
+    for one in (address, f"{address}?v=1"):
+        found = load_manifest(one)
+        assert list(found.ids) == [one]
+        assert found.read(0)[0] == (photos / "cat" / "0000.png").read_bytes()
+    assert extract(address, tmp_path / "c.h5", **tiny).embedded == 1
+
+
 def test_trouble_that_passes_is_tried_again(
     server: tuple[str, type[Handler]], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

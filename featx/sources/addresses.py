@@ -161,6 +161,17 @@ def is_http(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
+def bare(place: str) -> str:
+    """Give an address of HTTP without its query and fragment; any other name as it is.
+
+    Examples
+    --------
+    >>> bare("https://x.org/t.csv?download=true"), bare("what?.csv")
+    ('https://x.org/t.csv', 'what?.csv')
+    """
+    return re.split(r"[?#]", place, maxsplit=1)[0] if is_http(place) else place
+
+
 def address_of(folder: str, name: str) -> str:
     """Write the address of a file below a folder behind a URL.
 

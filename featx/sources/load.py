@@ -17,7 +17,7 @@ from featx.images import image_extensions
 from featx.images.pages import split_page
 from featx.items import Manifest, Source, SourceOptions, Stamp
 from featx.slices import WHOLE, Slice, SliceCounter, listed
-from featx.sources.addresses import may_fetch
+from featx.sources.addresses import bare, may_fetch
 from featx.sources.containers import Container
 from featx.sources.folder import (
     FirstFolders,
@@ -50,7 +50,7 @@ def from_file(place: str, options: SourceOptions) -> Manifest:
     SourceError
         If it is none of them.
     """
-    lower, dealing = place.lower(), SliceCounter(options.slice_)
+    lower, dealing = bare(place).lower(), SliceCounter(options.slice_)
     if lower.endswith(TABLES):
         return from_table(place, read_table(place, dealing), dealing, options.missing)
     if lower.endswith(PARQUET):
@@ -60,11 +60,11 @@ def from_file(place: str, options: SourceOptions) -> Manifest:
         return from_parquet(place, _base(place), [_container(place, stamp)], options)
     if lower.endswith((*TARS, *_COMPRESSED)):
         return from_tars(place, _base(place), [_container(place, Stamp())], options)
-    if lower.endswith(tuple(image_extensions())) and not is_url(place):
+    if lower.endswith(tuple(image_extensions())):
         return from_list([place], options.slice_)
     raise SourceError(
         f"{place} is neither a folder nor a table ({', '.join((*TABLES, *PARQUET))}) nor a tar nor "
-        "a picture by its name; give the folder that holds the images"
+        "a picture by its name; give the folder that holds the images, or save the table as CSV"
     )
 
 
@@ -95,17 +95,18 @@ def from_folder(root: Path, options: SourceOptions) -> Manifest:
 
 
 def from_url(url: str, options: SourceOptions) -> Manifest:
-    """Take what lies at a URL: a table, a container, or what a local folder could hold.
+    """Take what lies at a URL: a table, a container, a picture, or what a folder could hold.
 
     Raises
     ------
     SourceError
         If it cannot be read, or holds nothing of the kind.
     """
-    if url.lower().endswith((*TABLES, *PARQUET, *TARS, *_COMPRESSED)):
+    extensions = image_extensions()
+    files = (*TABLES, *PARQUET, *TARS, *_COMPRESSED, *extensions)
+    if bare(url).lower().endswith(files):
         return from_file(url, options)
     base = url.rstrip("/") + "/"
-    extensions = image_extensions()
     images, ignored, containers = Listing(), PassedOver(), []
     dealing = SliceCounter(options.slice_)
     folders = FirstFolders()
@@ -217,7 +218,8 @@ def _base(place: str) -> str:
 
 
 def _container(place: str, stamp: Stamp) -> Container:
-    return Container(place, place[place.rfind("/") + 1 :], stamp)
+    name = bare(place)
+    return Container(place, name[name.rfind("/") + 1 :], stamp)
 
 
 _ASK = "a cache names it, and what it names is fetched with --fetch only"
@@ -254,7 +256,7 @@ def read_again(
         Raises `SourceError` or `ImageError` where the image is no longer there.
     """
     files, follow = ReadFiles(paths), may_fetch()
-    table = is_url(source) and source.lower().endswith((*TABLES, *PARQUET))
+    table = is_url(source) and bare(source).lower().endswith((*TABLES, *PARQUET))
     named = ReadFiles(paths, named_below=parent(source) if table else "")
 
     @cache

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from featx.errors import GONE, ImageError, SourceError, UnreachableError, UnreadableError
 from featx.items import Stamp
-from featx.sources.addresses import address_of, addresses_otherwise, is_http
+from featx.sources.addresses import address_of, addresses_otherwise, bare, is_http
 from featx.sources.remote import fetch, is_url, open_remote, remote_stamp
 
 _DRIVE = re.compile(r"(?:^|[/\\])([A-Za-z]:)(?:[/\\]|$)")
@@ -315,7 +315,7 @@ def join(folder: str, name: str) -> str:
 
 def parent(place: str) -> str:
     """Name the folder that a file lies in."""
-    return place.rsplit("/", 1)[0] if is_url(place) else os.fspath(Path(place).parent)
+    return bare(place).rsplit("/", 1)[0] if is_url(place) else os.fspath(Path(place).parent)
 
 
 _MAX_FILE = 1 << 30  # bytes; more than any picture that the decode policy takes

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from featx.errors import FeatxError, SourceError, words_of
 from featx.items import Note, note, printable
 from featx.slices import SliceCounter
+from featx.sources.addresses import bare
 from featx.sources.arrow import (
     bounded_batches,
     classes_of,
@@ -40,6 +41,14 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_TEXT = {
+    b"\x1f\x8b": "compressed (gzip)",
+    b"\xfd7zXZ": "compressed (xz)",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
+    b"PK\x03\x04": "an Excel workbook or another zip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x89HDF": "an HDF5 file",
+}
 _SHOWN = {
     "utf-16": "UTF-16",
     "utf-16-le": "UTF-16",
@@ -94,7 +103,7 @@ def dialect_of(place: str, data: bytes | None) -> Dialect:
     told = _SEP_LINE.match(text)
     if told:  # what Excel reads, and writes, before a header
         text = text[told.end() :]
-    usual = told.group(1) if told else "\t" if place.lower().endswith(".tsv") else ","
+    usual = told.group(1) if told else "\t" if bare(place).lower().endswith(".tsv") else ","
     separator, names = (usual, _header(text, usual)) if told else _separator_of(text, usual)
     _require_distinct(place, names)
     notes = []
@@ -127,6 +136,9 @@ def encoding_of_mark(start: bytes) -> str:
 
 def _encoding_of(place: str, data: bytes | None) -> str:
     start = next(_pieces(place, data), b"")
+    for magic, kind in _NO_TEXT.items():
+        if start.startswith(magic):
+            raise SourceError(f"{place} is {kind}, not text; save it as CSV")
     if name := encoding_of_mark(start):
         return name if name == "utf-8-sig" else _require(place, data, name)
     if wide := _without_mark(start[:4096]):
@@ -227,7 +239,7 @@ def read_table(place: str, dealing: SliceCounter) -> Table:
     """
     try:
         data = read_remote(place) if is_url(place) else None
-        if place.lower().endswith(PARQUET):
+        if bare(place).lower().endswith(PARQUET):
             return Table(_parquet_rows(place, data, dealing))
         dialect = dialect_of(place, data)
         return Table(_text_rows(place, data, dealing, dialect), dialect.notes)
