@@ -231,6 +231,32 @@ def test_table_keeps_every_column(tmp_path: Path) -> None:
         assert found.read(3)[0] == (tmp_path / "dog" / "0003.png").read_bytes()
 
 
+@pytest.mark.parametrize("names", ["train dev", "training testing", "Training eval"])
+def test_folders_that_are_almost_a_split_are_said(tmp_path: Path, names: str) -> None:
+    for name in names.split():
+        (tmp_path / name / "a").mkdir(parents=True)
+        picture(1).save(tmp_path / name / "a" / "1.png")
+    found = load_manifest(tmp_path)
+    assert [note["code"] for note in found.notes] == ["split-folders-as-classes"]
+    assert set(found.labels or ()) == set(names.split())
+
+
+def test_a_quote_that_is_not_closed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('path,label\na,x\nb,"cat\nc,dog\nd,"bird\ne,y\n')
+    (said,) = load_manifest(tmp_path / "t.csv").notes
+    assert said["code"] == "table-line-breaks"
+    assert "column `label` goes over several lines in 1 rows, first in row 2; " in said["message"]
+
+
+def test_a_missing_number_is_the_number_however_it_is_written(tmp_path: Path) -> None:
+    columns = {"path": ["x", "y", "z"], "label": [-1.0, 2.0, 3.0], "age": [-1.0, 0.5, np.nan]}
+    pq.write_table(pa.table(columns), tmp_path / "t.pq")
+    for text in ("-1", "-1.0"):
+        found = load_manifest(tmp_path / "t.pq", missing=["NA", text])
+        assert found.labels == [None, "2", "3"]
+        assert np.isnan(np.asarray(found.columns["age"], float)).tolist() == [True, False, True]
+
+
 def test_labels_of_a_text_table_are_letters(tmp_path: Path) -> None:
     words = ["007", "7", "1E5", "100000.0", "TRUE", "True", "123456789012345678", "", "nan", " a"]
     lines = [f"{k}.png,{word},{word}" for k, word in enumerate(words)]

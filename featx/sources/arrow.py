@@ -21,7 +21,9 @@ from featx.typing import JsonObject
 Classes = Mapping[str, Sequence[str]]
 """Names of the classes of each column that holds their numbers."""
 
-_MEANT = ("path", "id", "label", "group", "split")
+MEANT = ("path", "id", "label", "group", "split")
+"""Columns of a table that have a meaning."""
+
 _INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -60,7 +62,7 @@ def image_column(place: str, schema: pa.Schema) -> str:
     kinds = (
         [name for name, feature in features.items() if feature.get("_type") == "Image"],
         [field.name for field in schema if is_image_struct(field.type)],
-        [field.name for field in schema if is_binary(field.type) and field.name not in _MEANT],
+        [field.name for field in schema if is_binary(field.type) and field.name not in MEANT],
     )
     for names in kinds:
         there = [name for name in names if name in schema.names]
@@ -121,7 +123,7 @@ def describing(schema: pa.Schema, image: str) -> list[str]:
         field.name
         for field in schema
         if field.name != image
-        and (field.name in _MEANT or not is_binary(field.type))
+        and (field.name in MEANT or not is_binary(field.type))
         and not is_image_struct(field.type)
     ]
 
@@ -176,7 +178,7 @@ def to_frame(place: str, table: pa.Table, classes: Classes) -> pd.DataFrame:
             column = _column(table[name], as_text=name != "label")
         except pa.ArrowException:
             column = None
-        if column is None and (name in _MEANT or not is_binary(_value_type(table[name].type))):
+        if column is None and (name in MEANT or not is_binary(_value_type(table[name].type))):
             raise SourceError(f"{place}: column {name!r} is not UTF-8 text; write it as UTF-8")
         found |= {} if column is None else {name: column}
     named = [name for name in classes if name in found]

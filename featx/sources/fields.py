@@ -17,11 +17,11 @@ from featx.errors import SourceError, shown
 from featx.items import Manifest, Note, note, printable
 from featx.labels import SEPARATOR, Labels, split_labels
 from featx.slices import WHOLE, SliceCounter, listed
+from featx.sources.arrow import MEANT
 from featx.sources.table import read_table
 from featx.typing import RowValues
 
 RESERVED = ("path", "id", "label", "split")
-_MEANT = (*RESERVED, "group")
 
 SPLITS = {
     "train": "train",
@@ -47,7 +47,7 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
         raise SourceError(
             f"{place}: column {shown(repr(odd[0]))} cannot be kept; rename it without a slash"
         )
-    if spaced := [name for name in names if name not in _MEANT and name.strip() in _MEANT]:
+    if spaced := [name for name in names if name not in MEANT and name.strip() in MEANT]:
         raise SourceError(
             f"{place}: column {spaced[0]!r} has a space around its name; write "
             f"{spaced[0].strip()!r}, or another name"
@@ -65,7 +65,7 @@ def almost_meant(place: str, table: pd.DataFrame) -> list[Note]:
             f"its rows; write `{name.lower()}` if that is meant",
         )
         for name in names
-        if name not in _MEANT and name.lower() in _MEANT and name.lower() not in names
+        if name not in MEANT and name.lower() in MEANT and name.lower() not in names
     ]
 
 
@@ -75,11 +75,25 @@ def without(table: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
         return table
     found = table.copy(deep=False)
     for name in table.columns:
-        hits = table[name].astype(str).isin(missing).to_numpy()
-        if name not in ("path", "id") and hits.any():
-            column = table[name]
-            text = not pd.api.types.is_float_dtype(column)
+        if name in ("path", "id"):
+            continue
+        column = table[name]
+        text = not pd.api.types.is_float_dtype(column)
+        hits = column.astype(str).isin(missing).to_numpy()
+        if not text:  # the label of a whole float is written without the zero
+            hits = hits | column.isin(_numbers(missing)).to_numpy()
+        if hits.any():
             found[name] = (column.astype(object) if text else column).mask(hits)
+    return found
+
+
+def _numbers(texts: Iterable[str]) -> list[float]:
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            continue
     return found
 
 

@@ -20,6 +20,9 @@ from featx.slices import Slice, SliceCounter
 from featx.sources.fields import SPLITS
 from featx.sources.places import ReadFiles
 
+_ALMOST = ("training", "testing", "dev", "eval", "evaluation", "holdout")
+"""Names of folders that may be meant as a split."""
+
 
 @dataclass
 class FirstFolders:
@@ -57,14 +60,16 @@ class FirstFolders:
     def notes(self) -> tuple[Note, ...]:
         """Say of folders that look like a split beside others, which make classes of all."""
         folders = self.deep | self.shallow
-        splits = sorted(name for name in folders if name.lower() in SPLITS)
-        meant = {SPLITS[name.lower()] for name in splits}
-        others = sorted(folders - set(splits))
-        if self.layout != "class" or "train" not in meant or len(meant) < 2 or not others:
+        splits = sorted(name for name in folders if name.lower() in (*SPLITS, *_ALMOST))
+        meant = {SPLITS.get(name.lower(), name.lower()) for name in splits}
+        others = sorted(name for name in folders if name.lower() not in SPLITS)
+        few = meant.isdisjoint(("train", "training")) or len(meant) < 2
+        if self.layout != "class" or few or not others:
             return ()
         text = (
-            f"folders {', '.join(splits)} are taken as classes, for they lie beside others "
-            f"({', '.join(others[:3])}); move those elsewhere if the former are a split"
+            f"folders {', '.join(splits)} are taken as classes, for not all are called train, "
+            f"validation or test ({', '.join(others[:3])}); rename or move these if the "
+            "folders are a split"
         )
         return (note("split-folders-as-classes", text),)
 

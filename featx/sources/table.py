@@ -22,6 +22,7 @@ from featx.items import Note, note, printable
 from featx.slices import SliceCounter
 from featx.sources.addresses import bare
 from featx.sources.arrow import (
+    MEANT,
     bounded_batches,
     classes_of,
     features_of,
@@ -242,12 +243,27 @@ def read_table(place: str, dealing: SliceCounter) -> Table:
         if bare(place).lower().endswith(PARQUET):
             return Table(_parquet_rows(place, data, dealing))
         dialect = dialect_of(place, data)
-        return Table(_text_rows(place, data, dealing, dialect), dialect.notes)
+        frame = _text_rows(place, data, dealing, dialect)
+        return Table(frame, (*dialect.notes, *_line_breaks(place, frame)))
     except FeatxError:
         raise
     except Exception as error:  # pandas and pyarrow raise a dozen types on a damaged table
         reason = words_of(error)
         raise SourceError(f"{place} cannot be read as a table: {reason}") from None
+
+
+def _line_breaks(place: str, frame: pd.DataFrame) -> list[Note]:
+    """Say of fields with a meaning that go over several lines: a quote may not have been closed."""
+    notes = []
+    for name in (name for name in MEANT if name in frame.columns):
+        rows = np.flatnonzero(frame[name].str.contains(r"[\r\n]", na=False).to_numpy())
+        if rows.size:
+            text = (
+                f"{place}: column `{name}` goes over several lines in {rows.size} rows, first in "
+                f"row {frame.index[rows[0]] + 1}; if rows are missing, a quote is not closed there"
+            )
+            notes.append(note("table-line-breaks", text))
+    return notes
 
 
 def _parquet_rows(place: str, data: bytes | None, dealing: SliceCounter) -> pd.DataFrame:
