@@ -21,6 +21,7 @@ from containers import write_tar
 
 from featx.errors import ImageError, SourceError, UnreachableError
 from featx.slices import Slice
+from featx.sources import places
 from featx.sources.load import load_manifest
 
 
@@ -255,6 +256,22 @@ def test_a_missing_number_is_the_number_however_it_is_written(tmp_path: Path) ->
         found = load_manifest(tmp_path / "t.pq", missing=["NA", text])
         assert found.labels == [None, "2", "3"]
         assert np.isnan(np.asarray(found.columns["age"], float)).tolist() == [True, False, True]
+
+
+def test_a_folder_is_looked_through_once_for_all_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    form = places._form
+    monkeypatch.setattr(places, "_form", lambda name: seen.append(name) or form(name))
+    (tmp_path / "p").mkdir()
+    for k in range(100):
+        (tmp_path / "p" / f"{k}.PNG").touch()
+    lines = [f"p\\{k}.png" for k in range(100)]
+    (tmp_path / "t.csv").write_text("\n".join(["path", *lines]))
+    found = load_manifest(tmp_path / "t.csv")
+    assert found.paths == [f"{tmp_path}/p/{k}.PNG" for k in range(100)]
+    assert len(seen) < 1000  # a hundred names for each of a hundred paths
 
 
 def test_labels_of_a_text_table_are_letters(tmp_path: Path) -> None:

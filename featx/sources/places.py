@@ -94,14 +94,17 @@ def _fitting(folder: str, name: str) -> list[tuple[str, int]]:
     form = _form(name)
     return [
         (other, 0 if other == name else 1 if _form(other) == form else 2)
-        for other in names
-        if _form(other).casefold() == form.casefold()
+        for other in names.get(form.casefold(), ())
     ]
 
 
 @lru_cache(256)
-def _names(folder: str, _changed: int) -> tuple[str, ...]:
-    return tuple(os.listdir(folder))  # noqa: PTH208 - fast
+def _names(folder: str, _changed: int) -> dict[str, list[str]]:
+    """Names in a folder, by what they have in common with others that a path may mean."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208 - fast
+        found.setdefault(_form(name).casefold(), []).append(name)
+    return found
 
 
 def _form(name: str) -> str:
