@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from featx.slices import listed
 from featx.typing import JsonObject
 
 
@@ -21,6 +22,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     a     10
     bcd    9
     """
+    head, *rows = ([one_line(cell) for cell in row] for row in (head, *rows))
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     right = [all(_is_number(row[k]) for row in rows) for k in range(len(head))]
     lines = []
@@ -35,6 +37,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text in ("", "-") or text.lstrip("-")[:1].isdigit()
+
+
+def one_line(text: str) -> str:
+    """Return `text` with line breaks and control characters escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def count_text(count: int | None) -> str:
@@ -195,7 +204,7 @@ def prediction_sheet(result: Any) -> TextTable:
     counts = f"{result.predicted} predicted, {result.failed} failed"
     if result.unfamiliar is not None:
         counts += f", {result.unfamiliar} unlike the training images"
-    labels = ", ".join(f"{name} ({n})" for name, n in result.labels.items())
+    labels = listed([f"{one_line(str(name))} ({n})" for name, n in result.labels.items()])
     above = [f"{result.out}: {counts}" if result.out else counts, *([labels] if labels else [])]
     rows = [
         [
@@ -221,7 +230,7 @@ def _shown(value: object) -> str:
 
 
 def _warnings(found: JsonObject) -> list[str]:
-    return [f"warning ({w['code']}): {w['message']}" for w in found["warnings"]]
+    return [f"warning ({w['code']}): {one_line(w['message'])}" for w in found["warnings"]]
 
 
 def _trained_text(found: JsonObject) -> str:

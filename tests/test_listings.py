@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from featx.backbones.listing import RECOMMENDED, published, top1_of, write_table
 from featx.cli.listings import doctor_text
 from featx.doctor import diagnose
 from featx.heads import HEADS
+from featx.printing import prediction_sheet, table
 
 
 @pytest.fixture
@@ -167,3 +169,21 @@ def test_info_of_vectors_that_something_else_computed(
     text = said("info", str(tmp_path / "v.h5"))
     assert "3 rows" in text
     assert "pixels" not in text
+
+
+def test_names_of_classes_stay_on_their_line(tmp_path: Path, said: Callable[..., str]) -> None:
+    labels = ["a\nb", "a\nb", " ", " ", "y" * 5000, "y" * 5000]
+    featx.write_cache(tmp_path / "v.h5", np.eye(6, dtype=np.float32), labels=labels)
+    shown = said("info", tmp_path / "v.h5").splitlines()
+    (line,) = [one for one in shown if one.startswith("  classes")]
+    assert line.split(maxsplit=1)[1] == rf"3: ' ' 2, a\nb 2, {'y' * 60}... 2"
+    text = table(["label"], [["a\nb"], ["c"]])
+    assert text.splitlines() == ["label", r"a\nb", "c"]
+
+
+def test_predictions_name_a_dozen_classes() -> None:
+    counts = {f"class{k}": 1 for k in range(900)}
+    found = SimpleNamespace(
+        predicted=900, failed=0, unfamiliar=None, labels=counts, out="x", rows=[]
+    )
+    assert prediction_sheet(found).above[1].endswith("class11 (1) and 888 others")

@@ -19,6 +19,7 @@ from featx import __version__
 from featx.cli.panels import ListsHeads, examples_of, in_panels
 from featx.errors import FeatxError
 from featx.files import full_text, is_full
+from featx.printing import one_line
 from featx.progress import close_bars
 from featx.typing import JsonObject
 
@@ -168,13 +169,6 @@ def say_failures(failures: dict[str, str], where: str) -> None:
     if len(failures) > _LISTED:
         more = len(failures) - _LISTED
         print_lines(f"failed: and {more} more; {one_line(where)} lists them", sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """Return `text` with line breaks and control characters escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(found: JsonObject | list[Any], as_json: bool, text: str) -> None:

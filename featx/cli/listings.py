@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from featx.errors import shown as brief_text
 from featx.extraction.planning import Plan
 from featx.files import size_text
-from featx.printing import _SHOWN, count_text, short_count, table
+from featx.printing import _SHOWN, count_text, one_line, short_count, table
 from featx.slices import listed
 from featx.typing import JsonObject
 
@@ -170,8 +171,16 @@ def _pixels(preprocess: object, decode: object) -> str:
     return ", ".join([f"{crop} of {whole} {how}", *extra])
 
 
+def _name(name: str) -> str:
+    """Write the name of a class or a split on one line; one of blanks in quotes."""
+    if not name:
+        return "(none)"
+    return brief_text(one_line(name), 60) if name.strip() else repr(name)
+
+
 def _counts(counts: Mapping[str, int]) -> str:
-    shown = [f"{name or '(none)'} {n:,}" for name, n in list(counts.items())[:_CLASSES]]
+    named = [*counts.items()][:_CLASSES]
+    shown = [f"{_name(name)} {n:,}" for name, n in named]
     more = f" and {len(counts) - _CLASSES} more" if len(counts) > _CLASSES else ""
     return (f"{len(counts)}: " if len(counts) > 2 else "") + ", ".join(shown) + more
 
