@@ -355,6 +355,8 @@ def test_the_line_that_tells_excel_the_separator(tmp_path: Path) -> None:
         ("path,a/b\nx,1\n", "slash"),
         ("path,\0b\nx,1\n", "slash"),
         ("path, label\nx, a\n", "column ' label' has a space around its name; write 'label'"),
+        ("path, Label \nx,a\n", "column ' Label ' has a space around its name; write 'label'"),
+        ("path,label\u200b\nx,a\n", r"u200b' has an invisible letter in its name; write 'label'"),
         ("path,label,label\nx,1,2\n", "'label' stands twice in the header .columns 2 and 3"),
         ("path;label;a;a\nx;1;2;3\n", "'a' stands twice"),
         ("path,label\nx,a,more\ny,b,more\n", "more fields than the header has names"),
@@ -486,6 +488,11 @@ def test_files_that_are_no_text_are_named(tmp_path: Path, start: bytes, kind: st
     (tmp_path / "t.xlsx").write_bytes(start)
     with pytest.raises(SourceError, match=r"or save the table as CSV$"):
         load_manifest(tmp_path / "t.xlsx")
+
+
+def test_an_empty_source_is_not_this_folder() -> None:
+    with pytest.raises(SourceError, match=r"empty text; write \. for this folder"):
+        load_manifest("")
 
 
 def test_a_name_with_a_zero_byte_fails_alone(tmp_path: Path) -> None:

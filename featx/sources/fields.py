@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featx.columns import Text, shared
 from featx.errors import SourceError, shown
 from featx.items import Manifest, Note, note, printable
-from featx.labels import SEPARATOR, Labels, split_labels
+from featx.labels import SEPARATOR, Labels, folded, split_labels
 from featx.slices import WHOLE, SliceCounter, listed
 from featx.sources.arrow import MEANT
 from featx.sources.table import read_table
@@ -47,11 +47,12 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
         raise SourceError(
             f"{place}: column {shown(repr(odd[0]))} cannot be kept; rename it without a slash"
         )
-    if spaced := [name for name in names if name not in MEANT and name.strip() in MEANT]:
-        raise SourceError(
-            f"{place}: column {spaced[0]!r} has a space around its name; write "
-            f"{spaced[0].strip()!r}, or another name"
-        )
+    for name in names:
+        if name.lower() not in MEANT and (meant := folded(name)) in MEANT:
+            what = "a space around" if name.strip().lower() == meant else "an invisible letter in"
+            raise SourceError(
+                f"{place}: column {name!a} has {what} its name; write {meant!r}, or another name"
+            )
     return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
 
 

@@ -326,6 +326,8 @@ def load_manifest(
     if not isinstance(source, (str, os.PathLike)):
         return from_list(source, slice_)
     text, path = os.fspath(source), Path(source)
+    if not text:  # which pathlib takes for the folder one is in
+        raise SourceError("the source is an empty text; write . for this folder")
     options = SourceOptions(slice_, (missing,) if isinstance(missing, str) else tuple(missing))
     if text in BUILT_IN:
         if path.exists():
