@@ -225,6 +225,21 @@ def test_names_of_shards_tell_the_split(photos: Path, tmp_path: Path) -> None:
     assert list(saved.columns["note"]) == [k for k, _, _ in pictures_of(photos)]
 
 
+def test_names_that_are_almost_a_split_are_said(photos: Path, tmp_path: Path) -> None:
+    members = [(f"{k}.png", d) for k, _, d in pictures_of(photos)]
+    write_tar(tmp_path / "s" / "train-0.tar", members[:3])
+    write_tar(tmp_path / "s" / "dev-0.tar", members[3:5])
+    found = load_manifest(tmp_path / "s")
+    assert found.split is None
+    assert [(one["code"], "dev names no split" in one["message"]) for one in found.notes] == [
+        ("split-names", True)
+    ]
+    assert not load_manifest(tmp_path / "s" / "dev-0.tar").notes
+    write_tar(tmp_path / "t" / "train-0.tar", [("1.png", b"x"), ("1.json", b'{"split": "test"}')])
+    write_tar(tmp_path / "t" / "dev-0.tar", [("2.png", b"y")])
+    assert not load_manifest(tmp_path / "t").notes
+
+
 def test_a_broken_tar_keeps_what_is_before_the_break(
     photos: Path, tmp_path: Path, tiny: Options
 ) -> None:

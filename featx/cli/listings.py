@@ -133,7 +133,7 @@ def info_text(found: Mapping[str, Any]) -> str:
         ("pixels", _pixels(spec.get("preprocess"), spec.get("decode"))),
         ("classes", _counts(found["classes"])),
         ("split", _counts(found["split"])),
-        ("columns", ", ".join(found["columns"])),
+        ("columns", listed(found["columns"], 40)),
         ("source", str(record.get("source") or "")),
         ("written", f"{record.get('finished', '')} {record.get('command', '')}".strip()[:120]),
         ("failed", _failed(found)),

@@ -32,6 +32,9 @@ SPLITS = {
 }
 """The split that each name means."""
 
+ALMOST_SPLITS = ("training", "testing", "dev", "eval", "evaluation", "holdout")
+"""Names of files and folders that may be meant as a split."""
+
 
 def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
     """Give every column of a table that has no meaning of its own.
@@ -56,10 +59,22 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
     return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
 
 
-def almost_meant(place: str, table: pd.DataFrame) -> list[Note]:
-    """Say of columns that only case keeps from having a meaning, as ``Label`` where none is."""
+def almost_meant(place: str, table: pd.DataFrame, parts: Iterable[str] = ()) -> list[Note]:
+    """Say of columns that only case keeps from having a meaning, and of names like a split's.
+
+    Parameters
+    ----------
+    parts
+        Names of the files or splits that the rows come from.
+    """
     names = [str(name) for name in table.columns]
-    return [
+    words = {word for part in parts for word in _words(part)}
+    odd = sorted(words & set(ALMOST_SPLITS))
+    notes = []
+    if odd and "split" not in names and words & {"train", "training"}:
+        text = f"{place}: {', '.join(odd)} names no split; write train, validation or test"
+        notes.append(note("split-names", text))
+    return notes + [
         note(
             "column-case",
             f"{place}: column {name!r} is kept under its name, and is not the {name.lower()} of "
@@ -196,8 +211,11 @@ def named_splits(
 
 
 def _told_split(name: str) -> str:
-    words = re.split(r"[/._-]", name.lower())
-    return next((SPLITS[word] for word in words if word in SPLITS), "")
+    return next((SPLITS[word] for word in _words(name) if word in SPLITS), "")
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[/._-]", name.lower())
 
 
 def plain(column: pd.Series) -> RowValues:

@@ -17,11 +17,8 @@ from featx.errors import UnreachableError
 from featx.images import image_extensions, missing_extra
 from featx.items import Manifest, Note, Stamp, note, printable
 from featx.slices import Slice, SliceCounter
-from featx.sources.fields import SPLITS
+from featx.sources.fields import ALMOST_SPLITS, SPLITS
 from featx.sources.places import ReadFiles
-
-_ALMOST = ("training", "testing", "dev", "eval", "evaluation", "holdout")
-"""Names of folders that may be meant as a split."""
 
 
 @dataclass
@@ -60,7 +57,7 @@ class FirstFolders:
     def notes(self) -> tuple[Note, ...]:
         """Say of folders that look like a split beside others, which make classes of all."""
         folders = self.deep | self.shallow
-        splits = sorted(name for name in folders if name.lower() in (*SPLITS, *_ALMOST))
+        splits = sorted(name for name in folders if name.lower() in (*SPLITS, *ALMOST_SPLITS))
         meant = {SPLITS.get(name.lower(), name.lower()) for name in splits}
         others = sorted(name for name in folders if name.lower() not in SPLITS)
         few = meant.isdisjoint(("train", "training")) or len(meant) < 2

@@ -181,7 +181,7 @@ def from_parquet(
         refused=found.refused,
         ignored_by_extension=dict(ignored or {}),
         dealt=dealing.dealt,
-        notes=tuple(almost_meant(name, frame)),
+        notes=tuple(almost_meant(name, frame, (container.name for container in containers))),
     )
 
 

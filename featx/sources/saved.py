@@ -144,7 +144,7 @@ def from_saved(folder: Path, options: SourceOptions) -> Manifest:
         columns=table_columns(os.fspath(folder), frame),
         stamps=row_stamps(containers, counts),
         dealt=dealing.dealt,
-        notes=tuple(almost_meant(os.fspath(folder), frame)),
+        notes=tuple(almost_meant(os.fspath(folder), frame, parts)),
     )
 
 

@@ -144,7 +144,7 @@ def from_tars(
         notes=(
             *_odd([index for _, index in found.pairs]),
             *unread,
-            *almost_meant(name, notes),
+            *almost_meant(name, notes, (container.name for container in containers)),
         ),
         dealt=dealing.dealt,
     )
