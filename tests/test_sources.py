@@ -628,6 +628,17 @@ def test_json_without_fields_is_said(tmp_path: Path) -> None:
     assert found.notes[0]["message"].startswith("the .json of 2 pictures, the first 'x.tar/1.png'")
 
 
+def test_json_called_as_the_whole_name_of_its_picture_is_said(tmp_path: Path) -> None:
+    members = [("1.jpg", b"x"), ("1.jpg.json", b'{"label": "owl"}'), ("1.boxes.json", b"[]")]
+    write_tar(tmp_path / "x.tar", members)
+    found = load_manifest(tmp_path / "x.tar")
+    assert found.labels is None
+    assert found.ignored_by_extension == {".json": 2}
+    (said,) = found.notes
+    assert said["code"] == "tar-labels-unused"
+    assert "1 labels, the first '1.jpg.json', are of no picture" in said["message"]
+
+
 def test_text_in_a_tar_is_decoded_as_a_table_is(tmp_path: Path, home: Path) -> None:
     words = {"1.cls": "Käfer".encode("cp1252"), "2.cls": "Möwe".encode("cp1252")}
     words |= {"3.cls": "Möwe".encode(), "4.cls": "Möwe".encode("utf-16")}

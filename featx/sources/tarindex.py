@@ -159,8 +159,8 @@ class _Pass:
         rows: list[tuple[Any, ...]] = []
         for key, found in self.keys.items():
             for middle, note in found.unused():
-                self.ignored.take(f".{note}")
-                if middle and note == "cls":
+                self.ignored.take(f"{key}.{note}")
+                if middle and (note == "cls" or f".{middle.lower()}" in self.extensions):
                     self._say(UNUSED, f"{key}.{middle}.{note}".removeprefix("/"))
             for name, offset, size, notes in found.rows():
                 if notes is None:
