@@ -20,7 +20,8 @@ from featx.backbones import load_backbone
 from featx.extraction import records
 from featx.extraction.options import ExtractOptions
 
-SMALL = {"backbone": "torchvision:shufflenet_v2_x0_5", "input_size": 32, "precision": "fp32"}
+NETWORK = "torchvision:shufflenet_v2_x0_5"
+SMALL = {"backbone": NETWORK, "input_size": 32, "precision": "fp32"}
 SMALL |= {"compile": "off", "progress": False, "threads": 1}
 
 PROGRAM = """
@@ -36,7 +37,7 @@ print(json.dumps([found.to_dict(), loaded]))
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save(load_backbone("torchvision:shufflenet_v2_x0_5", weights="random").net.state_dict(), place)
+    torch.save(load_backbone(NETWORK, weights="random").net.state_dict(), place)
     return place
 
 
@@ -175,7 +176,7 @@ def test_a_record_is_void_when_anything_has_changed(
 def test_another_file_in_the_place_of_the_weights_is_another_record(made: Any) -> None:
     source, cache, options = made
     file = Path(options["weights"])
-    net = load_backbone("torchvision:shufflenet_v2_x0_5", weights="random").net
+    net = load_backbone(NETWORK, weights="random").net
     with torch.no_grad():
         next(iter(net.parameters())).add_(1)
     torch.save(net.state_dict(), file)
