@@ -190,6 +190,16 @@ def test_other_types_paths_and_methods(url: str) -> None:
     assert_refused(httpx.get(f"{url}/page.html/../../etc/passwd"), 404, "Not Found")
 
 
+def test_head_is_answered_as_get_without_a_body(url: str) -> None:
+    """As monitors and load balancers ask."""
+    with httpx.Client() as client:
+        for path in ("/", "/healthz", "/v1/model"):
+            head, got = client.head(url + path), client.get(url + path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == str(len(got.content))
+        assert client.head(f"{url}/v1/predict").status_code == 405
+
+
 def test_a_thousand_files_at_once(url: str) -> None:
     body = b"".join(part(b"x") for _ in range(1000)) + b"--x--\r\n"
     assert_refused(post(url, body), 413, "more than 20 pictures")
