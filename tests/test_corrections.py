@@ -84,3 +84,14 @@ def test_fractions_are_no_corrections(tmp_path: Path, photos: Path, tiny: dict[s
     pq.write_table(pa.table({"id": ["cat/0000.png"], "label": [1.5]}), fixes)
     with pytest.raises(SourceError, match="column `label` holds numbers"):
         featx.extract(photos, tmp_path / "c.h5", labels=fixes, **tiny)
+
+
+def test_a_folder_called_with_a_bar_stays_one_class(
+    tmp_path: Path, photos: Path, tiny: dict[str, Any]
+) -> None:
+    (photos / "cat").rename(photos / "a|b")
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,label\ndog/0003.png,owl\n")
+    featx.extract(photos, tmp_path / "c.h5", labels=fixes, **tiny)
+    with featx.open_cache(tmp_path / "c.h5") as found:
+        assert found.classes == ["a|b", "dog", "owl"]

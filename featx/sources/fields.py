@@ -329,14 +329,12 @@ def corrected(manifest: Manifest, fixes: Corrections) -> tuple[Manifest, int]:
         at = place.get(name)
         if at is not None and labels[at] != label:
             labels[at], changed = label, changed + 1
-    return replace(manifest, labels=_as_given(labels)), changed
+    # A folder may be called a|b; only a table writes several labels so.
+    several = any(isinstance(label, tuple) for label in before or ())
+    several = several or any(SEPARATOR in label for label in fixes.labels.values() if label)
+    given = split_labels(labels) if several else None
+    return replace(manifest, labels=given or labels), changed
 
 
 def _text(label: str | tuple[str, ...] | None) -> str | None:
     return SEPARATOR.join(label) or SEPARATOR if isinstance(label, tuple) else label
-
-
-def _as_given(labels: list[str | None]) -> Labels:
-    from featx.labels import split_labels
-
-    return split_labels(labels) or labels
