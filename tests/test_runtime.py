@@ -52,6 +52,28 @@ def expected(reader: nn.Module, images: np.ndarray) -> list[np.ndarray]:
         return [t.numpy() for t in reader.eval()(torch.from_numpy(images))]
 
 
+class Deep(nn.Module):
+    """A network that holds a 3-D convolution, as timm's LambdaNets do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flat = nn.Conv2d(3, 4, 3, 2)
+        self.deep = nn.Conv3d(1, 2, (1, 3, 3))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = self.flat(images.permute(0, 3, 1, 2).float() / 255)
+        return (self.deep(maps[:, None]).mean((3, 4)).flatten(1),)
+
+
+def test_a_network_with_a_3d_convolution_runs_with_channels_last() -> None:
+    reader, images = Deep(), pictures(5)
+    with Runner(reader, plan(), SHAPE) as runner:
+        (found,) = runner(images)
+    assert plan().channels_last
+    np.testing.assert_allclose(found, expected(reader, images)[0], rtol=1e-4, atol=1e-6)
+
+
 def test_auto_takes_a_device_and_a_precision_that_are_there() -> None:
     chosen = plan_runtime()
     assert chosen.device in available_devices()

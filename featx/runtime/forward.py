@@ -168,13 +168,22 @@ def converted(
     """
     copied = _sharing_weights(reader).to(device, dtype)
     if channels_last:
-        copied.to(memory_format=torch.channels_last)
+        to_channels_last(copied)
     if dtype == torch.float32:
         return copied.eval()
     for original, module in zip(reader.modules(), copied.modules(), strict=True):
         if isinstance(original, nn.modules.batchnorm._BatchNorm):
             module.float().load_state_dict(original.state_dict())
     return copied.eval()
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out the kernels of a module with their channels last; others stay as they are.
+
+    ``Module.to(memory_format=...)`` fails for the kernels of a 3-D convolution, which a few
+    networks of pictures hold (LambdaNet).
+    """
+    module._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
 
 
 def _sharing_weights(module: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from featx.errors import FeatxError, FitError, words_of
 from featx.progress import duration
-from featx.runtime.forward import true_fp32
+from featx.runtime.forward import to_channels_last, true_fp32
 from featx.tuning.options import TuneOptions
 from featx.tuning.resume import Resume, State, TrainingState
 from featx.tuning.sides import InputRows, Positions, batches_of, n_batches
@@ -146,7 +146,7 @@ def learn(
     CacheMismatchError
         If there is a saved state of another run.
     """
-    model.to(device).to(memory_format=torch.channels_last)  # a fifth faster on processors
+    to_channels_last(model.to(device))  # a fifth faster on processors
     optimizer = _optimizer(model, options)
     done = TrainingState() if resume is None else resume.load(model, optimizer)
     if done.epoch:
