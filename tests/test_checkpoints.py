@@ -6,7 +6,10 @@ import argparse
 import collections
 import datetime
 import pathlib
+import re
 import types
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featx.backbones import Backbone, load_backbone
+from featx.backbones import Backbone, from_timm, load_backbone
+from featx.backbones.checkpoint import read_checkpoint
 from featx.backbones.from_timm import build
+from featx.backbones.recipe import fill
 from featx.backbones.weights import digest_state
 from featx.errors import UnknownLayerError, WeightsError
 
@@ -349,3 +354,93 @@ def test_a_headless_transformer_of_another_size_is_converted(tmp_path: Path) -> 
     assert torch.equal(loaded, teacher["blocks.0.attn.qkv.weight"])
     with pytest.raises(UnknownLayerError, match="'head' cannot be read"):
         found.select(["head"])
+
+
+VIT = "timm:test_vit"
+
+
+def test_a_transformer_with_registers_is_not_one_without(tmp_path: Path) -> None:
+    vit = load_backbone(VIT, weights="random").net.state_dict()
+    for name in ("reg_token", "register_tokens", "absolute_pos_embed"):
+        torch.save(vit | {name: torch.zeros(1, 4, 64)}, tmp_path / "net.pth")
+        with pytest.raises(WeightsError, match=rf"1 unexpected \({name}\)"):
+            load_backbone(VIT, weights=tmp_path / "net.pth")
+    training = {"mask_token": torch.zeros(1, 1, 64), "decoder_pos_embed": torch.zeros(1, 4, 64)}
+    torch.save(vit | training, tmp_path / "net.pth")
+    found = load_backbone(VIT, weights=tmp_path / "net.pth")
+    assert found.weights.notes == ("dropped: mask_token, decoder_pos_embed",)
+
+
+def test_patches_of_another_size_are_another_network(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit", patch_size=32).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"\(64, 3, 32, 32\) instead of \(64, 3, 16, 16\)"):
+        load_backbone(VIT, weights=tmp_path / "net.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("kind", ["int8", "qint8", "complex64"])
+def test_weights_that_are_not_decimals_are_refused(tmp_path: Path, state: State, kind: str) -> None:
+    weight = state["layer1.0.conv1.weight"]
+    made = (
+        torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8)
+        if kind == "qint8"
+        else weight.to(getattr(torch, kind))
+    )
+    with pytest.raises(WeightsError, match=rf"layer1.0.conv1.weight is {kind}, where"):
+        read(tmp_path / "net.pth", {**state, "layer1.0.conv1.weight": made})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("layer1.0.conv1.weight", (64, 32, 3, 3)), ("bn1.weight", (32,))],
+)
+def test_an_entry_of_another_shape_is_the_only_one_that_is_named(
+    tmp_path: Path, state: State, name: str, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(WeightsError, match=rf", 1 of another shape \({name} \({shape[0]},"):
+        read(tmp_path / "net.pth", {**state, name: torch.zeros(shape)})
+
+
+CLIP = (  # the names of OpenAI's CLIP and of open_clip
+    ("patch_embed.proj.", "conv1."),
+    ("norm_pre.", "ln_pre."),
+    ("blocks.", "transformer.resblocks."),
+    (".norm", ".ln_"),
+    ("attn.qkv.", "attn.in_proj_"),
+    ("attn.proj.", "attn.out_proj."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+)
+
+
+@pytest.mark.parametrize("prefix", ["visual.", "state_dict.module.visual.", ""])
+def test_the_picture_tower_of_clip_is_converted(tmp_path: Path, prefix: str) -> None:
+    torch.manual_seed(3)
+    net = timm.create_model("vit_tiny_patch16_224", pre_norm=True, num_classes=0)
+    tower = {}
+    for name, tensor in net.state_dict().items():
+        clip = re.sub(r"^norm\.", "ln_post.", name)
+        for ours, theirs in CLIP:
+            clip = clip.replace(ours, theirs)
+        tower[clip] = tensor
+    tower["class_embedding"] = tower.pop("cls_token")[0, 0]
+    tower["positional_embedding"] = tower.pop("pos_embed")[0]
+    tower["proj"] = torch.zeros(192, 32)
+    texts = {"text_projection": torch.zeros(4, 4), "ln_final.weight": torch.ones(4)}
+    file = under(prefix, tower) | (texts if prefix else {})
+    torch.save(file, tmp_path / "net.pth")
+    recipe = from_timm.recipe("vit_tiny_patch16_224")
+    tall = replace(
+        recipe,
+        build=partial(timm.create_model, "vit_tiny_patch16_224", pre_norm=True),
+        convert=lambda state: timm.create_model(
+            "vit_tiny_patch16_224",
+            pre_norm=True,
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": state, "custom_load": False},
+        ),
+    )
+    found = fill(tall, read_checkpoint(tmp_path / "net.pth"), None)
+    own = net.state_dict()
+    assert all(torch.equal(found.loaded[name], own[name]) for name in own)
+    assert "entries converted by timm" in found.notes

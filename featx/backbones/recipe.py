@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -121,9 +121,10 @@ def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") 
     wanted = Shape(net, recipe.classifiers, recipe.rename)
     branch, notes = pick(file, wanted, key)
     picked = {n: t for n, t in branch.state.items() if not n.startswith(recipe.ignored)}
+    _require_decimals(file.where, picked, net)
     state, foreign = _without_heads(picked, net, recipe.classifiers)
     found = compare(net, state)
-    if options := _adaptations(found):
+    if options := _adaptations(found, recipe.classifiers):
         in_chans = options.setdefault("in_chans", in_chans)
         net = recipe.build(**options)
         found = compare(net, state)
@@ -133,9 +134,9 @@ def fill(recipe: Recipe, file: Checkpoint, in_chans: int | None, key: str = "") 
         state = {n: t for n, t in state.items() if n not in misfits}
         found = compare(net, state)
     if found and not _lacks_classifier(found, recipe.classifiers):
-        refusal = WeightsError(
-            f"{file.where} does not fit {recipe.name}: {compare(net, picked)}; {holds(file)}"
-        )
+        why = compare(net, picked)  # another number of classes is not the reason
+        why = replace(why, other_shape=tuple(x for x in why.other_shape if x[0] not in misfits))
+        refusal = WeightsError(f"{file.where} does not fit {recipe.name}: {why}; {holds(file)}")
         return _convert(recipe, picked, refusal, notes)
     dropped = [n.partition(".")[0] for n in (*foreign, *misfits)]
     notes += (f"dropped: {counted(dropped)}",) if dropped else ()
@@ -162,30 +163,53 @@ def _without_heads(
 ) -> tuple[State, list[str]]:
     """Drop entries of modules that the network lacks, and of another classifier than its own.
 
-    Entries inside the body stay: those of a resnet34 would otherwise pass for a resnet18's.
+    Entries of the body stay: those of a resnet34 would otherwise pass for a resnet18's, and those
+    of a transformer with registers for one's without.
     """
     own = set(net.state_dict())
     body = {name for name, _ in net.named_children()} - set(classifiers)
-    parts = {n for n in state if n not in own and n.partition(".")[0] not in body}
+    foreign = (n for n in state if n not in own and n.partition(".")[0] not in body)
+    parts = {n for n in foreign if not _BODY.fullmatch(n)}
     return {n: t for n, t in state.items() if n not in parts}, [n for n in state if n in parts]
 
 
-def _adaptations(found: Difference) -> dict[str, int | None]:
+_BODY = re.compile(r"(?!.*(mask|decod|predict|text))\w*(tokens?|pos(ition\w*)?_?emb\w*)")
+"""Entries at the top that the layers below compute with: registers, positions."""
+
+
+def _require_decimals(where: str, state: State, net: nn.Module) -> None:
+    """Refuse weights that are rounded to integers: their scale is not in them."""
+    own = net.state_dict()
+    floats = (n for n in state if n in own and own[n].is_floating_point())
+    rounded = [n for n in floats if not state[n].is_floating_point()]
+    if rounded:
+        kind = str(state[rounded[0]].dtype).removeprefix("torch.")
+        more = f" (and {len(rounded) - 1} more entries)" if len(rounded) > 1 else ""
+        raise WeightsError(
+            f"{where} is refused: {rounded[0]}{more} is {kind}, where the network has float32; "
+            "save the state_dict() of the network before it was quantised"
+        )
+
+
+def _adaptations(found: Difference, classifiers: tuple[str, ...]) -> dict[str, int | None]:
     """Number of classes and of input channels that make the shapes fit, if these alone do."""
-    classes = {got[0] for _, got, own in found.other_shape if got[1:] == own[1:]}
-    channels = [
-        got[1]
-        for _, got, own in found.other_shape
-        if len(got) == len(own) == 4 and got[0] == own[0] and got[2:] == own[2:]
-    ]
-    n_explained = sum(got[1:] == own[1:] for _, got, own in found.other_shape) + len(channels)
+    heads = _prefixes(classifiers) or ("",)
+    classes, channels, n_explained = set(), set(), 0
+    for name, got, own in found.other_shape:
+        if name.startswith(heads) and got[1:] == own[1:]:
+            classes.add(got[0])
+        elif len(got) == len(own) == 4 and own[1] == 3 and (got[0], got[2:]) == (own[0], own[2:]):
+            channels.add(got[1])
+        else:
+            continue
+        n_explained += 1
     if n_explained < len(found.other_shape) or len(classes) > 1 or len(channels) > 1:
         return {}
     options: dict[str, int | None] = {}
     if classes:
         options["num_classes"] = classes.pop()
     if channels:
-        options["in_chans"] = check_channels(channels[0])
+        options["in_chans"] = check_channels(channels.pop())
     return options
 
 
@@ -205,20 +229,40 @@ def _convert(
     if recipe.convert is None:
         raise refusal
     torch.manual_seed(0)
-    untouched = recipe.build().state_dict()
+    net = recipe.build()
+    if _other_kernels(net, state):
+        raise refusal
+    untouched = net.state_dict()
     heads = _prefixes(recipe.classifiers)
     own = {n: t for n, t in untouched.items() if n.startswith(heads)} if heads else {}
-    headless = {n: t for n, t in state.items() if not n.startswith(heads)} if heads else state
-    for offered, missing in ((state, ()), (headless | own, tuple(own))):
-        net = _converted(recipe, offered, untouched)
-        if net is not None:
-            absent = (
-                f"the file has no {', '.join(recipe.classifiers)}; only features are meaningful"
-            )
-            notes += (absent,) if missing else ()
-            loaded = {n: t for n, t in net.state_dict().items() if n not in missing}
-            return LoadedNetwork(net, loaded, (*notes, "entries converted by timm"), None, missing)
+    kept = {n: t for n, t in state.items() if not (heads and n.startswith(heads))}
+    headless = {n: t for n, t in kept.items() if n != _CLIP_HEAD} | own
+    tries: list[tuple[State, tuple[str, ...]]] = [(state, ()), (headless, tuple(own))]
+    if not _CLIP.isdisjoint(state):  # timm knows the names as they are beside the tower of texts
+        tries += [({f"visual.{n}": t for n, t in offered.items()}, m) for offered, m in tries]
+    for offered, missing in tries:
+        made = _converted(recipe, offered, untouched)
+        if made is not None:
+            dropped = [n.partition(".")[0] for n in state if missing and n not in kept]
+            notes += (f"dropped: {counted(dropped)}",) if dropped else ()
+            notes += (_headless(recipe),) if missing else ()
+            loaded = {n: t for n, t in made.state_dict().items() if n not in missing}
+            return LoadedNetwork(made, loaded, (*notes, "entries converted by timm"), None, missing)
     raise refusal
+
+
+_CLIP = {"class_embedding", "attnpool.positional_embedding"}
+_CLIP_HEAD = "proj"
+
+
+def _other_kernels(net: nn.Module, state: State) -> bool:
+    """True if a convolution of the file has another size: patches of 32 are not patches of 16.
+
+    timm would resample them, and the features would be those of neither network.
+    """
+    kernels = {f"{n}.weight": m.weight for n, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    shapes = ((state[n].shape, own.shape) for n, own in kernels.items() if n in state)
+    return any(len(got) == 4 and got[2:] != own[2:] for got, own in shapes)
 
 
 def _converted(recipe: Recipe, state: State, untouched: State) -> nn.Module | None:

@@ -183,7 +183,9 @@ def to_channels_last(module: nn.Module) -> None:
     ``Module.to(memory_format=...)`` fails for the kernels of a 3-D convolution, which a few
     networks of pictures hold (LambdaNet).
     """
-    module._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
+    module._apply(  # type: ignore[no-untyped-call]
+        lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
+    )
 
 
 def _sharing_weights(module: nn.Module) -> nn.Module:
