@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import json
 import pathlib
 import re
 import types
@@ -444,3 +445,72 @@ def test_the_picture_tower_of_clip_is_converted(tmp_path: Path, prefix: str) -> 
     own = net.state_dict()
     assert all(torch.equal(found.loaded[name], own[name]) for name in own)
     assert "entries converted by timm" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html><head><title>404", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a pointer of Git LFS"),
+        (b'{"architectures": ["ResNet"]}', "a JSON text"),
+        (b"\x1f\x8b\x08 torn", "compressed by gzip"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+        (b"", "damaged: it is empty"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_not_weights_is_said_as_what_it_is(
+    tmp_path: Path, content: bytes, said: str, suffix: str
+) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"net{re.escape(suffix)} is {said}"):
+        load_backbone(NAME, weights=path)
+
+
+def test_the_format_is_that_of_the_content_not_of_the_name(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "net.pth")
+    torch.save(state, tmp_path / "net.safetensors")
+    for name in ("net.pth", "net.safetensors"):
+        assert load_backbone(NAME, weights=tmp_path / name).weights.digest == digest_state(state)
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def sharded(folder: Path, state: State) -> Path:
+    """Write a state as Hugging Face's libraries write a large one."""
+    names, half = list(state), len(state) // 2
+    for file, own in zip(SHARDS, (names[:half], names[half:]), strict=True):
+        save_file({n: state[n] for n in own}, folder / file)
+    places = {name: SHARDS[k >= half] for k, name in enumerate(names)}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_an_index_stands_for_the_files_that_it_names(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state)
+    found = load_backbone(NAME, weights=index).weights
+    assert found.digest == digest_state(state)
+    assert {Path(f).name for f in found.files or ()} >= {index.name, *SHARDS}
+    with pytest.raises(WeightsError, match=r"is a folder.*it: model\.safetensors\.index\.json$"):
+        load_backbone(NAME, weights=tmp_path)
+    (tmp_path / SHARDS[1]).unlink()
+    with pytest.raises(WeightsError, match=rf"names {SHARDS[1]}, which is not beside it"):
+        load_backbone(NAME, weights=index)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"weight_map": {"a": "../net.pth"}}', r"refused: it names '\.\./net\.pth'"),
+        ('{"weight_map": []}', "not an index"),
+        ('{"weight_map": {}}', "names no file"),
+        ("[1, 2", "not an index"),
+    ],
+)
+def test_an_index_that_is_none_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.index.json").write_text(text)
+    with pytest.raises(WeightsError, match=said):
+        load_backbone(NAME, weights=tmp_path / "x.index.json")

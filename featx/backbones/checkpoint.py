@@ -25,6 +25,7 @@ _DEEPEST = 12
 _DEEPEST_TUPLE = 200
 _MOST_PACKED, _SMALL = 20, 1 << 20  # times the size of the file, and bytes
 _LONGEST = 1000  # letters of a name
+_INDEX, _LISTED = ".index.json", 6
 _SAYS_NETWORK = ("arch", "model_name", "model", "backbone", "architecture", "timm_name")
 
 
@@ -44,6 +45,8 @@ class Checkpoint:
         The network that the file itself names, "" if it names none.
     seen
         Pictures that the weights were trained on, as `featx.seen.pack` writes them.
+    files
+        What was read: the file, and for an index the files that it names.
     """
 
     where: str
@@ -51,6 +54,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     said: str = ""
     seen: str = ""
+    files: tuple[Path, ...] = ()
 
 
 def missing_weights(path: Path | str) -> str:
@@ -64,16 +68,19 @@ def missing_weights(path: Path | str) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.safetensors`` or torch file; no code in it is ever run.
+    """Read a safetensors or torch file, or an index of such; no code in it is ever run.
 
     Raises
     ------
     WeightsError
         If the file is missing, damaged, needs the code of a type, or holds no tensors.
     """
+    if path.is_dir():
+        raise _folder(path)
     if not path.is_file():
         raise WeightsError(missing_weights(path))
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    parts = _shards(path) if path.name.endswith(_INDEX) else (path,)
+    content = _joined(path, parts) if len(parts) > 1 else _content(parts[0])
     if isinstance(content, Tensor) or not isinstance(content, Mapping | list | tuple):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
     tensors = dict(_tensors(content, str(path)))
@@ -83,8 +90,90 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tops = content if isinstance(content, Mapping) else range(len(content))
     held = {name.partition(".")[0] for name in tensors}
     others = tuple(_name(k) for k in tops if _name(k).partition(".")[0] not in held)
-    seen = _seen(path) if path.suffix == ".safetensors" else ""
-    return Checkpoint(str(path), tensors, others, _said(content), seen)
+    seen = _seen(path) if parts == (path,) and _kind(path) == "safetensors" else ""
+    files = tuple(dict.fromkeys((path, *parts)))
+    return Checkpoint(str(path), tensors, others, _said(content), seen, files)
+
+
+def _content(path: Path) -> Any:
+    return _safetensors(path) if _kind(path) == "safetensors" else _torch(path)
+
+
+def _kind(path: Path) -> str:
+    """Tell from its first bytes whether a file is torch's or safetensors, whatever its name is.
+
+    Raises
+    ------
+    WeightsError
+        If it is neither, but another thing that often has the name of a file of weights.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        return "torch"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
+        return "safetensors"
+    text = head.lstrip().lower()
+    for start, what in _OTHER_THINGS.items():
+        if head.startswith(start) or text.startswith(start):
+            raise WeightsError(f"{path} is {what}")
+    if not head:
+        raise WeightsError(f"{path} is damaged: it is empty; fetch it again")
+    return "safetensors" if path.suffix == ".safetensors" else "torch"
+
+
+_LONGEST_HEADER = 100_000_000  # of safetensors, as its own library allows
+_OTHER_THINGS = {
+    b"<": "a web page (HTML), not weights; open its address in a browser and fetch the file itself",
+    b"version https://git-lfs": "a pointer of Git LFS, not weights; run `git lfs pull` beside it",
+    b"{": "a JSON text, not weights; name the file that holds the tensors",
+    b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
+    b"\x89HDF": "an HDF5 file (of Keras?), not weights of torch; name a file of the torch network",
+    b"\x93NUMPY": "an array of NumPy, not weights; name a file of the torch network",
+}
+
+
+def _folder(path: Path) -> WeightsError:
+    """Refuse a folder, with the files in it that may be meant."""
+    kinds = (".safetensors", _INDEX, ".pth", ".pt", ".bin", ".ckpt", ".tar")
+    found = sorted(f.name for f in path.iterdir() if f.name.endswith(kinds))
+    whole = [n for n in found if not re.search(r"-\d+-of-\d+\.", n)]  # a shard is not a network
+    names = ", ".join(whole[:_LISTED]) + ", ..." * (len(whole) > _LISTED)
+    there = f"name the file in it: {names}" if whole else "no file in it is known as weights"
+    return WeightsError(f"{path} is a folder, not a weights file; {there}")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Files that an index of Hugging Face names, in its order.
+
+    Raises
+    ------
+    WeightsError
+        If it is not an index, or one of the files is not beside it.
+    """
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = list(dict.fromkeys(str(name) for name in places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{index} is not an index of weights: it has no weight_map") from None
+    for name in names:
+        if Path(name).name != name or name.endswith(_INDEX):
+            raise WeightsError(f"{index} is refused: it names {name[:80]!r}, not a file beside it")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index} names {name}, which is not beside it; fetch that file too")
+    if not names:
+        raise WeightsError(f"{index} names no file")
+    return tuple(index.parent / name for name in names)
+
+
+def _joined(index: Path, shards: tuple[Path, ...]) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for shard in shards:
+        content = _content(shard)
+        if not isinstance(content, Mapping) or whole.keys() & content.keys():
+            raise WeightsError(f"{shard} is not a part of {index}: its entries are in others too")
+        whole |= content
+    return whole
 
 
 def _seen(path: Path) -> str:
@@ -113,7 +202,7 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a safetensors file: {error}") from None
+        raise WeightsError(f"{path} is damaged, or not a safetensors file: {error}") from None
 
 
 def _torch(path: Path) -> Any:
@@ -131,9 +220,10 @@ def _torch(path: Path) -> Any:
             f"{path} is refused: {size_text(size)} would become {size_text(claimed)}; {_INSTEAD}"
         )
     try:
-        with warnings.catch_warnings(), inert_types():
+        with warnings.catch_warnings(), inert_types(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of pickle protocols; what is refused, is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+            source = file if path.suffix == ".safetensors" else path  # torch goes by that name
+            return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged and hostile files
         raise _refusal(path, error, inside.protocol) from None
 

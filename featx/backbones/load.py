@@ -149,7 +149,7 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         licence,
         filled.notes,
         filled.missing,
-        _deciding(recipe, path) if recipe.is_library else None,
+        _deciding(recipe, file.files) if recipe.is_library else None,
         file.seen,
     )
     return _backbone(recipe, filled.net, found, filled.in_chans)
@@ -170,10 +170,10 @@ def _file(recipe: Recipe, weights: str | None) -> tuple[Path, str, str, str]:
     return Path(weights), weights, "", ""
 
 
-def _deciding(recipe: Recipe, path: Path) -> tuple[str, ...]:
-    """Paths that decide which weights are loaded: the file, and where others are looked for."""
+def _deciding(recipe: Recipe, files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Paths that decide which weights are loaded: the files, and where others are looked for."""
     places = [place for file in recipe.files for place in file.places]
-    return tuple(str(Path(place).absolute()) for place in (path, *places))
+    return tuple(str(Path(place).absolute()) for place in (*files, *places))
 
 
 def _obtain(recipe: Recipe) -> tuple[Path, WeightsFile]:
