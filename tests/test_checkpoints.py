@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import types
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -514,3 +515,14 @@ def test_an_index_that_is_none_is_one_line(tmp_path: Path, text: str, said: str)
     (tmp_path / "x.index.json").write_text(text)
     with pytest.raises(WeightsError, match=said):
         load_backbone(NAME, weights=tmp_path / "x.index.json")
+
+
+def test_half_a_file_and_an_archive_around_one_say_so(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "net.pth")
+    whole = (tmp_path / "net.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(tmp_path / "outer.pth", "w") as archive:
+        archive.write(tmp_path / "net.pth", "net.pth")
+    for name, said in (("half", "its end is missing"), ("outer", "unpack it first")):
+        with pytest.raises(WeightsError, match=said):
+            load_backbone(NAME, weights=tmp_path / f"{name}.pth")

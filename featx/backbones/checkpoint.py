@@ -247,6 +247,9 @@ def _refusal(path: Path, error: Exception, protocol: int) -> WeightsError:
         return _script(path)
     if blamed := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return _needs_code(path, [blamed[1]])
+    for words, meaning in _OF_ARCHIVES.items():
+        if words in str(error):
+            return WeightsError(f"{path} {meaning}")
     if protocol > 2:
         return WeightsError(
             f"{path} is refused: it was written with pickle protocol {protocol}; {_INSTEAD}, with "
@@ -259,6 +262,10 @@ def _refusal(path: Path, error: Exception, protocol: int) -> WeightsError:
     return WeightsError(f"{path} cannot be read as weights: {words_of(error, 160)}")
 
 
+_OF_ARCHIVES = {  # what torch says of a ZIP file, and what it means to who reads it
+    "central directory": "is damaged: its end is missing; copy or fetch it again",
+    "not in a subdirectory": "is a ZIP archive of other files, not weights; unpack it first",
+}
 _INSTEAD = "save the network's state_dict() instead"
 _SAFE = re.compile(  # what torch itself allows; but not bytearray, which takes any size it is given
     r"torch\.(_utils|_tensor)\._rebuild\w*|collections\.(OrderedDict|Counter)|_codecs\.encode"
