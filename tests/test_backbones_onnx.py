@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,3 +116,71 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(MissingExtraError, match=r"featx\[onnx\]"):
         load_backbone(str(tmp_path / "net.onnx"))
+
+
+@needs_onnx
+def test_a_network_of_whole_pixels_gets_them(tmp_path: Path) -> None:
+    """A file that normalises by itself was fed what is normalised already."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x.float() / 255 - 0.45).relu().mean((2, 3))
+
+    net, path = Whole(), tmp_path / "net.onnx"
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    torch.onnx.export(net.eval(), (image,), path, dynamo=False)
+    backbone = load_backbone(str(path))
+    pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        (found,) = backbone.reader(backbone.select())(pixels)
+        torch.testing.assert_close(found, net(pixels.permute(0, 3, 1, 2)), rtol=1e-4, atol=1e-6)
+    assert "uint8" in backbone.weights.notes[0]
+    torch.onnx.export(net.eval(), (image.int(),), path, dynamo=False)
+    with pytest.raises(BackboneError, match="takes int32; featx feeds float32 or uint8"):
+        load_backbone(str(path))
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_a_file_without_classifier_gives_its_output(tmp_path: Path, name: str) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=0)
+    export(net, tmp_path / "net.onnx", 160, dynamic_axes={"x": {0: "n"}})
+    backbone = load_backbone(str(tmp_path / "net.onnx"))
+    pixels = torch.randint(0, 256, (2, 160, 160, 3), dtype=torch.uint8)
+    reader = backbone.reader(backbone.select())
+    with torch.no_grad():
+        (found,) = reader(pixels)
+        torch.testing.assert_close(found, net(reader.normalize(pixels)), rtol=1e-4, atol=1e-5)
+
+
+@needs_onnx
+def test_an_empty_file_holds_no_network(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    with pytest.raises(BackboneError, match="holds no network"):
+        load_backbone(str(tmp_path / "net.onnx"))
+
+
+def test_gather_takes_indices_of_any_shape_and_from_the_end() -> None:
+    from featx.backbones.onnx_ops import OPERATORS
+
+    x, rows = torch.arange(12.0).reshape(3, 4), torch.tensor([[0, -1], [2, 1]])
+    found = OPERATORS["Gather"]({"axis": 0}, x, rows)
+    assert torch.equal(found, x[rows])
+
+
+def test_a_part_of_a_shape_is_that_part() -> None:
+    from featx.backbones.onnx_ops import OPERATORS
+
+    x = torch.zeros(2, 3, 4, 5)
+    assert OPERATORS["Shape"]({}, x).tolist() == [2, 3, 4, 5]
+    assert OPERATORS["Shape"]({"start": 1, "end": -1}, x).tolist() == [3, 4]
+    rows = OPERATORS["Shape"]({"start": 0, "end": 1}, x)
+    assert OPERATORS["Range"]({}, np.array(0), rows, np.array(1)).tolist() == [0, 1]

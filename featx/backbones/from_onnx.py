@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,12 +19,27 @@ from featx.errors import BackboneError, MissingExtraError, UnknownBackboneError,
 from featx.preprocess import Preprocess
 
 _POOLS = ("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool")
+# What may follow a classifier; of a convolution of classes, also a pooling.
+_SHAPING = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout", "Cast")
+_SCALING = ("Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div")
+_POOLING = ("GlobalAveragePool", "AveragePool", "ReduceMean", "Relu")
+_IMAGENET = (1000, 1001, 11821, 21841, 21843)  # classes: more than channels in small networks
 _CROP_PCT = 0.875
+_WHOLE: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+_SAYS_WHOLE = "take pixels from 0 to 255 (uint8 in the file): no mean is subtracted"
+_SAYS_NOTHING = (
+    "say nothing of preprocessing; unless named, that of most ImageNet networks is taken (--mean, "
+    "--std, --crop-pct, --interpolation)"
+)
 
 
 def knows(name: str) -> bool:
     """True if a name belongs to an ONNX file."""
     return name.endswith(".onnx")
+
+
+_Step: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""A node's name, and the values that it takes and gives."""
 
 
 class Node(nn.Module):
@@ -59,11 +74,41 @@ class OnnxNet(nn.Module):
         self._parameters_of: dict[str, str] = {}
         for constant in graph.initializer:
             self._keep(constant.name, numpy_helper.to_array(constant))
-        self._steps: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+        self._steps: list[_Step] = []
         for k, node in enumerate(graph.node):
             self._add(k, node, where)
         self._input = next(i.name for i in graph.input if not self._is_constant(i.name))
-        self._output = graph.output[0].name
+        self._outputs = tuple(output.name for output in graph.output)
+
+    def ends_in_classifier(self) -> bool:
+        """True if an output comes from a linear layer, or from a 1x1 convolution to classes."""
+        made = {value: step for step in self._steps for value in step[2]}
+        return any(self._is_of_classes(value, made) for value in self._outputs)
+
+    def _is_of_classes(self, value: str, made: dict[str, _Step]) -> bool:
+        """Go back through what only scales, shapes or pools, to the layer that computes."""
+        linear_only = True
+        while value in made:
+            name, inputs, _ = made[value]
+            node: Any = self._modules[name]
+            if node.kind in ("Gemm", "MatMul"):
+                return linear_only
+            if node.kind == "Conv":
+                shape = self._shape_of(inputs[1])
+                n_classes, kernel = shape[0], tuple(shape[2:])
+                return kernel == (1, 1) and (n_classes < shape[1] or n_classes in _IMAGENET)
+            computed = [v for v in inputs if v in made]
+            shaping = node.kind in _SHAPING
+            if not shaping and (node.kind not in _SCALING + _POOLING or len(computed) != 1):
+                return False
+            linear_only = linear_only and node.kind not in _POOLING
+            value = inputs[0] if shaping else computed[0]
+        return False
+
+    def _shape_of(self, constant: str) -> tuple[int, ...]:
+        if constant in self._parameters_of:
+            return tuple(getattr(self, self._parameters_of[constant]).shape)
+        return (0, 0, 0, 0)  # computed in the graph
 
     def _is_constant(self, name: str) -> bool:
         return name in self.arrays or name in self._parameters_of
@@ -109,7 +154,7 @@ class OnnxNet(nn.Module):
         for name, inputs, outputs in self._steps:
             found = self._modules[name](*(values[i] for i in inputs))  # type: ignore[misc]
             values.update(zip(outputs, found if isinstance(found, tuple) else (found,)))  # noqa: B905
-        result: Tensor = values[self._output]
+        result: Tensor = values[self._outputs[0]]
         return result
 
 
@@ -131,12 +176,12 @@ def recipe(name: str) -> Recipe:
     """The network that an ONNX file holds, weights and all.
 
     The file says its input size but nothing of its preprocessing: that of most ImageNet networks
-    is taken, and can be overridden.
+    is taken, and can be overridden; a network of whole pixels (uint8) gets them as they are.
     """
     path = Path(name)
     graph = _read(path)
+    channels, size, whole = _input(graph, name)
     made = OnnxNet(graph, str(path))
-    channels, size = _input(graph, name)
 
     def build(num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
         if in_chans not in (None, channels):
@@ -147,11 +192,12 @@ def recipe(name: str) -> Recipe:
         path.name,
         "onnx",
         build,
-        Preprocess.from_crop_pct(size, _CROP_PCT),
+        Preprocess.from_crop_pct(size, _CROP_PCT, **(_WHOLE if whole else {})),
         lambda net: default_tap(made),
         own_weights=str(path),
         own_digest=_digest(graph, made),
         in_chans=channels,
+        notes=(_SAYS_WHOLE if whole else _SAYS_NOTHING,),
     )
 
 
@@ -175,13 +221,19 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise UnknownBackboneError(f"no ONNX file {path}")
     try:
-        return onnx.load(path).graph
+        graph = onnx.load(path).graph
     except Exception as error:  # protobuf's own errors, or a missing file of external data
         reason = words_of(error, 160)
         raise BackboneError(f"{path} cannot be read as ONNX: {reason}") from None
+    if not graph.node or not graph.output:  # of an empty file, too
+        raise BackboneError(f"{path} holds no network: {len(graph.node)} operators; fetch it again")
+    return graph
 
 
-def _input(graph: Any, name: str) -> tuple[int, tuple[int, int]]:
+def _input(graph: Any, name: str) -> tuple[int, tuple[int, int], bool]:
+    """Channels, height and width, and whether the network takes whole pixels."""
+    from onnx import TensorProto as Types
+
     constants = {c.name for c in graph.initializer}
     inputs = [i for i in graph.input if i.name not in constants]
     shape = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
@@ -191,15 +243,24 @@ def _input(graph: Any, name: str) -> tuple[int, tuple[int, int]]:
         raise BackboneError(
             f"{name} takes (n, height, width, channels); featx feeds (n, channels, height, width)"
         )
-    return check_channels(shape[1] or 3), (shape[2] or 224, shape[3] or 224)
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind not in (0, Types.FLOAT, Types.FLOAT16, Types.BFLOAT16, Types.DOUBLE, Types.UINT8):
+        raise BackboneError(
+            f"{name} takes {Types.DataType.Name(kind).lower()}; featx feeds float32 or uint8"
+        )
+    size = (shape[2] or 224, shape[3] or 224)
+    return check_channels(shape[1] or 3), size, kind == Types.UINT8
 
 
 def default_tap(net: OnnxNet) -> Tap:
     """The last pooling before the classifier, or else what the classifier receives.
 
-    The classifier is the last Gemm or MatMul, or the last Conv where there is neither. A pooling
-    that is followed by a convolution is not the last one.
+    The classifier is the last Gemm or MatMul, or the last Conv where there is neither; a network
+    that does not end in one gives features, and its output is read. A pooling that is followed by
+    a convolution is not the last one.
     """
+    if not net.ends_in_classifier():
+        return Tap.at("")
     nodes = [(name, m) for name, m in net.named_children() if isinstance(m, Node)]
     kinds = [m.kind for _, m in nodes]
     linear = [k for k, kind in enumerate(kinds) if kind in ("Gemm", "MatMul")]

@@ -135,7 +135,8 @@ def _filled(recipe: Recipe, weights: str | None, in_chans: int | None) -> Backbo
         tag = "" if own else "random"
         digest = (recipe.own_digest if own else "") or digest_state(net.state_dict())
         files = () if recipe.is_library else None
-        found = Weights(own or "random", tag, digest, files=None if own else files)
+        notes = recipe.notes if own else ()
+        found = Weights(own or "random", tag, digest, "", notes, files=None if own else files)
         return _backbone(recipe, net, found, in_chans)
     weights, key = (None, "") if weights is None else split_key(weights)
     path, source, tag, licence = _file(recipe, weights)

@@ -61,10 +61,9 @@ _SIMPLE: dict[str, Operator] = {
     "Equal": lambda a, b: a == b,
     "Where": lambda c, a, b: np.where(c, a, b) if _shapes(c, a, b) else _where(c, a, b),
     "Expand": lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
-    "Range": lambda start, end, step: np.arange(int(start), int(end), int(step)),
+    "Range": lambda *bounds: np.arange(*(np.asarray(b).item() for b in bounds)),
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
     "GlobalMaxPool": lambda x: x.amax((2, 3), keepdim=True),
-    "Shape": lambda x: np.array(x.shape, np.int64),
 }
 for _name, _function in _SIMPLE.items():
     _simple(_name, _function)
@@ -107,6 +106,11 @@ def _clip(attributes: Attributes, x: Value, low: Value = None, high: Value = Non
         return np.clip(x, low, high)
     x = x if low is None else torch.maximum(x, _beside(x, low))
     return x if high is None else torch.minimum(x, _beside(x, high))
+
+
+@_operator("Shape")
+def _shape(attributes: Attributes, x: Value) -> NDArray[np.int64]:
+    return np.array(x.shape[attributes.get("start", 0) : attributes.get("end")], np.int64)
 
 
 @_operator("ConstantOfShape")
@@ -285,7 +289,10 @@ def _gather(attributes: Attributes, x: Value, indices: Value) -> Value:
         return np.take(x, indices, axis)
     if np.ndim(indices) == 0:
         return x.select(axis, int(indices))
-    return x.index_select(axis, torch.as_tensor(indices, device=x.device))
+    axis, rows = axis % x.ndim, torch.as_tensor(indices, device=x.device)
+    rows = torch.where(rows < 0, rows + x.shape[axis], rows)
+    found = x.index_select(axis, rows.reshape(-1))
+    return found.reshape(*x.shape[:axis], *rows.shape, *x.shape[axis + 1 :])
 
 
 @_operator("Slice")

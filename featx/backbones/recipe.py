@@ -58,6 +58,8 @@ class Recipe:
         digest, where more than the tensors decides what the network computes.
     in_chans
         Channels that the network takes unless told otherwise.
+    notes
+        What is to be said of the weights that `build` brings, one line each.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Recipe:
     own_weights: str = ""
     own_digest: str = ""
     in_chans: int = 3
+    notes: tuple[str, ...] = ()
 
     @property
     def is_library(self) -> bool:
