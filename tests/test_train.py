@@ -121,8 +121,13 @@ def test_what_cannot_be_learnt_is_said_before_anything_is_embedded(tmp_path: Pat
     shutil.copytree(photos, uneven)
     shutil.copytree(pair / "red", uneven / "green")
     require_trainable(uneven, drop_rare=True, missing=())
+    numbers = tmp_path / "numbers.csv"
+    lines = [f"photos/{path.relative_to(photos)},{k / 7:.3f}" for k, path in enumerate(pictures)]
+    numbers.write_text("\n".join(["path,label", *lines]))
+    require_trainable(numbers, drop_rare=False, missing=(), regression=True)
     for source, message in (
         (bare, "10 images and no labels.*folder of its own.*featx extract"),
+        (numbers, "labels are numbers .* --head ridge-reg"),
         (single, "all 5 labelled images are of class 'red'"),
         (pair, r"fewer than 3 images in class 'blue' \(2\), 'red' \(2\)"),
         ([str(p) for p in pictures], "a list of images has no labels"),

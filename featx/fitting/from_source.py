@@ -140,7 +140,12 @@ def train(
     require_writable(model, "model", read, *caches, force=force)
     require_writable(page, "report", read, *caches, model, force=force)
     if label is None:
-        require_trainable(source, drop_rare=rare == "drop", missing=several(missing))
+        require_trainable(
+            source,
+            drop_rare=rare == "drop",
+            missing=several(missing),
+            regression=found.task == "regression",
+        )
     options = {name: given[name] for name in _SHARED}
     tuned = None
     if tune is not None:

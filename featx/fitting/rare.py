@@ -16,7 +16,7 @@ from featx.fitting.options import FitOptions
 from featx.fitting.samples import Samples
 from featx.heads import Head, get_head
 from featx.items import Manifest, Source
-from featx.labels import Labels
+from featx.labels import Labels, look_like_measurements
 from featx.selection import make_split
 from featx.selection.checks import Warn, warn
 from featx.slices import listed
@@ -183,8 +183,10 @@ LEAST = 3
 """Images of a class: one to learn from, one to choose by, one to measure with."""
 
 
-def require_trainable(source: Source, *, drop_rare: bool, missing: Sequence[str]) -> None:
-    """Refuse a local folder or table whose labels cannot make a classifier.
+def require_trainable(
+    source: Source, *, drop_rare: bool, missing: Sequence[str], regression: bool = False
+) -> None:
+    """Refuse a local folder or table whose labels cannot make a model.
 
     Other sources are listed once, by the extraction; their labels are checked after it.
 
@@ -194,11 +196,14 @@ def require_trainable(source: Source, *, drop_rare: bool, missing: Sequence[str]
         Whether classes of too few images are left out later.
     missing
         Texts that mean an empty field of a table.
+    regression
+        Whether the head predicts numbers: no class needs images then.
 
     Raises
     ------
     FitError
-        If there are no labels, one class, or too few images of a class; it says what is possible.
+        If there are no labels, numbers for a classifier, one class, or too few images of a class;
+        it says what is possible.
     """
     if not isinstance(source, str | os.PathLike):
         raise FitError(
@@ -207,10 +212,11 @@ def require_trainable(source: Source, *, drop_rare: bool, missing: Sequence[str]
         )
     path = Path(source)
     if path.is_dir() or path.suffix.lower() == ".csv":
-        check_labels(load_manifest(source, missing=tuple(missing)), drop_rare=drop_rare)
+        listed_images = load_manifest(source, missing=tuple(missing))
+        check_labels(listed_images, drop_rare=drop_rare, regression=regression)
 
 
-def check_labels(manifest: Manifest, *, drop_rare: bool = False) -> None:
+def check_labels(manifest: Manifest, *, drop_rare: bool = False, regression: bool = False) -> None:
     """Check the labels of a list of images."""
     names = _names(manifest.labels)
     if names is None:
@@ -222,6 +228,13 @@ def check_labels(manifest: Manifest, *, drop_rare: bool = False) -> None:
             f"Put the images of each class into a folder of its own ({where}/CLASS/...), or name "
             "them in a table with the columns path and label. Features need no labels: `featx "
             f"extract {where} features.h5`"
+        )
+    if regression:
+        return
+    if look_like_measurements(names):
+        raise FitError(
+            f"{where}: labels are numbers (as {names[0]}), and a classifier takes names; name a "
+            "head that predicts numbers: --head ridge-reg, svr or knn-reg"
         )
     if len(counts) == 1:
         only, n = next(iter(counts.items()))
