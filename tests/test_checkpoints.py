@@ -526,3 +526,9 @@ def test_half_a_file_and_an_archive_around_one_say_so(tmp_path: Path, state: Sta
     for name, said in (("half", "its end is missing"), ("outer", "unpack it first")):
         with pytest.raises(WeightsError, match=said):
             load_backbone(NAME, weights=tmp_path / f"{name}.pth")
+
+
+def test_a_network_in_place_of_weights_is_said_as_one(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(WeightsError, match=r"network of its own \(ONNX\); name it by --backbone"):
+        load_backbone(NAME, weights=tmp_path / "net.onnx")

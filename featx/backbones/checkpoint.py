@@ -119,6 +119,8 @@ def _kind(path: Path) -> str:
             raise WeightsError(f"{path} is {what}")
     if not head:
         raise WeightsError(f"{path} is damaged: it is empty; fetch it again")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError(f"{path} is a network of its own (ONNX); name it by --backbone {path}")
     return "safetensors" if path.suffix == ".safetensors" else "torch"
 
 
