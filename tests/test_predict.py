@@ -19,6 +19,7 @@ from featx.auditing import unit_rows
 from featx.errors import ModelError, OptionError
 from featx.model import Model
 from featx.model.archive import TRAINING, VECTORS, read_archive, write_archive
+from featx.model.given import as_source
 from featx.model.likeness import likeness_of, usual_distance
 
 NEAR = ["confidence", "unfamiliar", "nearest", "nearest_label"]
@@ -232,3 +233,9 @@ def test_the_rate_of_unfamiliar_can_be_chosen(model: Model, folder: Path) -> Non
     assert rates[0] < rates[-1]
     with pytest.raises(OptionError, match="between 0 and 1; got 2"):
         model.predict(X, unfamiliar_at=2.0)
+
+
+def test_the_address_of_one_picture_stays_an_address() -> None:
+    """As a path its two slashes became one, and a file of that name was looked for."""
+    address = "https://example.org/a.png"
+    assert as_source(address, Any) == address

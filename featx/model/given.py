@@ -95,6 +95,10 @@ def _one_path(source: str | os.PathLike[str]) -> Any:
     """Make a list of one picture; other sources are what `featx.extract` takes."""
     from PIL import Image
 
+    from featx.sources.remote import is_url
+
+    if isinstance(source, str) and is_url(source):
+        return source
     path = Path(source)
     return [path] if path.suffix.lower() in Image.registered_extensions() else source
 
