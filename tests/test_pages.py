@@ -53,6 +53,30 @@ def test_every_page_gives_its_own_pixels() -> None:
         decode(animation("TIFF", 3), page=3)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_frame_of_a_png_with_a_changed_byte_is_refused_and_those_before_it_are_not(
+    hidden: bool,
+) -> None:
+    """Pillow skips the checksums of frames, and draws other pixels of some that are damaged."""
+    whole, drawn = animation("PNG", 3, default_image=hidden), 0
+    first, last = whole.index(b"fdAT") + 8, whole.rindex(b"fdAT") - 50
+    for at in range(first, last, 7):
+        data = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+        image = Image.open(io.BytesIO(data))
+        try:
+            image.seek(1)
+            image.load()
+            drawn += 1
+        except (OSError, SyntaxError):
+            pass
+        with pytest.raises(ImageError, match=r"checksum of its pixels is wrong|cannot be decoded"):
+            decode(data, page=1)
+        np.testing.assert_array_equal(decode(data), decode(whole))
+    assert drawn
+    data = whole[:-20] + bytes([whole[-20] ^ 0x10]) + whole[-19:]  # of the last frame
+    np.testing.assert_array_equal(decode(data, page=1), decode(whole, page=1))
+
+
 def test_what_has_one_page_or_is_damaged_counts_one() -> None:
     for fmt in ("JPEG", "BMP", "PPM"):
         file = io.BytesIO()

@@ -252,7 +252,7 @@ def _decode_other(
     else:
         pixels = _decode_pillow(image, policy)
     if image.format == "PNG":
-        _check_png(data)
+        _check_png(data, page)
     return pixels
 
 
@@ -280,15 +280,22 @@ def _decode_deep_png(data: bytes, image: Image.Image, policy: DecodePolicy) -> P
     return _orient(on_white(rgba), orientation)
 
 
-def _check_png(data: bytes) -> None:
-    """Refuse changed pixels: Pillow skips the checksums of the chunks that hold them."""
-    view, at = memoryview(data), 8
+def _check_png(data: bytes, page: int) -> None:
+    """Refuse changed pixels: Pillow skips the checksums of the chunks that hold them.
+
+    A frame is drawn over those before it; what follows it is left alone.
+    """
+    view, at, frame = memoryview(data), 8, -1
     while at + 8 <= len(data):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         kind = bytes(view[at + 4 : at + 8])
-        if kind == b"IEND":
+        if kind == b"IDAT":
+            frame = max(frame, 0)
+        elif kind == b"fcTL":
+            frame += frame >= 0
+        if kind == b"IEND" or frame > page:
             return
-        if kind == b"IDAT" and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(
+        if kind in (b"IDAT", b"fdAT") and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(
             view[end - 4 : end], "big"
         ):
             raise ImageError("damaged or cut off: the checksum of its pixels is wrong")
