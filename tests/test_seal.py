@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,3 +257,46 @@ def test_any_object_replaced_by_any_other_type_ends_in_one_line(
             lambda: featx.compare([path], heads=["logreg"], folds=2),
         ):
             assert "\n" not in refusal(command), name
+
+
+def everything(path: Path) -> list[Any]:
+    with featx.open_cache(path) as cache:
+        found = [np.asarray(cache.X).tolist(), cache.labels, list(cache.ids), list(cache.paths)]
+        return [*found, cache.failed, cache.content_digests.tolist(), cache.classes]
+
+
+def test_damage_in_the_index_of_chunks_is_refused_and_never_read_as_zeros(
+    whole: Path, tmp_path: Path
+) -> None:
+    """HDF5 has no checksum there, and gives zeros for a chunk that it does not find."""
+    path, data, wanted = tmp_path / "c.h5", whole.read_bytes(), everything(whole)
+    nodes = [found.start() for found in re.finditer(rb"TREE\x01", data)]
+    refused = 0
+    for at in [node + k for node in nodes for k in range(24, 24 + 2 * 24 + 8, 3)]:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x04]) + data[at + 1 :])
+        try:
+            assert everything(path) == wanted, at
+        except FeatxError:
+            refused += 1
+        assert not verify_file(path).ok
+    assert len(nodes) > 5
+    assert refused > len(nodes)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_overwritten_texts_end_in_a_line_and_do_not_go_round_for_ever(
+    whole: Path, tmp_path: Path, command: str
+) -> None:
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"GCOL") + 16
+    while data[at]:  # objects with a number, then free space
+        at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+    data[at : at + 16] = bytes(16)
+    path = tmp_path / "c.h5"
+    path.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "featx", command, path], capture_output=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert b"the texts that describe it are overwritten" in done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr

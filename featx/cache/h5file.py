@@ -14,12 +14,12 @@ import numpy as np
 
 from featx.cache.format import (
     ENCODING_TYPE,
-    GROUPS,
     INDEX,
     INDEX_TYPE,
     require_forms,
     vector_datasets,
 )
+from featx.cache.structure import check_heap, check_heaps, checked_datasets
 from featx.errors import CacheError, CacheFormatError, words_of
 from featx.files import replacing
 from featx.spec import FORMAT_VERSION, ExtractSpec
@@ -27,9 +27,7 @@ from featx.targets import is_ours
 from featx.typing import JsonObject
 
 _HEAD, _HDF5 = 8192, b"\x89HDF\r\n\x1a\n"
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _MAX_JSON = 64 << 20  # bytes
-_MAX_DEFLATE = 1100  # no deflate stream grows by more
 _ELSEWHERE = ("already open", "flag values", "close degree")
 """How HDF5 says that the file is open in this process with other settings."""
 
@@ -78,6 +76,7 @@ def open_index(path: Path) -> tuple[h5py.File, ExtractSpec]:
 def _open(path: Path, check: Callable[[h5py.File], ExtractSpec]) -> tuple[h5py.File, ExtractSpec]:
     file = _open_file(path)
     try:
+        check_heaps(path)
         return file, check(file)
     except CacheFormatError as error:
         file.close()
@@ -154,7 +153,7 @@ def _check_objects(file: h5py.File, kind: str, names: Sequence[str]) -> dict[str
         raise CacheFormatError(
             f"format version {version}, and this featx reads {FORMAT_VERSION}; upgrade featx"
         )
-    datasets = _checked_datasets(file, "")
+    datasets = checked_datasets(file, "")
     for name in ("spec", *names):
         if name not in datasets:
             raise CacheFormatError(f"/{name} is missing")
@@ -186,6 +185,7 @@ def json_text(dataset: h5py.Dataset) -> str:
     if dataset.shape != ():
         raise CacheFormatError(f"{dataset.name} is not one JSON text")
     try:
+        check_heap(dataset)
         value = dataset[()]
     except (OSError, ValueError, RuntimeError) as error:
         raise CacheFormatError(f"{dataset.name} cannot be read: {words_of(error)}") from None
@@ -212,48 +212,6 @@ def json_object(text: str) -> JsonObject:
     if not isinstance(found, dict):
         raise CacheFormatError("/provenance is no JSON object")
     return found
-
-
-def _checked_datasets(group: h5py.Group, prefix: str) -> dict[str, h5py.Dataset]:
-    found: dict[str, h5py.Dataset] = {}
-    for name in group:
-        full = f"{prefix}{name}"
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise CacheFormatError(f"/{full} is a link; a cache holds no links")
-        child = group[name]
-        if isinstance(child, h5py.Dataset):
-            _check_dataset(child, f"/{full}")
-            found[full] = child
-        elif isinstance(child, h5py.Group) and full in GROUPS:
-            found |= _checked_datasets(child, f"{full}/")
-        else:
-            raise CacheFormatError(f"/{full} does not belong in a cache")
-    return found
-
-
-def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
-    properties = dataset.id.get_create_plist()
-    if properties.get_external_count():
-        raise CacheFormatError(f"{name} lies in another file (external storage)")
-    if dataset.is_virtual:
-        raise CacheFormatError(f"{name} is a virtual dataset of other files")
-    filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
-    if unknown := filters - _FILTERS:
-        raise CacheFormatError(f"{name} uses filter {min(unknown)}, which is not built in")
-    kind = h5py.check_string_dtype(dataset.dtype)
-    if kind is None and dataset.dtype.kind not in "fiubS":
-        raise CacheFormatError(f"{name} has the type {dataset.dtype}, not numbers or text")
-    if dataset.ndim == 0:
-        return
-    if dataset.ndim > 2:
-        raise CacheFormatError(f"{name} has the shape {dataset.shape}")
-    nominal = int(np.prod([int(s) for s in dataset.shape], dtype=object)) * dataset.dtype.itemsize
-    stored = dataset.id.get_storage_size()
-    growth = _MAX_DEFLATE if h5py.h5z.FILTER_DEFLATE in filters else 1
-    if nominal > stored * growth:
-        raise CacheFormatError(
-            f"{name} claims {dataset.shape} values, {nominal} bytes, and {stored} are stored"
-        )
 
 
 def _check_shapes(datasets: dict[str, h5py.Dataset], spec: ExtractSpec) -> None:
