@@ -248,6 +248,3 @@ def _end(value: float | None) -> str:
 
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-_SHOWN = 8  # findings of a kind on a terminal

@@ -18,7 +18,6 @@ from featx.typing import JsonObject
 
 _RING = 1 << 64
 _MOST = 1_000_000  # slices
-_LONGEST = 200  # letters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def listed(things: Sequence[object], most: int = 12) -> str:
     >>> listed([1, 2, 4]), listed(range(1, 100), 3)
     ('1, 2, 4', '1, 2, 3 and 96 others')
     """
-    named = ", ".join(shown(str(thing), _LONGEST) for thing in things[:most])
+    named = ", ".join(shown(str(thing)) for thing in things[:most])
     return named if len(things) <= most else f"{named} and {len(things) - most} others"
 
 

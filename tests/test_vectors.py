@@ -201,7 +201,7 @@ def test_what_a_stranger_brings_is_taken_or_refused_by_name(tmp_path: Path) -> N
         ({"X": X, "labels": labels[1:]}, "labels has 119 values for 120 rows"),
         ({"table": short}, "'e': row 3 has no vector, and row 0 has 12 numbers"),
         ({"table": ragged}, "'e': row 4 has 1 numbers, and row 0 has 12 numbers"),
-        ({"table": wide}, r"it has f0 \(120,\), .* and 4 more"),
+        ({"table": wide}, r"it has f0 \(120,\), .* and 4 others"),
     ]
     for given, words in cases:
         with pytest.raises((SourceError, CacheError), match=words) as caught:

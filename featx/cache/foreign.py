@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featx.arguments import typed
 from featx.cache.vectors import write_cache
 from featx.errors import FeatxError, SourceError, nearest, words_of
-from featx.slices import WHOLE, SliceCounter
+from featx.slices import WHOLE, SliceCounter, listed
 from featx.sources.arrow import (
     classes_of,
     features_of,
@@ -252,8 +252,7 @@ def _vectors_name(path: Path, arrays: dict[str, Any], asked: str | None) -> str:
             f"{path}: several matrices of numbers ({', '.join(matrices)}); name the vectors with "
             "--vectors NAME"
         )
-    known = ", ".join(f"{name} {_shape(arrays[name])}" for name in [*arrays][:_SHOWN])
-    known += f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
+    known = listed([f"{name} {_shape(values)}" for name, values in arrays.items()], _SHOWN)
     raise SourceError(
         f"{path} has no matrix of numbers, shape (n_samples, n_features); it has "
         f"{known or 'nothing'}"

@@ -8,7 +8,7 @@ from typing import Any
 from featx.errors import shown as brief_text
 from featx.extraction.planning import Plan
 from featx.files import size_text
-from featx.printing import _SHOWN, count_text, one_line, short_count, table
+from featx.printing import count_text, one_line, short_count, table
 from featx.slices import listed
 from featx.typing import JsonObject
 
@@ -119,6 +119,7 @@ def doctor_text(found: Mapping[str, Any]) -> str:
 
 
 _CLASSES = 12
+_SHOWN = 8  # findings of a kind
 _NAMED = 3  # failed images, and groups of equal ones, on one screen
 
 

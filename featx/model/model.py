@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -210,11 +211,9 @@ class Model:
         """
         own = ("self", "source", "out", "cache", "force", "fetch", "excel_safe", "unfamiliar_at")
         options = {name: value for name, value in locals().items() if name not in (*own, "own")}
-        from featx.backbones.fetch import named_by
         from featx.model.prediction import predict
 
-        asked = fetch or weights is not None or backbone is not None
-        with named_by("" if asked else self.name):
+        with self._named_for(fetch, weights, backbone):
             return predict(
                 self,
                 source,
@@ -280,11 +279,9 @@ class Model:
         >>> model.export("cells.onnx").difference < 1e-3  # doctest: +SKIP
         True
         """
-        from featx.backbones.fetch import named_by
         from featx.exporting import export
 
-        asked = fetch or weights is not None or backbone is not None
-        with named_by("" if asked else self.name):
+        with self._named_for(fetch, weights, backbone):
             return export(
                 self,
                 path,
@@ -351,15 +348,20 @@ class Model:
         >>> found.method, found.label  # doctest: +SKIP
         ('exact', 'cat')
         """
-        from featx.backbones.fetch import named_by
         from featx.explaining import explain
 
-        asked = fetch or weights is not None or backbone is not None
         options: dict[str, Any] = {"label": label, "against": against, "neighbours": neighbours}
-        with named_by("" if asked else self.name):
+        with self._named_for(fetch, weights, backbone):
             return explain(
                 self, picture, out=out, weights=weights, backbone=backbone, force=force, **options
             )
+
+    def _named_for(self, fetch: bool, *moved: object) -> AbstractContextManager[None]:
+        """Fetch no weights in the model's name, unless the call asks for it or names others."""
+        from featx.backbones.fetch import named_by
+
+        asked = fetch or any(place is not None for place in moved)
+        return named_by("" if asked else self.name)
 
     def saw(
         self, ids: list[str], contents: NDArray[np.bytes_], *, by_name: bool = True
