@@ -62,6 +62,17 @@ def test_regression_values_are_scikit_learns():
     assert all(m["low"] < m["value"] < m["high"] for m in found.values())
 
 
+def test_the_interval_of_a_root_mean_square_holds_the_truth_on_heavy_tails():
+    """A large error is rare; a symmetric interval on a log scale held 68 in 100."""
+    rng = np.random.default_rng(0)
+    truth, held = np.sqrt(3.0), 0  # of Student's t with three degrees of freedom
+    for seed in range(100):
+        wrong = rng.standard_t(3, 100)
+        one = evaluate(np.zeros(100), wrong, task="regression", n_boot=200, seed=seed)["rmse"]
+        held += one["low"] <= truth <= one["high"]
+    assert held >= 85
+
+
 def test_multilabel_values_are_scikit_learns():
     rng = np.random.default_rng(0)
     true = rng.integers(2, size=(60, 4))

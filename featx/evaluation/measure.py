@@ -90,15 +90,18 @@ class BootstrapSamples:
         found = {}
         for name, (value, samples) in self.arrays(made).items():
             if name in means:
-                found[name] = mean_interval(
-                    float(value),
-                    samples,
+                power = 2 if isinstance(means[name], m.RootMean) else 1
+                made_of = mean_interval(
+                    float(value) ** power,
+                    samples**power,
                     *errors[name],
                     units=self.units,
                     another=means[name].another,
                     most=means[name].most,
                     level=self.level,
                 )
+                found[name] = {end: one ** (1 / power) for end, one in made_of.items()}
+                found[name]["value"] = float(value)
             elif np.isfinite(value):
                 kind, extra = KINDS.get(name, "share"), bias.get(name, 0.0)
                 worth = most.get(name, float(self.n))

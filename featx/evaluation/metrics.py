@@ -157,6 +157,23 @@ class Mean:
         return np.asarray(np.sqrt(np.maximum(spread, 0) / n))
 
 
+class RootMean(Mean):
+    """The square root of a mean; its losses and its standard error are those of the mean."""
+
+    def __call__(self, w: Floats) -> Floats:
+        """Give the root for each weighting."""
+        return np.asarray(np.sqrt(super().__call__(w)))
+
+    @property
+    def another(self) -> float:
+        """Give what one more row may lose: an error as much again, as no bound is known."""
+        return 4 * super().another
+
+    def error(self, w: Floats) -> Floats:
+        """Give the standard error of the mean, before its root."""
+        return Mean(self.losses).error(w)
+
+
 def losses(true: Codes, probabilities: Floats) -> dict[str, Mean]:
     """Make the mean log loss and Brier score.
 
@@ -227,10 +244,7 @@ def numeric(true: Floats, predicted: Floats) -> dict[str, Metric]:
         spread = w @ true**2 - (w @ true) ** 2 / total
         return 1 - ratio(w @ wrong**2, spread)
 
-    def rmse(w: Floats) -> Floats:
-        return np.asarray(np.sqrt((w @ wrong**2) / w.sum(axis=1)))
-
-    return {"r2": r2, "mae": Mean(np.abs(wrong)), "rmse": rmse}
+    return {"r2": r2, "mae": Mean(np.abs(wrong)), "rmse": RootMean(wrong**2)}
 
 
 def codes_of(values: RowValues, classes: RowValues) -> Codes:

@@ -240,5 +240,6 @@ def wilson(share: float, n: float, z: float = 1.959964) -> dict[str, float]:
 def _on_log_scale(value: float, error: float, z: float) -> dict[str, float]:
     if value <= 0:
         return {"low": value, "high": value}
-    factor = float(np.exp(z * error / value))
+    with np.errstate(over="ignore"):  # an interval without an end
+        factor = float(np.exp(z * error / value))
     return {"low": value / factor, "high": value * factor}
