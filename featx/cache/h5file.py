@@ -14,6 +14,7 @@ import numpy as np
 
 from featx.cache.format import (
     ENCODING_TYPE,
+    GROUPS,
     INDEX,
     INDEX_TYPE,
     require_forms,
@@ -157,6 +158,8 @@ def _check_objects(file: h5py.File, kind: str, names: Sequence[str]) -> dict[str
     for name in ("spec", *names):
         if name not in datasets:
             raise CacheFormatError(f"/{name} is missing")
+    for name in (*GROUPS, *datasets):
+        _ = name in file  # finds a damaged index of a group, which going through it does not
     return datasets
 
 
