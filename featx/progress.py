@@ -159,7 +159,7 @@ class LogLines(logging.StreamHandler[Any]):
         try:
             module.tqdm.write(self.format(record), file=self.stream)
             self.flush()
-        except Exception:
+        except Exception:  # as logging.StreamHandler: said on stderr, and the run goes on
             self.handleError(record)
 
 

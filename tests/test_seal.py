@@ -21,7 +21,7 @@ import featx
 from featx.cache import split
 from featx.cache.h5file import BLOCK_BYTES
 from featx.cache.verify import verify_file
-from featx.errors import FeatxError
+from featx.errors import CacheFormatError, FeatxError
 from featx.extraction.extraction import extract
 
 DIFFERS = "the digest of the whole file differs"
@@ -180,6 +180,17 @@ def test_a_thing_of_the_wrong_form_is_one_line(whole: Path, tmp_path: Path, name
     ):
         with pytest.raises(FeatxError):
             command()
+
+
+def test_a_damaged_index_of_a_group_is_refused_on_opening(whole: Path, tmp_path: Path) -> None:
+    data, path = whole.read_bytes(), tmp_path / "c.h5"
+    places = [found.start() for found in re.finditer(b"TREE\\x00|SNOD|HEAP", data)]
+    assert len(places) >= 6  # of the file itself and of the groups in it
+    for at in places:
+        path.write_bytes(data)
+        change(path, at)
+        with pytest.raises(CacheFormatError, match="is damaged"):
+            featx.open_cache(path)
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ _CROP_PCT = 0.875
 _WHOLE: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 _SAYS_WHOLE = "take pixels from 0 to 255 (uint8 in the file): no mean is subtracted"
 _SAYS_NOTHING = (
-    "say nothing of preprocessing; unless named, that of most ImageNet networks is taken (--mean, "
-    "--std, --crop-pct, --interpolation)"
+    "do not state their preprocessing: the usual one of ImageNet networks is assumed; change it by "
+    "--mean, --std, --crop-pct and --interpolation"
 )
 
 

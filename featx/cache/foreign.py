@@ -26,7 +26,7 @@ from featx.sources.arrow import (
     to_frame,
     with_class_names,
 )
-from featx.sources.fields import SPLITS
+from featx.sources.fields import SPLITS, require_spelled
 from featx.sources.fields import missing as absent
 from featx.sources.table import read_table
 from featx.typing import JsonObject
@@ -289,13 +289,9 @@ def _parts(path: Path, arrays: dict[str, Any], n_rows: int) -> dict[str, Any]:
     """Sort arrays into the arguments of `write_cache`."""
     parts: dict[str, Any] = {}
     columns: dict[str, Any] = {}
+    require_spelled(str(path), arrays, _ROLES)
     for name, values in arrays.items():
         role = _ROLES.get(name.lower())
-        if role is None and name.strip().lower() in _ROLES:
-            raise SourceError(
-                f"{path}: {name!r} has a space around its name; write {name.strip()!r}, or another "
-                "name"
-            )
         if role in parts:
             raise SourceError(f"{path}: {name!r} names the {role} a second time; rename one")
         values = values[:, 0] if _is_deep(values) and values.shape[1:] == (1,) else values
@@ -320,9 +316,9 @@ def _is_deep(values: object) -> bool:
 
 def _flat(path: Path, name: str, values: Any) -> list[Any]:
     """Plain Python values; bytes become text."""
-    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    plain = values.tolist() if isinstance(values, np.ndarray) else values
     try:
-        return [value.decode() if isinstance(value, bytes) else value for value in listed]
+        return [value.decode() if isinstance(value, bytes) else value for value in plain]
     except UnicodeDecodeError:
         raise SourceError(
             f"{path}: {name!r} holds bytes that are not UTF-8 text; write it as text"

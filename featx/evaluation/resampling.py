@@ -149,10 +149,9 @@ def mean_interval(
 ) -> dict[str, float]:
     """Make a mean loss with its interval: each end by what holds where large losses are rare.
 
-    The lower end is that of the studentised bootstrap on a log scale: losses are skewed, and only
-    the ratio of a sample's mean and error says how far the truth may lie below (Efron and
-    Tibshirani 1993). Its upper end has no bound where samples lack the few rows that are wrong, so
-    the upper end is a quantile of gamma; see `upper_end`.
+    The studentised bootstrap on a log scale gives the lower end (Efron and Tibshirani 1993): losses
+    are skewed, so a sample with a small mean has a small error too. It gives no usable upper end
+    when most samples lack the few wrong rows; `upper_end` gives it from a gamma distribution.
 
     Parameters
     ----------

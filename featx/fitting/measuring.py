@@ -32,12 +32,11 @@ from featx.selection.checks import (
 )
 from featx.selection.fold import Device
 from featx.selection.hyperparameters import SearchOptions, search_several
+from featx.selection.splits import fold_of_part
 from featx.selection.sweep import Step, fits_of
 from featx.typing import JsonObject, RowValues
 
 Rows = NDArray[np.intp]
-
-_LEAST_OF_PART = 10
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,9 @@ class Measurement:
         if samples.names:
             check_labels(samples.y[train], samples.names)
         if folds is None and self.most_searched and len(train) > self.most_searched:
-            folds = self._fold_of_part(train, seed, self.most_searched)
+            groups = None if samples.groups is None else samples.groups[train]
+            y, task = samples.y[train], samples.task
+            folds = fold_of_part(y, self.most_searched, groups=groups, seed=seed, task=task)
         how = {**self._how(train, seed, folds), "scoring": self.scoring}
         if not self.competing:
             X = samples.take(train)
@@ -299,19 +300,6 @@ class Measurement:
         several = [partial(one.take, train) for one in self.fields]
         asked = SearchOptions(**how, device=self.device)
         return search_several(self.head, several, samples.y[train], asked, scales=self.scales)
-
-    def _fold_of_part(self, train: Rows, seed: int, n: int) -> list[tuple[Rows, Rows]]:
-        """Make one fold of `n` of these rows, drawn by class; what is not drawn is in no fold."""
-        samples = self.samples
-        y, groups = samples.y[train], None if samples.groups is None else samples.groups[train]
-        task = samples.task
-        part = make_split(y, groups=groups, test_size=n / len(train), seed=seed, task=task).test
-        if task == "classification":  # a class that hardly occurs in the part decides nothing
-            names, counts = np.unique(y[part], return_counts=True)
-            part = part[np.isin(y[part], names[counts >= _LEAST_OF_PART])]
-        some = None if groups is None else groups[part]
-        inner = make_split(y[part], groups=some, test_size=0.2, seed=seed, task=task)
-        return [(part[inner.train], part[inner.test])]
 
     def _counted(self, train: Rows, seed: int, folds: object = None) -> SearchResult:
         """Search as part of the measurement, and count who won."""

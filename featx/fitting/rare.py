@@ -202,8 +202,8 @@ def require_trainable(
     Raises
     ------
     FitError
-        If there are no labels, numbers for a classifier, one class, or too few images of a class;
-        it says what is possible.
+        If labels are missing, if a classifier gets numbers, if all images have the same class, or
+        if a class has too few images. The message says what to do.
     """
     if not isinstance(source, str | os.PathLike):
         raise FitError(

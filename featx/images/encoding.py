@@ -98,7 +98,7 @@ def _own_file(image: Image.Image) -> bytes | None:
     try:
         with open_image(data) as again:  # a draft, or a file object that has moved on
             same = (again.size, again.mode, again.format) == (image.size, image.mode, image.format)
-    except Exception:
+    except Exception:  # nothing is lost: featx reads such a TIFF, and has Pillow's pixels of others
         return data if image.format == "TIFF" else None
     return data if same else None
 

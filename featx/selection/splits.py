@@ -17,6 +17,7 @@ from featx.typing import RowValues
 FIT_ON = ("auto", "all", "train")
 """Rows of the head that is kept: see `SplitPlan`."""
 
+_LEAST_OF_PART = 10  # rows of a class
 _PARTS = {"train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 
 
@@ -293,6 +294,27 @@ def make_folds(
         for train, _ in made:
             check_all_classes(y, train)
     return made, found
+
+
+def fold_of_part(
+    y: RowValues, n: int, *, groups: RowValues | None, seed: int, task: str
+) -> list[tuple[Rows, Rows]]:
+    """Make one fold of about `n` rows drawn at random; the others are in no fold.
+
+    Parameters
+    ----------
+    y
+        Shape (n_samples,), more than `n` of them; classes are drawn by their shares.
+    groups
+        Group of each row; none is divided. No groups when None.
+    """
+    part = make_split(y, groups=groups, test_size=n / len(y), seed=seed, task=task).test
+    if task == "classification":  # a class that hardly occurs in the part decides nothing
+        names, counts = np.unique(y[part], return_counts=True)
+        part = part[np.isin(y[part], names[counts >= _LEAST_OF_PART])]
+    some = None if groups is None else groups[part]
+    inner = make_split(y[part], groups=some, test_size=0.2, seed=seed, task=task)
+    return [(part[inner.train], part[inner.test])]
 
 
 def check_all_classes(y: RowValues, train: Rows) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,13 +50,24 @@ def table_columns(place: str, table: pd.DataFrame) -> dict[str, RowValues]:
         raise SourceError(
             f"{place}: column {shown(repr(odd[0]))} cannot be kept; rename it without a slash"
         )
+    require_spelled(place, names)
+    return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
+
+
+def require_spelled(place: str, names: Iterable[str], known: Container[str] = MEANT) -> None:
+    """Refuse a column whose name differs from one of the `known` by spaces or invisible letters.
+
+    Raises
+    ------
+    SourceError
+        If there is one.
+    """
     for name in names:
-        if name.lower() not in MEANT and (meant := folded(name)) in MEANT:
+        if name.lower() not in known and (meant := folded(name)) in known:
             what = "a space around" if name.strip().lower() == meant else "an invisible letter in"
             raise SourceError(
                 f"{place}: column {name!a} has {what} its name; write {meant!r}, or another name"
             )
-    return {str(name): plain(table[name]) for name in table.columns if name not in RESERVED}
 
 
 def almost_meant(place: str, table: pd.DataFrame, parts: Iterable[str] = ()) -> list[Note]:
