@@ -193,6 +193,20 @@ def test_a_damaged_index_of_a_group_is_refused_on_opening(whole: Path, tmp_path:
             featx.open_cache(path)
 
 
+def test_a_damaged_type_of_an_attribute_is_refused(whole: Path, tmp_path: Path) -> None:
+    """HDF5 took it for a list, and read it from wherever its bytes pointed to."""
+    data, path = whole.read_bytes(), tmp_path / "c.h5"
+    places = [found.start() + 1 for found in re.finditer(rb"\x19\x01\x01\x00\x10", data)]
+    types = [at for at in places if re.search(rb"(encoding|fingerprint)", data[at - 30 : at])]
+    assert len(types) == 3
+    for at in types:
+        for value in (0, data[at] ^ 0xFF):
+            path.write_bytes(data)
+            change(path, at, value)
+            with pytest.raises(CacheFormatError):
+                featx.open_cache(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_changed_byte_is_found_and_ends_in_one_line(

@@ -173,6 +173,10 @@ def _read_spec(file: h5py.File, dataset: h5py.Dataset) -> ExtractSpec:
 def _text_attribute(file: h5py.File, name: str) -> str:
     if name not in file.attrs:
         return ""
+    attribute = file.attrs.get_id(name)
+    # Of a damaged type HDF5 makes a list, and reads it from wherever its bytes point to.
+    if not isinstance(attribute.get_type(), h5py.h5t.TypeStringID) or attribute.shape != ():
+        return ""
     value = file.attrs[name]
     return value if isinstance(value, str) else ""
 
