@@ -200,17 +200,17 @@ def _if_wrong(each: Floats, probabilities: Floats) -> float:
 
     The mean over the labels that rows are not given, by the cube roots of their probabilities:
     right for a head whose decisions are three times as sure as they should be, and too much for
-    others. A label whose probability is 0 counts in full: no head knows that it cannot come.
+    others. A label whose probability is 0 counts as one row in all of them would: no head knows
+    that it cannot come.
 
     Parameters
     ----------
     each
         Loss of each row for each label, shape (n_samples, n_classes).
     """
-    others = np.cbrt(np.maximum(probabilities, np.finfo(np.float64).eps))
+    others = np.cbrt(np.where(probabilities > 0, probabilities, 1 / len(each)))
     others[np.arange(len(each)), probabilities.argmax(axis=1)] = 0
-    mean = float((others * each).sum() / others.sum()) if others.any() else 0.0
-    return max(mean, float(each[probabilities <= 0].max(initial=0.0)))
+    return float((others * each).sum() / others.sum()) if others.any() else 0.0
 
 
 def calibration_error(true: Codes, probabilities: Floats) -> Metric:
